@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One process's address space: disjoint pieces, cut and put.
+
+`AddressSpace` knows ranges, not syscalls (those are in `space/calls.py`). A piece is
+[start, end) with an `Attr` and a tag, an integer that names the region the piece came from: it follows the pages through
+splits, mprotect and mremap, so that a replay can say which mapping a page belongs to.
+
+Structure: a sorted list of starts and a dict start -> (end, attr, tag). Pieces are never coalesced
+while replaying; neighbours are merged only on output. An exact munmap is one dict hit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator
+
+from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, Attr, Run, merge
+from memtrace.trace.mapping import Mapping
+
+Piece = tuple[int, int, Attr, int]
+
+READ_IMPLIES_EXEC = 0x0400000  # personality(2)
+
+ANON_RW = Attr("rw-p", "00:00", 0, 0, "")
+ANON_RWX = Attr("rwxp", "00:00", 0, 0, "")
+
+
+class AddressSpace:
+    """The mapped pages of one mm.
+
+    `total` is the mapped bytes: what statm's first field counts (`mm->total_vm`). `brk` and `start_brk`
+    are byte exact, None while unknown. `paths` gives the last seen path of each (dev, inode).
+    """
+
+    __slots__ = (
+        "_ends", "_starts", "brk", "heap_tag", "next_tag", "paths", "personality",
+        "start_brk", "start_stack", "total",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: dict[int, tuple[int, Attr, int]] = {}
+        self.total = 0
+        self.start_brk: int | None = None
+        self.brk: int | None = None
+        self.start_stack: int | None = None
+        self.personality = 0
+        self.heap_tag = 0
+        self.next_tag = 1
+        self.paths: dict[tuple[str, int], str] = {}
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def new_tag(self) -> int:
+        """A tag no piece has."""
+        tag = self.next_tag
+        self.next_tag = tag + 1
+        return tag
+
+    def fork(self) -> AddressSpace:
+        """The child's copy: everything but VM_DONTCOPY (`dup_mmap`). Tags are kept."""
+        child = AddressSpace()
+        for name in ("start_brk", "brk", "start_stack", "personality", "heap_tag", "next_tag"):
+            setattr(child, name, getattr(self, name))
+        child.paths = dict(self.paths)
+        child._starts = [s for s in self._starts if not self._ends[s][1].flags & DONTFORK]
+        child._ends = {s: self._ends[s] for s in child._starts}
+        child.total = sum(e[0] - s for s, e in child._ends.items())
+        return child
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def pieces(self, low: int = 0, high: int = 1 << 64) -> Iterator[Piece]:
+        """The pieces that touch [low, high), clipped to it, in address order."""
+        starts, ends = self._starts, self._ends
+        i = bisect_right(starts, low) - 1
+        if i < 0 or ends[starts[i]][0] <= low:
+            i += 1
+        while i < len(starts):
+            s = starts[i]
+            if s >= high:
+                return
+            e, attr, tag = ends[s]
+            yield (s if s > low else low), (e if e < high else high), attr, tag
+            i += 1
+
+    def at(self, address: int) -> Piece | None:
+        """The piece that holds the address, unclipped."""
+        i = bisect_right(self._starts, address) - 1
+        if i < 0:
+            return None
+        s = self._starts[i]
+        e, attr, tag = self._ends[s]
+        return (s, e, attr, tag) if address < e else None
+
+    def is_free(self, low: int, high: int) -> bool:
+        """Whether nothing is mapped in [low, high)."""
+        return next(self.pieces(low, high), None) is None
+
+    def canonical(self, low: int = 0, high: int = 1 << 64) -> list[Run]:
+        """Maximal runs, see `space/canonical.py`."""
+        return merge((s, e, a) for s, e, a, _ in self.pieces(low, high))
+
+    def mappings(self) -> list[Mapping]:
+        """Canonical runs as lines of maps, with paths and the [heap] and [stack] labels put back.
+
+        Labels go by address, as the kernel's `vma_is_initial_heap` and `vma_is_initial_stack` do.
+        """
+        out = []
+        for r in self.canonical():
+            name, offset = r.name, 0
+            if r.ino or r.dev != ANON_DEV:
+                name = self.paths.get((r.dev, r.ino), "")
+                offset = r.delta + r.start
+            elif not name and self._in_heap(r):
+                name = "[heap]"
+            elif not name and self.start_stack is not None and r.start <= self.start_stack < r.end:
+                name = "[stack]"
+            out.append(Mapping(r.start, r.end, r.perms, offset, r.dev, r.ino, name))
+        return out
+
+    def _in_heap(self, r: Run) -> bool:
+        if self.start_brk is None or self.brk is None:
+            return False
+        return r.start < self.brk and r.end > self.start_brk
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def cut(self, low: int, high: int) -> list[Piece]:
+        """Unmap [low, high); returns what was there, clipped. Holes are fine, as for munmap."""
+        starts, ends = self._starts, self._ends
+        known = ends.get(low)
+        if known is not None and known[0] == high:
+            del ends[low]
+            del starts[bisect_left(starts, low)]
+            self.total -= high - low
+            return [(low, high, known[1], known[2])]
+        if high <= low:
+            return []
+        i = bisect_right(starts, low) - 1
+        if i < 0 or ends[starts[i]][0] <= low:
+            i += 1
+        first, removed, keep = i, [], []
+        while i < len(starts) and starts[i] < high:
+            s = starts[i]
+            e, attr, tag = ends.pop(s)
+            if s < low:
+                ends[s] = (low, attr, tag)
+                keep.append(s)
+            if e > high:
+                ends[high] = (e, attr, tag)
+                keep.append(high)
+            a, b = (s if s > low else low), (e if e < high else high)
+            self.total -= b - a
+            removed.append((a, b, attr, tag))
+            i += 1
+        starts[first:i] = keep
+        return removed
+
+    def put(self, low: int, high: int, attr: Attr, tag: int) -> None:
+        """Map [low, high), which must be free."""
+        insort(self._starts, low)
+        self._ends[low] = (high, attr, tag)
+        self.total += high - low
+
+    def grow_down(self, stack: int, start: int) -> int:
+        """Move the start of the growing piece at `stack` down to `start` (`expand_downwards`)."""
+        e, attr, tag = self._ends.pop(stack)
+        i = bisect_left(self._starts, stack)
+        self._starts[i] = start
+        self._ends[start] = (e, attr, tag)
+        self.total += stack - start
+        return stack - start
+
+    def retag(self, low: int, high: int, tag: int) -> list[Piece]:
+        """Give [low, high) a region of its own; returns the pieces as they were."""
+        removed = self.cut(low, high)
+        for s, e, attr, _ in removed:
+            self.put(s, e, attr, tag)
+        return removed
+
+    def load(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
+        """Replace everything by a kernel map (parsed by `MapsCache`). Where a page was mapped alike
+        before, it keeps its tag and flags; a hostile, overlapping map is cut to disjoint pieces."""
+        old = AddressSpace()
+        old._starts, old._ends = self._starts, self._ends
+        self._starts, self._ends, self.total = [], {}, 0
+        for start, end, attr, path in parsed:
+            if end <= start:
+                continue
+            if not self.is_free(start, end):
+                self.cut(start, end)
+            if path and attr.ino:
+                self.paths[attr.dev, attr.ino] = path
+            position = start
+            for s, e, a, tag in list(old.pieces(start, end)):
+                if a[:5] != attr[:5]:
+                    continue
+                if s > position:
+                    self.put(position, s, attr, self.new_tag())
+                self.put(s, e, a, tag)
+                position = e
+            if position < end:
+                self.put(position, end, attr, self.new_tag())
+
+    def set_range(self, low: int, high: int, parsed: Iterable[tuple[int, int, Attr, str]]) -> tuple[list[Piece], list[Piece]]:
+        """Make [low, high) what the kernel said it is; returns (removed, added), only what differed."""
+        want: list[tuple[int, int, Attr]] = []
+        for s, e, attr, path in parsed:
+            s, e = max(s, low), min(e, high)
+            if s < e:
+                want.append((s, e, attr))
+                if path and attr.ino:
+                    self.paths[attr.dev, attr.ino] = path
+        if merge(want) == self.canonical(low, high):
+            return [], []
+        removed = self.cut(low, high)
+        added: list[Piece] = []
+        for s, e, attr in want:
+            if not self.is_free(s, e):
+                continue
+            position = s
+            for ps, pe, pattr, ptag in removed:
+                a, b = max(ps, s), min(pe, e)
+                if a >= b or pattr[:5] != attr[:5]:
+                    continue
+                if a > position:
+                    added.append((position, a, attr, self.new_tag()))
+                added.append((a, b, pattr, ptag))
+                position = b
+            if position < e:
+                added.append((position, e, attr, self.new_tag()))
+        for s, e, attr, tag in added:
+            self.put(s, e, attr, tag)
+        return removed, added
+
+    def lowest_growing(self) -> Iterator[tuple[int, int, Attr]]:
+        """The pieces whose start a page fault may move down."""
+        for s in self._starts:
+            e, attr, _ = self._ends[s]
+            if attr.flags & GROWSDOWN:
+                yield s, e, attr

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each memory syscall does to an address space.
+
+Rules. Deterministic effects are derived from arguments and result; what is not deterministic
+(a shared mapping's inode, a range after a failed call) was read back by the tracer and stands in
+`ext.x`, which replaces its range whatever else was derived. A failed call has no derived effect: if
+the kernel had changed something before it failed (mprotect up to a hole), `ext.x` shows it.
+
+Each effect is one function (space, args, ret, change, file) -> None that fills a `Change`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from memtrace.space.address_space import ANON_RW, ANON_RWX, READ_IMPLIES_EXEC, AddressSpace, Piece
+from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, Attr, MapsCache
+from memtrace.trace.records import FileId
+from memtrace.trace.sizes import round_up
+
+MAP_SHARED, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 0x1, 0xF, 0x10, 0x20
+MAP_GROWSDOWN, MAP_STACK, MAP_FIXED_NOREPLACE = 0x100, 0x20000, 0x100000
+PROT_READ, PROT_WRITE, PROT_EXEC, PROT_GROWSDOWN = 1, 2, 4, 0x01000000
+MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
+MADV_DONTFORK, MADV_DOFORK = 10, 11
+PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
+PR_SET_MM, PR_SET_MM_START_BRK, PR_SET_MM_BRK = 35, 6, 7
+
+_PERMS = tuple(
+    ("r" if p & 1 else "-") + ("w" if p & 2 else "-") + ("x" if p & 4 else "-") for p in range(8)
+)
+#: Top of what a user address can be: the sizes of a hostile trace are clamped to it.
+TASK_MAX = 1 << 57
+
+
+class Change:
+    """What one call changed: pieces that went and pieces that came (re-protected ones are in both).
+
+    `conflict` is set when the call's result contradicts the model: a non-FIXED mmap that lands on mapped pages.
+    """
+
+    __slots__ = ("added", "conflict", "removed")
+
+    def __init__(self) -> None:
+        self.removed: list[Piece] = []
+        self.added: list[Piece] = []
+        self.conflict = False
+
+
+class Evidence(Protocol):
+    """The part of `records.Ext` that has an effect on the map."""
+
+    f: int | FileId | None
+    x: tuple[int, int, list[str]] | None
+    name: str | None
+
+
+Effect = Callable[[AddressSpace, list[int], int, Change, "FileId | None", "str | None"], None]
+
+
+def apply(
+    space: AddressSpace,
+    call: str,
+    args: list[int],
+    ret: int | None,
+    ext: Evidence | None,
+    file: FileId | None,
+    cache: MapsCache,
+) -> Change | None:
+    """Apply one call; None when it changed nothing.
+
+    Args:
+        ret: the kernel's signed return, None when the call never returned (no derived effect).
+        file: `ext.f` resolved.
+        cache: parser of `ext.x`.
+    """
+    change: Change | None = None
+    effect = EFFECTS.get(call)
+    if effect is not None and ret is not None and (ret >= 0 or ret < -4095):
+        change = Change()
+        try:
+            effect(space, args, ret, change, file, ext.name if ext is not None else None)
+        except IndexError:  # a damaged row with too few arguments
+            change.conflict = True
+    if ext is not None and ext.x is not None:
+        low, high, lines = ext.x
+        change = change or Change()
+        removed, added = space.set_range(low, high, cache.parse(lines))
+        change.removed += removed
+        change.added += added
+    if change is None or not (change.removed or change.added or change.conflict):
+        return None
+    return change
+
+
+def _range(address: int, length: int) -> tuple[int, int]:
+    """[start, end) of a page range as the kernel takes it; empty when it is no user range."""
+    if address < 0 or length <= 0 or address >= TASK_MAX:
+        return 0, 0
+    return address, address + min(round_up(length), TASK_MAX)
+
+
+def _place(space: AddressSpace, low: int, high: int, attr: Attr, tag: int, change: Change) -> None:
+    """Map [low, high) over whatever is there."""
+    if high > low:
+        change.removed += space.cut(low, high)
+        space.put(low, high, attr, tag)
+        change.added.append((low, high, attr, tag))
+
+
+def prot_perms(space: AddressSpace, prot: int, shared: str) -> str:
+    """The four letters for a protection, with READ_IMPLIES_EXEC applied as `do_mmap` does."""
+    if prot & PROT_READ and space.personality & READ_IMPLIES_EXEC:
+        prot |= PROT_EXEC
+    return _PERMS[prot & 7] + shared
+
+
+def _mmap(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    low, high = _range(ret, a[1])
+    flags = a[3]
+    if high <= low:
+        return
+    shared = "s" if flags & MAP_TYPE in (1, 3) else "p"
+    perms = prot_perms(space, a[2], shared)
+    if file is not None and not flags & MAP_ANONYMOUS:
+        attr = Attr(perms, file.dev, file.ino, a[5] - low, "")
+        space.paths[file.dev, file.ino] = file.path
+    else:
+        attr = Attr(perms, ANON_DEV, 0, 0, "", GROWSDOWN if flags & MAP_GROWSDOWN else 0)
+    removed = space.cut(low, high)
+    if removed and not flags & MAP_FIXED:
+        change.conflict = True
+    tag = space.new_tag()
+    space.put(low, high, attr, tag)
+    change.removed = removed
+    change.added.append((low, high, attr, tag))
+
+
+def _munmap(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    change.removed = space.cut(*_range(a[0], a[1]))
+
+
+def _brk(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    # Success is ret == asked, byte exact; anything else answers the current break.
+    old, new = space.brk, ret
+    if old is None or new == old:
+        space.brk = new
+        return
+    low, high = round_up(old), round_up(new)
+    space.brk = new
+    if high > low:
+        if space.heap_tag == 0 or space.is_free(low - 1, low) or old == space.start_brk:
+            space.heap_tag = space.new_tag()
+        attr = ANON_RWX if space.personality & READ_IMPLIES_EXEC else ANON_RW
+        _place(space, low, high, attr, space.heap_tag, change)
+        change.conflict = bool(change.removed)
+    elif high < low:
+        change.removed = space.cut(high, low)
+
+
+def _mremap(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    old, old_end = _range(a[0], a[1])
+    new, new_end = _range(ret, a[2])
+    flags = a[3] if len(a) > 3 else 0
+    if new_end <= new:
+        return
+    if old_end <= old:  # old_size 0: a second mapping of a shared one
+        source = space.at(a[0])
+        if source is None:
+            change.conflict = True
+            return
+        attr = _moved(source[2], new - a[0])
+        _place(space, new, new_end, attr, space.new_tag(), change)
+        return
+    if new == old:
+        _resize_in_place(space, old, old_end, new_end, change)
+        return
+    if flags & MREMAP_DONTUNMAP:
+        moved = [(s, e, t, space.new_tag()) for s, e, t, _tag in space.pieces(old, old_end)]
+    else:
+        moved = space.cut(old, old_end)
+        change.removed += moved
+    if not moved:
+        change.conflict = True
+        return
+    # mremap_to: a shrinking move drops the tail first; a growing one extends the (then only) piece.
+    limit, grown = old + (new_end - new), new_end - new > old_end - old
+    for i, (s, e, attr, tag) in enumerate(moved):
+        e = limit if grown and i == len(moved) - 1 else min(e, limit)
+        # Since 6.17 several pieces move at once: what lies under their gaps at the target stays.
+        _place(space, new + s - old, new + e - old, _moved(attr, new - old), tag, change)
+
+
+def _resize_in_place(space: AddressSpace, old: int, old_end: int, end: int, change: Change) -> None:
+    if end < old_end:
+        change.removed = space.cut(end, old_end)
+    elif end > old_end:
+        last = space.at(old_end - 1)
+        if last is None:
+            change.conflict = True
+            return
+        _place(space, old_end, end, last[2], last[3], change)
+
+
+def _moved(attr: Attr, distance: int) -> Attr:
+    """The attribute of pages moved up by `distance`: the file offset moves along."""
+    if attr.ino or attr.dev != ANON_DEV:
+        return attr._replace(delta=attr.delta - distance)
+    return attr
+
+
+def _mprotect(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    low, high = _range(a[0], a[1])
+    prot = a[2]
+    if prot & PROT_GROWSDOWN:
+        piece = space.at(low)
+        if piece is not None and piece[2].flags & GROWSDOWN:
+            low = piece[0]
+    rwx = prot_perms(space, prot, "")
+    change.removed = space.cut(low, high)
+    for s, e, attr, tag in change.removed:
+        new = attr if attr.perms[:3] == rwx else attr._replace(perms=rwx + attr.perms[3])
+        space.put(s, e, new, tag)
+        change.added.append((s, e, new, tag))
+
+
+def _madvise(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    if a[2] not in (MADV_DONTFORK, MADV_DOFORK):
+        return
+    for s, e, attr, tag in space.cut(*_range(a[0], a[1])):
+        flags = attr.flags & ~DONTFORK | (DONTFORK if a[2] == MADV_DONTFORK else 0)
+        space.put(s, e, attr._replace(flags=flags), tag)
+
+
+def _shmdt(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    # ksys_shmdt: every piece of the segment whose offset says it was attached at this address.
+    base: Attr | None = None
+    doomed = []
+    for s, e, attr, _tag in space.pieces(a[0]):
+        if attr.delta == -a[0] and attr.ino and (base is None or attr[1:3] == base[1:3]):
+            base = base or attr
+            doomed.append((s, e))
+    for s, e in doomed:
+        change.removed += space.cut(s, e)
+
+
+def _remap_file_pages(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    low, high = _range(a[0], a[1])
+    change.removed = space.cut(low, high)
+    for s, e, attr, tag in change.removed:
+        new = attr._replace(delta=a[3] * 4096 - low)
+        space.put(s, e, new, tag)
+        change.added.append((s, e, new, tag))
+
+
+def _io_destroy(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
+) -> None:
+    piece = space.at(a[0])
+    if piece is not None and piece[0] == a[0]:
+        change.removed = space.cut(piece[0], piece[1])
+
+
+def _prctl(
+    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, name: str | None
+) -> None:
+    if a[0] == PR_SET_MM and a[1] == PR_SET_MM_BRK:
+        space.brk = a[2]
+    elif a[0] == PR_SET_MM and a[1] == PR_SET_MM_START_BRK:
+        space.start_brk = a[2]
+    elif a[0] == PR_SET_VMA and a[1] == PR_SET_VMA_ANON_NAME:
+        text = f"[anon:{name}]" if name else ""
+        change.removed = space.cut(*_range(a[2], a[3]))
+        for s, e, attr, tag in change.removed:
+            new = attr if attr.ino else attr._replace(name=text)
+            space.put(s, e, new, tag)
+            change.added.append((s, e, new, tag))
+
+
+EFFECTS: dict[str, Effect] = {
+    "brk": _brk,
+    "mmap": _mmap,
+    "munmap": _munmap,
+    "mremap": _mremap,
+    "mprotect": _mprotect,
+    "pkey_mprotect": _mprotect,
+    "madvise": _madvise,
+    "shmdt": _shmdt,
+    "remap_file_pages": _remap_file_pages,
+    "io_destroy": _io_destroy,
+    "prctl": _prctl,
+}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The replayed map held against the kernel's.
+
+A snapshot is reproduced when both canonical forms are equal. One thing may be imported: a growing
+piece (the stack) whose start moved down in a page fault, which no syscall shows (`expand_downwards`);
+its bytes are counted. Any other difference is a `Drift`: named with its event, then resynchronised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memtrace.space.address_space import AddressSpace
+from memtrace.space.canonical import GROWSDOWN, Attr, MapsCache, Run, merge
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A snapshot that was not reproduced.
+
+    `model` and `kernel` are the canonical runs that differ, on each side.
+    """
+
+    seq: int
+    mm: int
+    why: str
+    model: tuple[Run, ...]
+    kernel: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The outcome of one snapshot: `drift` None means reproduced; `grown` bytes of stack were imported."""
+
+    grown: int
+    drift: Drift | None
+
+
+def compare(
+    space: AddressSpace, lines: Sequence[str], cache: MapsCache, seq: int, mm: int, why: str
+) -> Comparison:
+    """Compare and, on a difference, make the model equal to the kernel's map.
+
+    Raises:
+        ValueError: the snapshot's lines are not maps text.
+    """
+    parsed = cache.parse(lines)
+    kernel = merge((s, e, a) for s, e, a, _ in parsed)
+    model = space.canonical()
+    for _, _, attr, path in parsed:
+        if attr.ino and path:
+            space.paths[attr.dev, attr.ino] = path
+    if model == kernel:
+        return Comparison(0, None)
+    grown = import_growth(space, parsed)
+    if grown:
+        model = space.canonical()
+        if model == kernel:
+            return Comparison(grown, None)
+    theirs, ours = set(kernel), set(model)
+    drift = Drift(
+        seq, mm, why,
+        tuple(r for r in model if r not in theirs), tuple(r for r in kernel if r not in ours),
+    )  # fmt: skip
+    space.load(parsed)
+    return Comparison(grown, drift)
+
+
+def import_growth(space: AddressSpace, parsed: Sequence[tuple[int, int, Attr, str]]) -> int:
+    """Move growing pieces down to where the kernel has them; returns the bytes.
+
+    Only if the piece starts inside a kernel line of the same key and the gap below is unmapped in the model.
+    """
+    grown = 0
+    for start, _, attr in list(space.lowest_growing()):
+        for s, e, kernel, _ in parsed:
+            if s < start < e and kernel[:5] == attr[:5] and attr.flags & GROWSDOWN:
+                if space.is_free(s, start):
+                    grown += space.grow_down(start, s)
+                break
+    return grown

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records to lines and back. Pure: values and bytes, no files.
+
+Interning. A site and a file appear in full at their first use and as their number afterwards, so
+that no record is needed to define them. The `Encoder` numbers them, the `Decoder` keeps the tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from memtrace.trace.errors import TraceFormatError
+from memtrace.trace.records import (
+    COLUMNS,
+    FORMAT,
+    Call,
+    FileId,
+    Footer,
+    Header,
+    Life,
+    LifeRecord,
+    Place,
+    Record,
+    Site,
+    Unknown,
+)
+
+_json = msgspec.json.Encoder()
+_row = msgspec.json.Decoder(Call)
+_life = msgspec.json.Decoder(LifeRecord)  # type: ignore[arg-type]
+_header = msgspec.json.Decoder(Header)
+_footer = msgspec.json.Decoder(Footer)
+_any = msgspec.json.Decoder()
+
+
+def encode_header(header: Header) -> bytes:
+    """The first line: `[` and the header object."""
+    return b"[" + _json.encode(header) + b",\n"
+
+
+def encode_footer(footer: Footer) -> bytes:
+    """The last two lines: the footer object and `]`."""
+    return _json.encode(footer) + b"\n]\n"
+
+
+def encode(record: Call | Life) -> bytes:
+    """One record as its line."""
+    if record.__class__ is Call:
+        line = _json.encode(record)
+        # An array row cannot omit its trailing column by itself.
+        return line[:-6] + b"],\n" if record.ext is None else line + b",\n"
+    return _json.encode(record) + b",\n"
+
+
+def decode_header(line: bytes) -> Header:
+    """Read a trace's first line.
+
+    Raises:
+        TraceFormatError: the line is not a trace's header, or of a newer format.
+    """
+    body = line.strip().removeprefix(b"[").rstrip().removesuffix(b",")
+    try:
+        header = _header.decode(body)
+    except msgspec.MsgspecError as e:
+        raise TraceFormatError("it does not begin with a memtrace header") from e
+    if header.memtrace != "trace" or b'"memtrace"' not in body:
+        raise TraceFormatError("it does not begin with a memtrace header")
+    if header.format > FORMAT:
+        raise TraceFormatError(
+            f"it has trace format {header.format}, this memtrace reads up to {FORMAT}",
+            hint="pip install --upgrade memtrace-linux",
+        )
+    return header
+
+
+def decode_footer(line: bytes) -> Footer | None:
+    """Read a footer object; None when the line is something else."""
+    if not line.lstrip().startswith(b'{"stop"'):
+        return None
+    try:
+        return _footer.decode(line.strip().removesuffix(b","))
+    except msgspec.MsgspecError:
+        return None
+
+
+class Decoder:
+    """Lines to records, with the tables that interned numbers point to.
+
+    `files` and `sites` grow as definitions appear. A line is a record or raises ValueError.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.files: dict[int, FileId] = {}
+        self.sites: dict[int, Site] = {}
+        self._order: list[int] | None = None
+        if tuple(header.columns[: len(COLUMNS)]) != COLUMNS:
+            # Another order of columns: a row is put into ours by name.
+            missing = [c for c in COLUMNS[:7] if c not in header.columns]
+            if missing:
+                raise TraceFormatError(f"its rows have no column {missing[0]!r}")
+            self._order = [header.columns.index(c) if c in header.columns else -1 for c in COLUMNS]
+
+    def decode(self, line: bytes) -> Record:
+        """One record's line, with or without the trailing comma and newline.
+
+        Raises:
+            ValueError: the line is no record.
+        """
+        body = line.rstrip(b",\r\n \t") if line[-2:] != b",\n" else line[:-2]
+        try:
+            if body[:1] == b"[":
+                row = _row.decode(body) if self._order is None else self._reordered(body)
+                if row.site.__class__ is Site:
+                    self._define_site(row.site)  # type: ignore[arg-type]
+                if row.ext is not None and row.ext.f.__class__ is FileId:
+                    self.files[row.ext.f.id] = row.ext.f  # type: ignore[union-attr]
+                if not 0 <= row.call < len(self.header.calls):
+                    raise ValueError(f"call {row.call} is not in the header's list")
+                return row
+            return self._object(body)
+        except msgspec.MsgspecError as e:
+            raise ValueError(str(e)) from e
+
+    def _object(self, body: bytes) -> Record:
+        try:
+            record: Record = _life.decode(body)
+            return record
+        except msgspec.ValidationError:
+            data = _any.decode(body)
+            known = isinstance(data, dict) and isinstance(data.get("rec"), str)
+            if not known or data["rec"] in _TAGS:
+                raise
+            t = data.get("t")
+            return Unknown(data["rec"], t if isinstance(t, int) else 0, data)
+
+    def _reordered(self, body: bytes) -> Call:
+        assert self._order is not None
+        values: list[Any] = _any.decode(body)
+        row = [values[i] if 0 <= i < len(values) else None for i in self._order]
+        return msgspec.convert(row, Call)
+
+    def _define_site(self, site: Site) -> None:
+        self.sites[site.id] = site
+        for place in (site.ip, site.ret, site.outer):
+            if place is not None and place[0].__class__ is FileId:
+                self.files[place[0].id] = place[0]  # type: ignore[union-attr]
+
+    def site(self, call: Call) -> Site | None:
+        """The call's site, resolved."""
+        s = call.site
+        return self.sites.get(s) if s.__class__ is int else s  # type: ignore[arg-type,return-value]
+
+    def file(self, f: int | FileId | None) -> FileId | None:
+        """A file reference, resolved; None when absent or never defined."""
+        return self.files.get(f) if f.__class__ is int else f  # type: ignore[arg-type,return-value]
+
+    def place(self, p: Place | None) -> tuple[FileId | None, int] | None:
+        """A code address as (file, offset in the file), or (None, address)."""
+        return None if p is None else (self.file(p[0]), p[1])
+
+
+_TAGS = {c.__struct_config__.tag for c in LifeRecord.__args__}
+
+
+class Interner:
+    """Numbers sites and files; gives the definition at the first use and the number afterwards."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, int, str], int] = {}
+        self._sites: dict[tuple[Any, ...], int] = {}
+
+    def file(self, dev: str, ino: int, path: str) -> int | FileId:
+        """The reference for a file; the same (dev, ino) under a new path is a new number."""
+        key = (dev, ino, path)
+        known = self._files.get(key)
+        if known is not None:
+            return known
+        self._files[key] = n = len(self._files) + 1
+        return FileId(n, dev, ino, path)
+
+    def site(self, *places: tuple[str, int, str, int] | int | None) -> tuple[int, Site | None]:
+        """The number of a site (ip, ret, outer), and its definition when this is the first use.
+
+        A place is (dev, ino, path, file offset), a bare address, or None.
+        """
+        known = self._sites.get(places)
+        if known is not None:
+            return known, None
+        self._sites[places] = n = len(self._sites) + 1
+        refs: list[Place | None] = []
+        for p in places:
+            if isinstance(p, tuple):
+                refs.append((self.file(*p[:3]), p[3]))
+            else:
+                refs.append(None if p is None else (None, p))
+        ip = refs[0] or (None, 0)
+        return n, Site(n, ip, *refs[1:])

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading a trace file: streaming, tolerant of every way a recording can be cut short.
+
+Rules. A torn last line is dropped. A line inside that is not a record ends what can be trusted:
+it and its number are kept in `Trace.problems`, reading goes on, and the trace counts as incomplete.
+Completeness is stated by the footer and nothing else. Only a file without a readable header is
+refused. Compression is recognised by content, never by name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+from memtrace.trace.codec import Decoder, decode_footer, decode_header
+from memtrace.trace.errors import TraceFormatError
+from memtrace.trace.records import Call, Footer, Record
+
+MAX_LINE = 256 << 20
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_RERECORD = "memtrace run -o trace.json -- PROG ARGS..."
+
+
+def _zstd() -> Any:
+    try:
+        from compression import zstd  # Python 3.14
+    except ImportError:
+        from backports import zstd
+    return zstd
+
+
+class Trace:
+    """An opened trace: its header at once, its records in one pass of `records()`.
+
+    After the pass, `footer` (None when there is none), `count` (records read) and `problems`
+    ([(line number, sentence)], at most 20 kept, `problems_total` counts all) are final.
+
+    Raises:
+        TraceFormatError: no readable header.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.footer: Footer | None = None
+        self.count = 0
+        self.torn = False
+        self.problems: list[tuple[int, str]] = []
+        self.problems_total = 0
+        self._lines = _lines(self)
+        try:
+            first = next(self._lines, b"")
+            if not first.strip():
+                raise TraceFormatError("it is empty")
+            self.header = decode_header(first)
+            self.decoder = Decoder(self.header)
+        except TraceFormatError as e:
+            self.close()
+            raise TraceFormatError(
+                f"cannot read {self.path}: {e.message}", hint=e.hint or f"record one: {_RERECORD}"
+            ) from e
+
+    @property
+    def complete(self) -> bool:
+        """Whether the recording says that nothing is missing; final after the pass."""
+        return self.footer is not None and self.footer.complete and not self.problems_total
+
+    def problem(self, line: int, text: str) -> None:
+        """Note a line that could not be used."""
+        self.problems_total += 1
+        if len(self.problems) < 20:
+            self.problems.append((line, text))
+
+    def records(self) -> Iterator[tuple[int, int, Record]]:
+        """Yield (sequence number, time in ns since the start, record), in order of application.
+
+        Sequence numbers are line numbers: the header is 0, the first record 1.
+        """
+        decode = self.decoder.decode
+        t = seq = 0
+        pending_error: tuple[int, str] | None = None
+        for line in self._lines:
+            seq += 1
+            if pending_error is not None:
+                self.problem(*pending_error)
+                pending_error = None
+            if line[:1] == b"]":
+                break
+            try:
+                record = decode(line)
+            except (ValueError, RecursionError) as e:
+                footer = decode_footer(line)
+                if footer is not None:
+                    self.footer = footer
+                    seq -= 1
+                    continue
+                if line.strip():
+                    # The last line may be torn: that is only known when no other follows.
+                    pending_error = (seq + 1, str(e)[:200])
+                continue
+            if self.footer is not None:
+                self.problem(seq + 1, "a record after the footer")
+            if record.__class__ is Call:
+                t += record.dt  # type: ignore[union-attr]
+            else:
+                t = record.t  # type: ignore[union-attr]
+            self.count += 1
+            yield seq, t, record
+        if pending_error is not None:
+            self.torn = True
+        self.close()
+
+    def close(self) -> None:
+        """Release the file; harmless when already done."""
+        self._lines.close()
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _open(path: str) -> IO[bytes]:
+    try:
+        f = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - closed by the generator
+    except FileNotFoundError as e:
+        raise TraceFormatError(
+            f"cannot read {path}: no such file", hint=f"record one: {_RERECORD}"
+        ) from e
+    except OSError as e:
+        raise TraceFormatError(
+            f"cannot read {path}: {(e.strerror or str(e)).lower()}", hint=f"ls -l {path}"
+        ) from e
+    if stat.S_ISDIR(os.fstat(f.fileno()).st_mode):  # pragma: no cover - open() refuses directories
+        f.close()
+        raise TraceFormatError(f"cannot read {path}: it is a directory", hint=f"ls {path}")
+    return f
+
+
+def _lines(trace: Trace) -> Iterator[bytes]:
+    """The file's lines, decompressed; damage ends the stream with a note, never with a traceback."""
+    with _open(trace.path) as raw:
+        head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
+        f: Any = raw
+        if head[:2] == b"\x1f\x8b":
+            f = gzip.GzipFile(fileobj=raw)
+        elif head == _ZSTD:
+            f = _zstd().ZstdFile(raw)
+        try:
+            while line := f.readline(MAX_LINE):
+                if len(line) >= MAX_LINE:
+                    raise TraceFormatError(f"a line is longer than {MAX_LINE >> 20} MiB")
+                yield line
+        except (OSError, EOFError, zlib.error) as e:
+            # A compressed file cut short: every whole block before the cut has been read.
+            if not (isinstance(e, EOFError) or trace.footer is None):
+                trace.problem(0, f"damaged compression: {e}")
+            trace.torn = True
+        except Exception as e:
+            if type(e).__name__ != "ZstdError":
+                raise
+            trace.torn = True

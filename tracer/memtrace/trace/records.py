@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The records of a trace as values: what docs/trace-format.md describes, one class each.
+
+Two shapes. A `Call` is the hot event, one memory syscall, stored as an array row whose column
+names stand in the header. Everything else is a life-cycle record, stored as an object that names
+itself in `rec`. Times `t` are nanoseconds since the trace's start, sizes `vm` and `rss` are pages
+of /proc/PID/statm, addresses are integers, absent knowledge is None.
+
+Compatibility: fields are only ever added, with a default; unknown fields are ignored and unknown
+records kept (`Unknown`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+FORMAT = 1
+
+#: Names of the columns of a call's row, in order; trailing ones may be left out.
+COLUMNS = ("dt", "dur", "tid", "mm", "call", "args", "ret", "site", "vm", "rss", "ext")
+
+
+class FileId(msgspec.Struct, frozen=True):
+    """A file behind a mapping, as the line of maps names it. Identity is (dev, ino); `path` is text."""
+
+    id: int
+    dev: str
+    ino: int
+    path: str
+
+
+#: A code address: [file id (or the file, at its first use), offset in the file]; an address in no
+#: file is [None, address].
+Place = tuple[int | FileId | None, int]
+
+
+class Site(msgspec.Struct, frozen=True):
+    """Where a call was made from.
+
+    `ip` is the instruction after the syscall, `ret` the word at the stack pointer (the caller's
+    return address wherever the wrapper pushes nothing, as glibc's mmap, munmap and brk do),
+    `outer` a further word of the frame: [sp+0x20] for brk (sbrk's caller), [sp+0x58] for mremap.
+    """
+
+    id: int
+    ip: Place
+    ret: Place | None = None
+    outer: Place | None = None
+
+
+class Ext(msgspec.Struct, omit_defaults=True):
+    """What a call's row carries only sometimes.
+
+    `f`: the file behind the new mapping. `x`: `[low, high, lines]`, the range as re-read from the
+    kernel after the call: it replaces the range, whatever the call's arguments say. `h`: headers
+    of malloc chunks peeked since the last record, `[seq of the mmap, size word]` each (0: the words
+    there were no chunk header). `abi`: "i386" or "x32" when not the native one. `raw`: the name of the call
+    actually made (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA).
+    """
+
+    f: int | FileId | None = None
+    x: tuple[int, int, list[str]] | None = None
+    h: list[tuple[int, int]] | None = None
+    abi: str | None = None
+    raw: str | None = None
+    name: str | None = None
+
+
+class Call(msgspec.Struct, array_like=True):
+    """One memory syscall, in the order of application.
+
+    `dt`: ns since the record before. `dur`: ns from entry to exit. `call`: index into the header's `calls`.
+    `args`: the used arguments, signed 64-bit. `ret`: the kernel's signed return, None when
+    the thread died inside. `vm`, `rss`: pages after the call.
+    """
+
+    dt: int
+    dur: int
+    tid: int
+    mm: int
+    call: int
+    args: list[int]
+    ret: int | None = None
+    site: int | Site | None = None
+    vm: int | None = None
+    rss: int | None = None
+    ext: Ext | None = None
+
+
+class Life(msgspec.Struct, tag_field="rec", kw_only=True, omit_defaults=True):
+    """Common to all life-cycle records: the time, and chunk headers peeked since the last record."""
+
+    t: int
+    h: list[tuple[int, int]] | None = None
+
+
+class Exec(Life, tag="exec"):
+    """A new address space: `mm` begins here with `maps`; the first one is the traced program's.
+
+    `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had before
+    (None for the first). `start_stack` is field 28 and `start_brk` field 47 of /proc/PID/stat.
+    `env` holds only GLIBC_TUNABLES, MALLOC_* and LD_PRELOAD.
+    """
+
+    pid: int
+    tid: int
+    mm: int
+    old_mm: int | None = None
+    ppid: int | None = None
+    exe: str = ""
+    argv: list[str] = []
+    env: dict[str, str] = {}
+    at_secure: bool | None = None
+    personality: int = 0
+    abi: str = ""
+    start_brk: int = 0
+    start_stack: int = 0
+    rlimits: dict[str, int | None] = {}
+    vm: int | None = None
+    rss: int | None = None
+    maps: list[str] = []
+
+
+class Fork(Life, tag="fork"):
+    """A copy of an address space: `child_mm` begins as `mm` less its MADV_DONTFORK parts."""
+
+    pid: int
+    tid: int
+    mm: int
+    child: int
+    child_mm: int
+
+
+class Clone(Life, tag="clone"):
+    """A new task in the same address space: a thread (`child_pid` == `pid`), or a vfork, posix_spawn
+    or CLONE_VM child process. `stack` is the stack pointer the child starts with, where known."""
+
+    pid: int
+    tid: int
+    mm: int
+    child: int
+    child_pid: int
+    flags: int | None = None
+    stack: int | None = None
+
+
+class Exit(Life, tag="exit"):
+    """A task ended. `code` or `signal` is set; a process's own status is its leader's (tid == pid)."""
+
+    pid: int
+    tid: int
+    mm: int
+    code: int | None = None
+    signal: int | None = None
+
+
+class Gone(Life, tag="gone"):
+    """The last user of the address space is gone."""
+
+    mm: int
+
+
+class Snap(Life, tag="snap"):
+    """The kernel's own map at this point, to be compared with the replayed one.
+
+    `why`: fork, exec (before one), exit, periodic, statm, unfinished, overlap, lost.
+    """
+
+    mm: int
+    pid: int
+    tid: int
+    why: str
+    vm: int | None = None
+    rss: int | None = None
+    minflt: int | None = None
+    majflt: int | None = None
+    hwm: int | None = None
+    maps: list[str] = []
+
+
+class Libc(Life, tag="libc"):
+    """A C library that was mapped: `name` glibc or musl, `version` as its banner says it."""
+
+    mm: int
+    path: str
+    name: str = "glibc"
+    version: str | None = None
+    build_id: str | None = None
+
+
+class Overlap(Life, tag="overlap"):
+    """Memory calls of one mm ran at the same time: their order is unknown. A snap follows."""
+
+    mm: int
+    tids: list[int] = []
+
+
+class Lost(Life, tag="lost"):
+    """Something happened that this trace does not hold. `mm` None: anything may be missing."""
+
+    why: str
+    mm: int | None = None
+    count: int | None = None
+
+
+class Unknown(msgspec.Struct):
+    """A record of a later format: kept, counted, not understood."""
+
+    rec: str
+    t: int
+    data: dict[str, Any]
+
+
+class Header(msgspec.Struct, kw_only=True):
+    """The first object of a trace: what is known before the target starts."""
+
+    memtrace: str = "trace"
+    format: int = FORMAT
+    version: str = ""
+    engine: str = ""
+    machine: str = ""
+    kernel: str = ""
+    page_size: int = 4096
+    cpus_online: int | None = None
+    thp: str | None = None
+    max_map_count: int | None = None
+    overcommit: int | None = None
+    argv: list[str] = []
+    started: str = ""
+    columns: list[str] = list(COLUMNS)
+    calls: list[str] = []
+
+
+class Footer(msgspec.Struct, kw_only=True):
+    """The last object of a trace. No footer: the trace is incomplete."""
+
+    stop: int
+    complete: bool
+    reason: str = ""
+    counts: dict[str, int] = {}
+
+
+LifeRecord = Exec | Fork | Clone | Exit | Gone | Snap | Libc | Overlap | Lost
+Record = Call | LifeRecord | Unknown
