@@ -229,7 +229,7 @@ class Header(msgspec.Struct, kw_only=True):
     overcommit: int | None = None
     argv: list[str] = []
     started: str = ""
-    columns: list[str] = list(COLUMNS)
+    columns: list[str] = msgspec.field(default_factory=lambda: list(COLUMNS))
     calls: list[str] = []
 
 
