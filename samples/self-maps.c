@@ -98,6 +98,7 @@ static void random_mremap(void)
     unsigned long pages, other_pages, slot = below(FLOATING);
     unsigned long from = spot(&pages);
     unsigned long to = spot(&other_pages);
+    unsigned long fitting = pages < other_pages ? pages : other_pages; /* stays inside the window at both ends */
     long ret;
 
     switch (below(7)) {
@@ -112,14 +113,14 @@ static void random_mremap(void)
                     MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to);
         break;
     case 3:
-        told_mremap("same size, fixed", (void *)from, pages * PAGE, pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+        told_mremap("same size, fixed", (void *)from, fitting * PAGE, fitting * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
                     (void *)to);
         break;
     case 4: /* a second view of shared memory; EINVAL for private memory */
         told_mremap("old size 0", (void *)from, 0, other_pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to);
         break;
     case 5:
-        told_mremap("leaves the old place", (void *)from, pages * PAGE, pages * PAGE,
+        told_mremap("leaves the old place", (void *)from, fitting * PAGE, fitting * PAGE,
                     MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (void *)to);
         break;
     default:
