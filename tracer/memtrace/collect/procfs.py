@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What /proc tells of a stopped process: bytes in, values out. Reads never raise for a task that
+has died meanwhile; they give None or nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import struct
+from typing import Any
+
+_PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query), kernel 6.11
+_QUERY = struct.Struct("=QQQ QQQQQQ IIII QQ")
+_COVERING_OR_NEXT = 0x10
+
+ENVIRONMENT = ("GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONMALLOC")
+ENVIRONMENT_PREFIXES = ("MALLOC_",)
+RLIMITS = {
+    "AS": resource.RLIMIT_AS, "DATA": resource.RLIMIT_DATA, "STACK": resource.RLIMIT_STACK,
+    "MEMLOCK": resource.RLIMIT_MEMLOCK, "NPROC": resource.RLIMIT_NPROC,
+}  # fmt: skip
+
+
+def read(path: str) -> bytes:
+    """The whole of a /proc file; b"" when it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            return f.read()
+    except OSError:
+        return b""
+
+
+def read_fd(fd: int) -> bytes:
+    """The whole of a kept-open seq file from its beginning; b"" when its process is gone.
+
+    The kernel gives at most a page or so per read (`seq_read_iter`), whatever the buffer.
+    """
+    parts, offset = [], 0
+    try:
+        while part := os.pread(fd, 1 << 20, offset):
+            parts.append(part)
+            offset += len(part)
+    except OSError:
+        return b""
+    return b"".join(parts)
+
+
+def status_field(tid: int, *names: str) -> list[int | None]:
+    """Integers of /proc/TID/status; None for a missing one."""
+    found: dict[str, int] = {}
+    for line in read(f"/proc/{tid}/status").decode("ascii", "replace").splitlines():
+        name, _, value = line.partition(":")
+        if name in names:
+            word = value.split()
+            if word and word[0].lstrip("-").isdigit():
+                found[name] = int(word[0])
+    return [found.get(n) for n in names]
+
+
+def stat_fields(tid: int) -> list[str]:
+    """/proc/TID/stat after the command name: index 0 is field 3 (state). [] when gone."""
+    text = read(f"/proc/{tid}/stat").decode("ascii", "replace")
+    return text[text.rfind(")") + 2 :].split()
+
+
+def statm(text: bytes) -> tuple[int, int] | None:
+    """(total pages, resident pages) of a statm line; None when the mm is gone (all zero)."""
+    fields = text.split(None, 2)
+    if len(fields) < 3 or fields[0] == b"0":
+        return None
+    return int(fields[0]), int(fields[1])
+
+
+class MapsQuery:
+    """One line of maps for an address, by the PROCMAP_QUERY ioctl: 1 us however large the map.
+
+    `available` is probed once; without it the caller reads the whole file.
+    """
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self._name = ctypes.create_string_buffer(4096)
+        self._address = ctypes.addressof(self._name)
+        self.available = False
+        try:
+            with open("/proc/self/maps", "rb", buffering=0) as f:
+                self.available = self.covering(f.fileno(), id(self)) is not None
+        except OSError:
+            pass
+
+    def covering(self, fd: int, address: int) -> tuple[bytes, int] | None:
+        """(line of maps text, page size of the mapping) at the address; None when nothing is there."""
+        q: Any = bytearray(
+            _QUERY.pack(_QUERY.size, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, 4096, 0, self._address, 0)
+        )
+        try:
+            fcntl.ioctl(fd, _PROCMAP_QUERY, q)
+        except OSError:
+            return None
+        _, _, _, start, end, flags, page, offset, ino, major, minor, size, _, _, _ = _QUERY.unpack(q)
+        name = self._name.raw[: size - 1] if size else b""
+        perms = (
+            ("r" if flags & 1 else "-") + ("w" if flags & 2 else "-")
+            + ("x" if flags & 4 else "-") + ("s" if flags & 8 else "p")
+        )  # fmt: skip
+        head = f"{start:x}-{end:x} {perms} {offset:08x} {major:02x}:{minor:02x} {ino} "
+        return head.encode() + name, page
+
+
+def exec_facts(pid: int) -> dict[str, Any]:
+    """What a trace keeps of a process at its exec: see `records.Exec`. Missing facts are left out."""
+    facts: dict[str, Any] = {}
+    try:
+        facts["exe"] = os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode("utf-8", "backslashreplace")
+    except OSError:
+        facts["exe"] = ""
+    argv = read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
+    facts["argv"] = [a.decode("utf-8", "backslashreplace") for a in argv]
+    facts["env"] = _environment(read(f"/proc/{pid}/environ"))
+    stat = stat_fields(pid)
+    if len(stat) > 45:
+        # Field N of proc(5) is stat[N - 3].
+        facts["ppid"] = int(stat[1])
+        facts["start_stack"] = int(stat[25])
+        facts["start_brk"] = int(stat[44])
+    facts["personality"] = int(read(f"/proc/{pid}/personality").strip() or b"0", 16)
+    aux = read(f"/proc/{pid}/auxv")
+    pairs = dict(struct.iter_unpack("<QQ", aux[: len(aux) // 16 * 16]))
+    if 23 in pairs:  # AT_SECURE
+        facts["at_secure"] = bool(pairs[23])
+    limits: dict[str, int | None] = {}
+    for name, number in RLIMITS.items():
+        try:
+            soft = resource.prlimit(pid, number)[0]
+        except (OSError, ValueError):
+            continue
+        limits[name] = None if soft == resource.RLIM_INFINITY else soft
+    facts["rlimits"] = limits
+    return facts
+
+
+def _environment(raw: bytes) -> dict[str, str]:
+    kept = {}
+    for entry in raw.split(b"\0"):
+        name, eq, value = entry.decode("utf-8", "backslashreplace").partition("=")
+        # getenv and the tunables parser both take the first of two equal names.
+        if eq and (name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)):
+            kept.setdefault(name, value)
+    return kept

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ptrace(2): python-ptrace's bindings, and ctypes for what they lack and for the hot loop.
+
+Importing this module runs `ldconfig` once (python-ptrace looks for libc): import it before any
+child exists, because the tracer's waitpid(-1) would reap it.
+
+`request` is the bare libc function without argtypes: plain ints and ctypes buffers only. A call
+through it costs half of one with argtypes, which is what a stop is made of.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from ptrace.binding import ptrace_geteventmsg, ptrace_getregs
+from ptrace.binding.func import ptrace as bound_ptrace
+from ptrace.error import PtraceError
+from ptrace.signames import signalName
+
+CONT, DETACH, SYSCALL = 7, 17, 24
+SEIZE, INTERRUPT, LISTEN, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
+GETEVENTMSG = 0x4201
+
+O_SYSGOOD, O_FORK, O_VFORK, O_CLONE, O_EXEC = 1, 2, 4, 8, 16
+O_EXIT, O_SECCOMP, O_EXITKILL = 64, 128, 1 << 20
+FOLLOW = O_SYSGOOD | O_FORK | O_VFORK | O_CLONE | O_EXEC | O_EXIT
+
+EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC = 1, 2, 3, 4
+EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
+
+#: Wait statuses of the two stops that make up a traced call.
+STOP_SECCOMP = 0x7057F
+STOP_SYSCALL = 0x857F
+
+OP_ENTRY, OP_EXIT, OP_SECCOMP = 1, 2, 3
+GROUP_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+WALL = 0x40000000
+
+_SYS_KCMP, _KCMP_VM = 312, 1  # x86-64
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+request: Callable[..., int] = _libc.ptrace  # type: ignore[assignment]
+_libc.ptrace.restype = ctypes.c_long
+
+
+#: struct ptrace_syscall_info, entry and seccomp form, as eleven words:
+#: op | arch << 32, ip, sp, nr, six arguments, seccomp data.
+SyscallEntry = ctypes.c_uint64 * 11
+ENTRY_OP, ENTRY_IP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0 = 0, 1, 2, 3, 4
+ENTRY_SIZE = 88
+#: The exit form as signed words; word 3 is the return value.
+SyscallExit = ctypes.c_int64 * 6
+EXIT_RET, EXIT_SIZE = 3, 40
+
+
+def seize(tid: int, options: int) -> None:
+    """PTRACE_SEIZE.
+
+    Raises:
+        OSError: with the kernel's errno.
+    """
+    try:
+        bound_ptrace(SEIZE, tid, 0, options)
+    except PtraceError as e:
+        raise OSError(e.errno or errno.EPERM, os.strerror(e.errno or errno.EPERM)) from e
+
+
+def event_message(tid: int) -> int | None:
+    """PTRACE_GETEVENTMSG; None when the tracee is no longer stopped (it was killed)."""
+    try:
+        value: int = ptrace_geteventmsg(tid)
+        return value
+    except PtraceError:
+        return None
+
+
+def registers(tid: int) -> Any:
+    """PTRACE_GETREGS as python-ptrace's user_regs_struct; None when the tracee was killed."""
+    try:
+        return ptrace_getregs(tid)
+    except PtraceError:
+        return None
+
+
+def same_mm(a: int, b: int) -> bool | None:
+    """Whether two tasks share their mm, by kcmp(2); None when the kernel does not tell."""
+    result = _libc.syscall(_SYS_KCMP, a, b, _KCMP_VM, 0, 0)
+    return None if result < 0 else result == 0
+
+
+def signal_name(number: int) -> str:
+    """SIGTERM for 15."""
+    name: str = signalName(number)
+    return name

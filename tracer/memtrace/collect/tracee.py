@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tracer's view of tasks and address spaces: identity, and who waits for whom.
+
+Everything is keyed by mm, never by pid: threads, vfork children and CLONE_VM processes share one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+from memtrace.collect.ptrace import SyscallEntry
+
+
+class Mm:
+    """One address space being traced.
+
+    Calls of one mm are serialised: `holder` is the tracee inside a call, `waiting` those stopped at
+    their entry. `overlapping` holds tracees whose call was let in beside the holder's after the
+    time limit. `tids` are its tasks, `live` those that have not reached their exit stop.
+    """
+
+    __slots__ = (
+        "calls", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd", "mem_fd",
+        "next_snap", "overlapping", "pagemap_fd", "pid", "statm_fd", "tids", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, number: int, pid: int) -> None:
+        self.id = number
+        self.pid = pid
+        self.holder: Tracee | None = None
+        self.waiting: deque[Tracee] = deque()
+        self.overlapping: set[Tracee] = set()
+        self.tids: set[int] = set()
+        self.live: set[int] = set()
+        self.calls = 0
+        self.last_snap_calls = 0
+        self.next_snap = 0
+        self.fresh: dict[int, Tracee] = {}
+        self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
+
+    def open(self, tid: int) -> None:
+        """Open what is read at every stop, through a task that uses the mm now.
+
+        /proc/PID/mem and maps pin the mm they were opened on; statm follows the task.
+        """
+        self.close()
+        for name, slot in (("mem", "mem_fd"), ("statm", "statm_fd"), ("maps", "maps_fd"), ("pagemap", "pagemap_fd")):
+            try:
+                setattr(self, slot, os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                setattr(self, slot, -1)
+
+    def reopen_statm(self, tid: int) -> None:
+        """Follow another task: the one it was opened on has exited."""
+        if self.statm_fd >= 0:
+            os.close(self.statm_fd)
+        try:
+            self.statm_fd = os.open(f"/proc/{tid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.statm_fd = -1
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for slot in ("mem_fd", "statm_fd", "maps_fd", "pagemap_fd"):
+            fd = getattr(self, slot)
+            if fd >= 0:
+                os.close(fd)
+            setattr(self, slot, -1)
+
+
+class Tracee:
+    """One task.
+
+    `pending` is set between a recorded call's entry and its exit. `fresh` is a malloc-shaped mapping whose
+    first words have not been read yet: (address, length, call number).
+    """
+
+    __slots__ = (
+        "abi", "announced", "clone", "entry", "fresh", "mm", "name", "pending", "pid", "role",
+        "snap_at_first_stop", "stack", "t0", "tid",
+    )  # fmt: skip
+
+    def __init__(self, tid: int, pid: int, mm: Mm | None) -> None:
+        self.tid = tid
+        self.pid = pid
+        self.mm: Mm = mm  # type: ignore[assignment]  # None only before the first exec
+        self.entry: Any = SyscallEntry()
+        self.pending = False
+        self.role = 0
+        self.name = ""
+        self.abi = None
+        self.t0 = 0
+        self.stack = b""
+        self.fresh: tuple[int, int, int] | None = None
+        self.announced = False
+        self.snap_at_first_stop = False
+        self.clone: tuple[int, int | None] | None = None
+        if mm is not None:
+            mm.tids.add(tid)
+            mm.live.add(tid)
