@@ -70,9 +70,11 @@ static inline size_t where_map_length(const void *block)
     return (where_chunk_size(block) + 4095) & ~(size_t)4095;
 }
 
-/* Free bytes of the heap above `newest`, the block most recently cut from the top chunk. */
+/* Free bytes of the heap above `newest`, the block most recently cut from the top chunk; 0 if it is elsewhere. */
 static inline size_t where_top(const void *newest)
 {
+    if (strcmp(where_is(newest), "heap") != 0)
+        return 0;
     return where_break() - ((uintptr_t)newest - 16 + where_chunk_size(newest));
 }
 
