@@ -65,7 +65,7 @@ static void grow_heap(const char *role)
     struct account a;
 
     for (int i = 0; i < 8; i++) {
-        char *block = malloc(100000);
+        char *volatile block = malloc(100000); /* volatile: or the compiler leaves out what is never read */
 
         account_require(block != NULL, "malloc gives a block");
         memset(block, 1, 100000);

@@ -34,7 +34,9 @@ static inline uintptr_t where_break(void)
 
 static inline size_t where_size_field(const void *block)
 {
-    return ((const volatile size_t *)block)[-1];
+    const void *volatile hidden = block; /* the compiler knows malloc, and that nothing of ours lies before a block */
+
+    return ((const volatile size_t *)hidden)[-1];
 }
 
 /* Bytes of the chunk: the block, its header and padding. */
