@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one pass over a trace: every record applied to the address space it belongs to, and checked.
+
+Keyed by mm, never by pid. Every kernel map in the trace is compared with the replayed one, and so
+is the statm total of every call. A trace may be damaged or hostile: what contradicts itself is a
+`problem` with its sequence number, never an exception.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from memtrace.replay.observer import Observer
+from memtrace.replay.process import Process
+from memtrace.replay.tasks import Tasks
+from memtrace.space.address_space import AddressSpace
+from memtrace.space.calls import apply
+from memtrace.space.canonical import MapsCache
+from memtrace.space.compare import compare
+from memtrace.trace.records import (
+    Call,
+    Clone,
+    Exec,
+    Exit,
+    Fork,
+    Gone,
+    Libc,
+    Lost,
+    Overlap,
+    Snap,
+    Unknown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from memtrace.trace.reader import Trace
+    from memtrace.trace.records import Header, LifeRecord
+
+_U64 = (1 << 64) - 1
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a pass found.
+
+    Attributes:
+        header: the trace's.
+        processes: one per mm, in order of birth.
+        tasks: who uses which mm, at the last record of the pass.
+        events: calls, life-cycle records not counted.
+        lost: events that the trace says it does not hold.
+        first_lost: seq of the first `lost` record.
+        last_seq: the last record applied, 0 for none; `last_t` its time, `duration_ns` the trace's.
+        complete: whether nothing is missing; `reason` says why not, "" if complete.
+        stopped: the pass ended at `until`; nothing is known about the rest of the trace.
+        problems: [(seq, sentence)] of contradicting records, at most 20 of `problems_total`.
+    """
+
+    header: Header
+    processes: list[Process] = field(default_factory=list)
+    tasks: Tasks = field(default_factory=Tasks)
+    by_mm: dict[int, Process] = field(default_factory=dict)
+    events: int = 0
+    lost: int = 0
+    first_lost: int | None = None
+    last_seq: int = 0
+    last_t: int = 0
+    duration_ns: int = 0
+    complete: bool = False
+    reason: str = ""
+    stopped: bool = False
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    problems_total: int = 0
+
+    def process_of(self, pid: int) -> Process | None:
+        """The address space that the process uses at the last record of the pass."""
+        mm = self.tasks.mm_of.get(pid)
+        return None if mm is None else self.by_mm.get(mm)
+
+    def problem(self, seq: int, text: str) -> None:
+        """Note a record that contradicts what came before it."""
+        self.problems_total += 1
+        if len(self.problems) < 20:
+            self.problems.append((seq, text))
+
+
+def replay(
+    trace: Trace,
+    observers: Iterable[Observer] = (),
+    *,
+    until_seq: int | None = None,
+    until_t: int | None = None,
+) -> Replay:
+    """Apply a trace's records in order, telling `observers`.
+
+    A call has failed when it returned an errno. brk never does: it was refused when it asked for a
+    break at or above start_brk and got another one. Below that, brk(0) included, it only asks where
+    the break is (`SYSCALL_DEFINE1(brk)`: `if (brk < min_brk) goto out`).
+
+    Args:
+        trace: freshly opened; it is consumed.
+        observers: told of every record, in the order given.
+        until_seq: stop after this record.
+        until_t: stop before the first record later than this, ns since the trace's start.
+    """
+    return _Pass(trace, tuple(observers)).run(until_seq, until_t)
+
+
+class _Owners:
+    """Which process each record belonged to, as runs of equal owners."""
+
+    __slots__ = ("_index", "_starts")
+
+    def __init__(self) -> None:
+        self._starts = array("Q")
+        self._index = array("L")
+
+    def begins(self, seq: int, index: int) -> None:
+        self._starts.append(seq)
+        self._index.append(index)
+
+    def of(self, seq: int) -> int | None:
+        i = bisect_right(self._starts, seq) - 1
+        return self._index[i] if i >= 0 and seq >= 0 else None
+
+
+class _Pass:
+    """The state of one pass."""
+
+    def __init__(self, trace: Trace, observers: tuple[Observer, ...]) -> None:
+        self.trace = trace
+        self.result = Replay(trace.header)
+        self.cache = MapsCache()
+        self.live: dict[int, Process] = {}
+        self.owners = _Owners()
+        hooks = {name: _hooks(observers, name) for name in _HOOKS}
+        self.on_born, self.on_died = hooks["born"], hooks["died"]
+        self.on_call, self.on_compared = hooks["call"], hooks["compared"]
+        self.on_life, self.on_headers = hooks["life"], hooks["headers"]
+        self.on_end = hooks["end"]
+        for hook in hooks["begin"]:
+            hook(self.result)
+
+    def run(self, until_seq: int | None, until_t: int | None) -> Replay:  # noqa: C901, PLR0912, PLR0915 - the hot loop, in one piece
+        r, live, on_call = self.result, self.live, self.on_call
+        names = self.trace.header.calls
+        brk = names.index("brk") if "brk" in names else -1
+        files, cache = self.trace.decoder.file, self.cache
+        page = self.trace.header.page_size
+        last_mm: int | None = None
+        seq = t = events = 0
+        try:
+            for now, when, record in self.trace.records():
+                if until_seq is not None and now > until_seq:
+                    r.stopped = True
+                    break
+                if until_t is not None and when > until_t:
+                    r.stopped = True
+                    break
+                seq, t = now, when
+                if not isinstance(record, Call):
+                    self._other(seq, t, record)
+                    continue
+                call = record
+                events += 1
+                mm = call.mm
+                p = live.get(mm)
+                if p is None:
+                    self._homeless(seq, call)
+                    continue
+                if mm != last_mm:
+                    self.owners.begins(seq, p.index)
+                    last_mm = mm
+                name = names[call.call]
+                ret, ext, space = call.ret, call.ext, p.space
+                change = file = None
+                if ext is not None:
+                    if ext.f is not None:
+                        file = files(ext.f)
+                    if ext.h is not None:
+                        self._headers(seq, ext.h)
+                try:
+                    change = apply(space, name, call.args, ret, ext, file, cache)
+                except (ValueError, OverflowError) as e:
+                    r.problem(seq, f"{name} carries no maps text: {_short(e)}")
+                count = p.calls.get(name)
+                if count is None:
+                    count = p.calls[name] = [0, 0]
+                count[0] += 1
+                if ret is not None and (
+                    -4096 < ret < 0 or (call.call == brk and _refused(space, call.args, ret))
+                ):
+                    count[1] += 1
+                if change is not None and change.conflict:
+                    p.conflict(seq)
+                total = space.total
+                if total > p.mapped_peak:
+                    p.mapped_peak, p.mapped_peak_seq = total, seq
+                vm = call.vm
+                if vm is not None:
+                    p.checksums += 1
+                    if vm * page != total:
+                        p.checksum_differs(seq, vm * page - total)
+                    if vm > p.vm_peak:  # noqa: PLR1730 - max() is a call
+                        p.vm_peak = vm
+                    if call.rss is not None and call.rss > p.rss_peak:
+                        p.rss_peak = call.rss
+                for hook in on_call:
+                    hook(p, seq, t, call, name, change)
+        finally:
+            r.events, r.last_seq, r.last_t = events, seq, t
+            r.duration_ns = t
+        if not r.stopped:
+            self._finish(seq, t)
+        return r
+
+    # -- the other records ----------------------------------------------------------------------
+
+    def _other(self, seq: int, t: int, record: LifeRecord | Unknown) -> None:
+        if isinstance(record, Unknown):
+            for hook in self.on_life:
+                hook(None, seq, t, record)
+            return
+        if record.h is not None:
+            self._headers(seq, record.h)
+        p = _APPLY[record.__class__](self, seq, t, record)
+        for hook in self.on_life:
+            hook(p, seq, t, record)
+
+    def _exec(self, seq: int, t: int, e: Exec) -> Process | None:
+        r = self.result
+        before = r.tasks.mm_of.get(e.pid)
+        if e.mm in r.by_mm:
+            r.problem(seq, f"an exec into address space {e.mm}, which exists already")
+            return None
+        parent = None if before is None else r.by_mm.get(before)
+        r.tasks.apply(e)
+        if before is not None and before not in r.tasks.users:
+            self._die(before, seq, t)
+        space = AddressSpace()
+        p = Process(e.mm, e.pid, e.ppid, e, parent, seq, t, space)
+        if p.ppid is None and parent is not None:
+            p.ppid = parent.ppid if parent.pid == e.pid else parent.pid
+        self._seed(space, seq, e)
+        p.counted(e.vm, e.rss)
+        p.lines(len(e.maps))
+        return self._born(p, seq, t, e)
+
+    def _seed(self, space: AddressSpace, seq: int, e: Exec) -> None:
+        space.personality = e.personality
+        space.start_stack = e.start_stack or None
+        # At exec the break stands at its start; where that is unknown, the first brk(0) tells.
+        space.start_brk = space.brk = e.start_brk or None
+        self._load(space, seq, e.maps)
+
+    def _load(self, space: AddressSpace, seq: int, lines: list[str]) -> None:
+        try:
+            space.load(self.cache.parse(lines))
+        except (ValueError, OverflowError) as error:
+            self.result.problem(seq, f"its map is not maps text: {_short(error)}")
+
+    def _fork(self, seq: int, t: int, f: Fork) -> Process | None:
+        r = self.result
+        if f.child_mm in r.by_mm:
+            r.problem(seq, f"a fork into address space {f.child_mm}, which exists already")
+            return None
+        r.tasks.apply(f)
+        parent = self.live.get(f.mm)
+        if parent is None:
+            r.problem(seq, f"a fork of address space {f.mm}, which is not there")
+            nothing = Exec(t=t, pid=f.child, tid=f.child, mm=f.child_mm)
+            p = Process(f.child_mm, f.child, f.pid, nothing, None, seq, t, AddressSpace())
+        else:
+            space = parent.space.fork()
+            p = Process(f.child_mm, f.child, f.pid, parent.exec, parent, seq, t, space)
+            p.libcs = list(parent.libcs)
+        p.inherited = True
+        return self._born(p, seq, t, f)
+
+    def _born(self, p: Process, seq: int, t: int, record: Exec | Fork) -> Process:
+        r = self.result
+        p.index = len(r.processes)
+        p.pids.append(p.pid)
+        p.mapped_peak, p.mapped_peak_seq = p.space.total, seq
+        r.processes.append(p)
+        r.by_mm[p.mm] = self.live[p.mm] = p
+        for hook in self.on_born:
+            hook(p, seq, t, record)
+        return p
+
+    def _clone(self, seq: int, _t: int, c: Clone) -> Process | None:
+        p = self.live.get(c.mm)
+        if p is None:
+            self.result.problem(seq, f"a clone in address space {c.mm}, which is not there")
+            return None
+        self.result.tasks.apply(c)
+        if c.child_pid != c.pid and c.child_pid not in p.pids:
+            p.pids.append(c.child_pid)
+        return p
+
+    def _exit(self, _seq: int, _t: int, e: Exit) -> Process | None:
+        p = self.result.by_mm.get(e.mm)
+        self.result.tasks.apply(e)
+        if p is not None and e.tid == e.pid == p.pid:
+            p.exit_code, p.exit_signal = e.code, e.signal
+        return p
+
+    def _gone(self, seq: int, t: int, g: Gone) -> Process | None:
+        self.result.tasks.apply(g)
+        if g.mm not in self.result.by_mm:
+            self.result.problem(seq, f"the end of address space {g.mm}, which never began")
+        self._die(g.mm, seq, t)
+        return self.result.by_mm.get(g.mm)
+
+    def _snap(self, seq: int, t: int, s: Snap) -> Process | None:
+        p = self.live.get(s.mm)
+        if p is None:
+            self.result.problem(seq, f"a snapshot of address space {s.mm}, which is not there")
+            return None
+        try:
+            comparison = compare(p.space, s.maps, self.cache, seq, s.mm, s.why)
+        except (ValueError, OverflowError) as error:
+            self.result.problem(seq, f"the snapshot is not maps text: {_short(error)}")
+            return p
+        p.compared(s, comparison)
+        p.counted(s.vm, s.rss)
+        p.lines(len(s.maps))
+        if len(p.space) > p.canonical_peak:
+            p.canonical_peak = max(p.canonical_peak, len(p.space.canonical()))
+        if p.space.total > p.mapped_peak:
+            p.mapped_peak, p.mapped_peak_seq = p.space.total, seq
+        for hook in self.on_compared:
+            hook(p, seq, t, s, comparison)
+        return p
+
+    def _libc(self, _seq: int, _t: int, record: Libc) -> Process | None:
+        p = self.live.get(record.mm)
+        if p is not None:
+            p.libcs.append(record)
+        return p
+
+    def _overlap(self, _seq: int, _t: int, record: Overlap) -> Process | None:
+        p = self.live.get(record.mm)
+        if p is not None:
+            p.overlaps += 1
+        return p
+
+    def _lost(self, seq: int, _t: int, record: Lost) -> Process | None:
+        r = self.result
+        r.lost += max(record.count or 1, 1)
+        if r.first_lost is None:
+            r.first_lost = seq
+        p = None if record.mm is None else r.by_mm.get(record.mm)
+        if p is not None:
+            p.lost += 1
+        return p
+
+    # -- shared ---------------------------------------------------------------------------------
+
+    def _homeless(self, seq: int, call: Call) -> None:
+        dead = call.mm in self.result.by_mm
+        what = "has ended" if dead else "no exec or fork began"
+        self.result.problem(seq, f"a call in address space {call.mm}, which {what}")
+
+    def _headers(self, seq: int, headers: list[tuple[int, int]]) -> None:
+        # A header belongs to the mm whose mmap had that seq, not to the record that brings it.
+        groups: dict[int, list[tuple[int, int]]] = {}
+        for h in headers:
+            index = self.owners.of(h[0]) if h[0] < seq else None
+            if index is None:
+                self.result.problem(seq, f"a chunk header of event {h[0]}, which is no call before")
+            else:
+                groups.setdefault(index, []).append(h)
+        for index, group in groups.items():
+            for hook in self.on_headers:
+                hook(self.result.processes[index], seq, group)
+
+    def _die(self, mm: int, seq: int, t: int) -> None:
+        p = self.live.pop(mm, None)
+        if p is not None:
+            p.died_seq, p.died_t = seq, t
+            self._farewell(p, seq, t)
+
+    def _farewell(self, p: Process, seq: int, t: int) -> None:
+        p.settle(0, drifted=False)
+        for hook in self.on_died:
+            hook(p, seq, t)
+        p.space = AddressSpace()
+
+    def _finish(self, seq: int, t: int) -> None:
+        r, footer = self.result, self.trace.footer
+        for p in self.live.values():
+            self._farewell(p, seq, t)
+        if footer is not None:
+            r.duration_ns = max(t, footer.stop)
+        r.reason = _incomplete(self.trace, r)
+        r.complete = not r.reason
+        for hook in self.on_end:
+            hook()
+
+
+def _incomplete(trace: Trace, r: Replay) -> str:
+    """Why the trace is not complete, "" if it is."""
+    if trace.footer is None:
+        return "the recording was cut short"
+    if not trace.footer.complete:
+        return trace.footer.reason or "the recording says so"
+    if trace.problems_total:
+        line, text = trace.problems[0]
+        where = f"line {line} is damaged: " if line else ""
+        return f"{where}{text}"
+    if r.first_lost is not None:
+        return f"{r.lost:,} events were lost, the first at event {r.first_lost}"
+    return ""
+
+
+def _refused(space: AddressSpace, args: list[int], ret: int) -> bool:
+    """Whether this brk asked for a break and did not get it."""
+    asked = args[0] & _U64 if args else 0
+    return asked != ret & _U64 and asked >= (space.start_brk or 1)
+
+
+def _short(e: Exception) -> str:
+    return str(e)[:120]
+
+
+_HOOKS = ("begin", "born", "call", "compared", "life", "headers", "died", "end")
+
+
+def _hooks(observers: tuple[Observer, ...], name: str) -> tuple[Callable[..., None], ...]:
+    """The observers' methods of that name, those that were not overridden left out."""
+    base = getattr(Observer, name)
+    return tuple(getattr(o, name) for o in observers if getattr(type(o), name) is not base)
+
+
+_APPLY: dict[type, Callable[[_Pass, int, int, Any], Process | None]] = {
+    Exec: _Pass._exec,  # noqa: SLF001
+    Fork: _Pass._fork,  # noqa: SLF001
+    Clone: _Pass._clone,  # noqa: SLF001
+    Exit: _Pass._exit,  # noqa: SLF001
+    Gone: _Pass._gone,  # noqa: SLF001
+    Snap: _Pass._snap,  # noqa: SLF001
+    Libc: _Pass._libc,  # noqa: SLF001
+    Overlap: _Pass._overlap,  # noqa: SLF001
+    Lost: _Pass._lost,  # noqa: SLF001
+}

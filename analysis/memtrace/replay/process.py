@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One address space's life, as a replay knows it: an entry of the report's `processes`.
+
+A process here is one mm: fork begins a new one, exec ends one and begins the next, vfork and
+CLONE_VM children share their parent's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memtrace.space.address_space import AddressSpace
+    from memtrace.space.compare import Comparison, Drift
+    from memtrace.trace.records import Exec, Libc, Snap
+
+#: Drifts and conflicts kept per process; the rest is only counted.
+KEEP = 20
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One mm from its birth to its death; filled while the pass goes on.
+
+    Attributes:
+        mm: the trace's number of the address space.
+        pid: the process it was born for.
+        pids: every process that used it, in order (vfork and CLONE_VM children).
+        exec: the exec it began with; for a forked child its nearest ancestor's.
+        index: its place in `Replay.processes`.
+        inherited: born by fork, as a copy of `parent`'s.
+        born_seq: the record it began with; `born_t` in ns since the trace's start.
+        died_seq: the record that ended it (gone, or the exec of its last user); None if alive at
+            the end of the trace.
+        exit_code, exit_signal: of `pid`'s leader, both None if not seen to exit.
+        space: the map, current during the pass; emptied after `Observer.died`, so that thousands of
+            dead processes cost nothing.
+        calls: name -> [count, failed].
+        snapshots: kernel maps compared, `exact` of them reproduced.
+        checksums: calls whose statm total was compared, `checksum_mismatches` of them disagreed;
+            `checksum_growth` of these are explained by stack growth that the next snapshot showed.
+        first_mismatch: seq of the first disagreement that nothing explains.
+        conflicts: calls whose result contradicts the map, first of them at `first_conflict`.
+        drift: the first snapshots not reproduced (at most `KEEP`, `drifts` counts all).
+        vm_peak, rss_peak: pages of statm, the largest seen; 0 if never read.
+        hwm: the kernel's own peak of resident memory as snapshots carry it; None if never read.
+        mapped_peak: bytes, the largest `space.total`; first reached at `mapped_peak_seq`.
+        maps_peak, maps_last: lines of maps as the kernel counted them, in snapshots.
+        canonical_peak: maximal runs at snapshots, a lower bound of the kernel's count.
+        minflt, majflt: page faults of `pid`, at the last snapshot that carried them.
+        overlaps, lost: records of that name for this mm.
+    """
+
+    mm: int
+    pid: int
+    ppid: int | None
+    exec: Exec
+    parent: Process | None
+    born_seq: int
+    born_t: int
+    space: AddressSpace
+    index: int = 0
+    inherited: bool = False
+    pids: list[int] = field(default_factory=list)
+    died_seq: int | None = None
+    died_t: int | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    calls: dict[str, list[int]] = field(default_factory=dict)
+    libcs: list[Libc] = field(default_factory=list)
+    snapshots: int = 0
+    exact: int = 0
+    checksums: int = 0
+    checksum_mismatches: int = 0
+    checksum_growth: int = 0
+    first_mismatch: int | None = None
+    stack_growth_bytes: int = 0
+    conflicts: int = 0
+    first_conflict: int | None = None
+    drifts: int = 0
+    drift: list[Drift] = field(default_factory=list)
+    vm_peak: int = 0
+    rss_peak: int = 0
+    hwm: int | None = None
+    mapped_peak: int = 0
+    mapped_peak_seq: int = 0
+    maps_peak: int = 0
+    maps_last: int | None = None
+    canonical_peak: int = 0
+    minflt: int | None = None
+    majflt: int | None = None
+    overlaps: int = 0
+    lost: int = 0
+    _pending: list[int] | None = None  # [first seq, count, least excess, most excess] in bytes
+
+    @property
+    def exe(self) -> str:
+        """Path of the program."""
+        return self.exec.exe
+
+    @property
+    def argv(self) -> list[str]:
+        """Its arguments, as of the exec it descends from."""
+        return self.exec.argv
+
+    @property
+    def alive(self) -> bool:
+        """Whether its end has not been seen."""
+        return self.died_seq is None
+
+    @property
+    def events(self) -> int:
+        """Calls replayed."""
+        return sum(n for n, _ in self.calls.values())
+
+    @property
+    def unexplained(self) -> int:
+        """Checksums that disagreed although no snapshot showed stack growth behind it."""
+        return self.checksum_mismatches - self.checksum_growth
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the replayed map was wrong at any checked moment."""
+        return bool(self.drifts or self.conflicts or self.unexplained)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the kernel's word about this map was there to compare: a snapshot at least."""
+        return self.snapshots > 0
+
+    # -- what the pass notes --------------------------------------------------------------------
+
+    def checksum_differs(self, seq: int, excess: int) -> None:
+        """Note that statm counted `excess` bytes more (or less) than the replayed map."""
+        self.checksum_mismatches += 1
+        pending = self._pending
+        if pending is None:
+            self._pending = [seq, 1, excess, excess]
+            return
+        pending[1] += 1
+        pending[2] = min(pending[2], excess)
+        pending[3] = max(pending[3], excess)
+
+    def settle(self, grown: int, *, drifted: bool) -> None:
+        """Judge the disagreeing checksums since the last snapshot by what this one showed.
+
+        Stack growth explains them if each missed no more than it brought: a stack never shrinks.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        first, count, least, most = pending
+        if not drifted and least > 0 and most <= grown:
+            self.checksum_growth += count
+        elif self.first_mismatch is None:
+            self.first_mismatch = first
+
+    def conflict(self, seq: int) -> None:
+        """Note a call whose result contradicts the map."""
+        self.conflicts += 1
+        if self.first_conflict is None:
+            self.first_conflict = seq
+
+    def compared(self, snap: Snap, comparison: Comparison) -> None:
+        """Count a snapshot's outcome."""
+        self.snapshots += 1
+        self.stack_growth_bytes += comparison.grown
+        drift = comparison.drift
+        if drift is None:
+            self.exact += 1
+        else:
+            self.drifts += 1
+            if len(self.drift) < KEEP:
+                self.drift.append(drift)
+        self.settle(comparison.grown, drifted=drift is not None)
+        if snap.minflt is not None:
+            self.minflt = snap.minflt
+        if snap.majflt is not None:
+            self.majflt = snap.majflt
+        if snap.hwm is not None:
+            self.hwm = max(self.hwm or 0, snap.hwm)
+
+    def counted(self, vm: int | None, rss: int | None) -> None:
+        """Take a reading of statm, in pages."""
+        if vm is not None and vm > self.vm_peak:
+            self.vm_peak = vm
+        if rss is not None and rss > self.rss_peak:
+            self.rss_peak = rss
+
+    def lines(self, count: int) -> None:
+        """Take the kernel's count of maps lines."""
+        self.maps_last = count
+        self.maps_peak = max(self.maps_peak, count)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which thread belongs to which process, and which process uses which address space, as of now."""
+
+from __future__ import annotations
+
+from memtrace.trace.records import Call, Clone, Exec, Exit, Fork, Gone, Record
+
+
+class Tasks:
+    """Threads, processes and their mm, followed through the life-cycle records.
+
+    `pid_of`: tid -> pid, `mm_of`: pid -> mm, `users`: mm -> the pids that use it now. A process is
+    here from its first record until its mm is gone, or until its last thread exits if others go on
+    using the mm (a vfork child that never execs).
+    """
+
+    __slots__ = ("_threads", "mm_of", "pid_of", "users")
+
+    def __init__(self) -> None:
+        self.pid_of: dict[int, int] = {}
+        self.mm_of: dict[int, int] = {}
+        self.users: dict[int, set[int]] = {}
+        self._threads: dict[int, set[int]] = {}
+
+    def apply(self, record: Record) -> None:  # noqa: C901 - one branch per record
+        """Follow one record; calls change nothing."""
+        kind = record.__class__
+        if kind is Call:
+            return
+        if isinstance(record, Exec):
+            self.end(record.pid)
+            self._begin(record.pid, record.mm)
+        elif isinstance(record, Fork):
+            self.end(record.child)
+            self._begin(record.child, record.child_mm)
+        elif isinstance(record, Clone):
+            if record.child_pid != record.pid:
+                self.end(record.child_pid)
+                self._begin(record.child_pid, record.mm)
+            self.pid_of[record.child] = record.child_pid
+            self._threads.setdefault(record.child_pid, set()).add(record.child)
+        elif isinstance(record, Exit):
+            threads = self._threads.get(record.pid)
+            if threads is None:
+                return
+            threads.discard(record.tid)
+            if record.tid != record.pid:
+                self.pid_of.pop(record.tid, None)
+            if not threads and len(self.users.get(self.mm_of.get(record.pid, -1), ())) > 1:
+                self.end(record.pid)
+        elif isinstance(record, Gone):
+            for pid in list(self.users.get(record.mm, ())):
+                self.end(pid)
+
+    def end(self, pid: int) -> None:
+        """The process and its threads are no more."""
+        for tid in self._threads.pop(pid, ()):
+            self.pid_of.pop(tid, None)
+        mm = self.mm_of.pop(pid, None)
+        self.pid_of.pop(pid, None)
+        if mm is not None:
+            users = self.users.get(mm)
+            if users is not None:
+                users.discard(pid)
+                if not users:
+                    del self.users[mm]
+
+    def _begin(self, pid: int, mm: int) -> None:
+        self.pid_of[pid] = pid
+        self.mm_of[pid] = mm
+        self.users.setdefault(mm, set()).add(pid)
+        self._threads[pid] = {pid}

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How far a replay can be trusted, as a word and as one sentence. Every report prints them.
+
+The words, worst first: `incomplete` (something is missing in the trace), `drift` (the replayed map
+was wrong at a checked moment), `unverified` (no kernel map was there to compare), `exact`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from memtrace.replay.engine import Replay
+    from memtrace.replay.process import Process
+
+Exactness = Literal["exact", "unverified", "drift", "incomplete"]
+
+
+def exactness(replay: Replay) -> Exactness:
+    """The trust in the whole trace."""
+    if not replay.complete:
+        return "incomplete"
+    if replay.problems_total or any(p.drifted for p in replay.processes):
+        return "drift"
+    if not any(p.verified for p in replay.processes):
+        return "unverified"
+    return "exact"
+
+
+def process_exactness(replay: Replay, p: Process) -> Exactness:
+    """The trust in one address space's account."""
+    if not replay.complete:
+        return "incomplete"
+    if p.drifted:
+        return "drift"
+    return "exact" if p.verified else "unverified"
+
+
+def drifted(replay: Replay) -> bool:
+    """Whether any check failed, in a complete trace or not."""
+    return bool(replay.problems_total) or any(p.drifted for p in replay.processes)
+
+
+def first_drift(replay: Replay) -> tuple[int, str] | None:
+    """The first failed check: (seq, what it was)."""
+    found: list[tuple[int, str]] = []
+    for p in replay.processes:
+        if p.drift:
+            found.append((p.drift[0].seq, "a snapshot is not reproduced"))
+        if p.first_conflict is not None:
+            found.append((p.first_conflict, "a call's result contradicts the map"))
+        if p.first_mismatch is not None:
+            found.append((p.first_mismatch, "statm counts another size"))
+    found += replay.problems[:1]
+    return min(found) if found else None
+
+
+def sentence(replay: Replay) -> str:
+    """The verification line.
+
+    For example `exact: 12 of 12 kernel snapshots reproduced, 1,204 of 1,204 checksums, no gaps`.
+    """
+    word = exactness(replay)
+    parts = [_counts(replay.processes)]
+    if word in ("incomplete", "drift") and (first := first_drift(replay)) is not None:
+        parts.append(f"first at event {first[0]}: {first[1]}")
+    if word == "incomplete":
+        parts.append(replay.reason)
+    else:
+        parts.append("no gaps")
+    return f"{word}: " + ", ".join(parts)
+
+
+def process_sentence(replay: Replay, p: Process) -> str:
+    """The same line for one address space."""
+    return f"{process_exactness(replay, p)}: {_counts([p])}"
+
+
+def _counts(processes: list[Process]) -> str:
+    snapshots = sum(p.snapshots for p in processes)
+    exact = sum(p.exact for p in processes)
+    checksums = sum(p.checksums for p in processes)
+    agree = checksums - sum(p.unexplained for p in processes)
+    text = (
+        f"{exact:,} of {snapshots:,} kernel snapshots reproduced"
+        if snapshots
+        else "no kernel snapshot to compare"
+    )
+    if checksums:
+        text += f", {agree:,} of {checksums:,} checksums"
+        grown = sum(p.checksum_growth for p in processes)
+        if grown:
+            text += f" ({grown:,} by stack growth)"
+    return text
