@@ -109,8 +109,9 @@ bench: $(VENV)/.installed samples | system ## what tracing costs, beside strace
 .PHONY: dist
 dist: $(VENV)/.developed | system ## wheel and sdist into dist/
 	@rm -rf dist
-	@$(BIN)/python -m build --quiet --outdir dist .
-	@$(BIN)/python .ci/check-wheel dist/*.whl
+	@mkdir -p build
+	@$(BIN)/python -m build --outdir dist . >build/dist.log 2>&1 || { cat build/dist.log; exit 1; }
+	@$(BIN)/python .ci/check_wheel.py dist/*.whl
 	@ls dist
 
 .PHONY: clean

@@ -1,10 +1,10 @@
 """Which tests may be skipped.
 
 A test marked `live` traces a real process. Where the kernel refuses ptrace it is skipped with the
-reason. Where live tests are required (CI is set, or MEMTRACE_REQUIRE_LIVE=1) none may go missing: a
-live test that would be skipped, for whatever reason, fails; so does a module that skips itself while
-it is collected, for its live tests cannot be counted. With MEMTRACE_REQUIRE_LIVE=1 a session without
-any live test fails too.
+reason. Where live tests are required (CI is set, or MEMTRACE_REQUIRE_LIVE=1) none may go missing:
+a live test that would be skipped, for whatever reason, fails; so does a module that skips itself
+while it is collected, for its live tests cannot be counted. With MEMTRACE_REQUIRE_LIVE=1 a session
+without any live test fails too.
 """
 
 import ctypes

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare a wheel with the checkout: every file of the two source roots is in it, and nothing else."""
+"""Compare a wheel with the checkout: all files of the two source roots, and nothing else."""
 
 import subprocess
 import sys
