@@ -56,7 +56,7 @@ class Replay:
         first_lost: seq of the first `lost` record.
         last_seq: the last record applied, 0 for none; `last_t` its time, `duration_ns` the trace's.
         complete: whether nothing is missing; `reason` says why not, "" if complete.
-        stopped: the pass ended at `until`; nothing is known about the rest of the trace.
+        stopped: the pass ended before the trace did; `complete` is not known.
         problems: [(seq, sentence)] of contradicting records, at most 20 of `problems_total`.
     """
 
@@ -100,6 +100,9 @@ def replay(
     A call has failed when it returned an errno. brk never does: it was refused when it asked for a
     break at or above start_brk and got another one. Below that, brk(0) included, it only asks where
     the break is (`SYSCALL_DEFINE1(brk)`: `if (brk < min_brk) goto out`).
+
+    With a limit given, the processes keep their `space` and neither `died` is called for the living
+    nor `end`, even when the trace ends first.
 
     Args:
         trace: freshly opened; it is consumed.
@@ -214,8 +217,13 @@ class _Pass:
         finally:
             r.events, r.last_seq, r.last_t = events, seq, t
             r.duration_ns = t
+        if until_seq is None and until_t is None:
+            for p in live.values():
+                self._farewell(p, seq, t)
+            for hook in self.on_end:
+                hook()
         if not r.stopped:
-            self._finish(seq, t)
+            self._finish(t)
         return r
 
     # -- the other records ----------------------------------------------------------------------
@@ -391,16 +399,12 @@ class _Pass:
             hook(p, seq, t)
         p.space = AddressSpace()
 
-    def _finish(self, seq: int, t: int) -> None:
+    def _finish(self, t: int) -> None:
         r, footer = self.result, self.trace.footer
-        for p in self.live.values():
-            self._farewell(p, seq, t)
         if footer is not None:
             r.duration_ns = max(t, footer.stop)
         r.reason = _incomplete(self.trace, r)
         r.complete = not r.reason
-        for hook in self.on_end:
-            hook()
 
 
 def _incomplete(trace: Trace, r: Replay) -> str:
