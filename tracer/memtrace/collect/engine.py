@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ptrace loop: one thread, one waitpid, one decision per stop.
+
+Theory of operation. The target stops at the entry of a recorded call (a seccomp stop, or a syscall stop
+without the filter) and, let on with PTRACE_SYSCALL, at its exit. Entry or exit is never guessed from
+a toggle: PTRACE_GET_SYSCALL_INFO says it. A tracee with a pending call is always restarted with
+PTRACE_SYSCALL, any other with `go` (PTRACE_CONT under the filter). Signals are delivered as they
+came; events and group stops carry none. Any request may fail with ESRCH, because SIGKILL ends a stop
+at any time: the exit status is on its way, and nothing is done.
+
+The target waits while this code runs, so the two stops of a memory call are written for speed and
+everything else is a function.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from memtrace.collect import ptrace, turns, wire
+from memtrace.collect.abi import (
+    ABIS,
+    ARCH_MAP_VDSO,
+    CLONE_VM,
+    ENOSYS,
+    ERESTART,
+    FIRST_ARGUMENTS,
+    NATIVE,
+    PR_SET_VMA,
+    X32_BIT,
+    Role,
+)
+from memtrace.collect.channel import Channel
+from memtrace.collect.family import Family
+from memtrace.collect.observe import Observer
+from memtrace.collect.options import Options
+from memtrace.collect.ptrace import (
+    CONT,
+    ENTRY_ARG0,
+    ENTRY_NR,
+    ENTRY_OP,
+    ENTRY_SIZE,
+    ENTRY_SP,
+    EXIT_RET,
+    EXIT_SIZE,
+    GET_SYSCALL_INFO,
+    LISTEN,
+    STOP_SECCOMP,
+    STOP_SYSCALL,
+    SYSCALL,
+    WALL,
+    SyscallExit,
+    request,
+)
+from memtrace.collect.tracee import Tracee
+
+_NATIVE_SECCOMP = ptrace.OP_SECCOMP | NATIVE.audit << 32
+_NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
+
+#: Bytes of stack read at entry: the return address, and for two calls a word further up the frame.
+_STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
+
+_NR_MMAP = 9
+#: mmap flags under which the arguments tell the backing: private, anonymous, ordinary pages.
+_BACKING_MASK, _PLAIN_ANON = 0x4002F, 0x22
+_PROT_RW = 3
+#: Calls whose successful effect is read back.
+_READ_BACK = frozenset(("shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages"))
+_PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
+
+
+class Engine:
+    """Traces everything that descends from one root task."""
+
+    def __init__(self, channel: Channel, options: Options) -> None:
+        self.channel = channel
+        self.options = options
+        self.observer = Observer(channel, options)
+        self.family = Family(channel, self.observer)
+        self.go = CONT if options.seccomp else SYSCALL
+        self.idle = [False]
+        self.root_status: int | None = None
+        self.root = 0
+        self._exit = SyscallExit()
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def loop(self, root: int) -> int | None:
+        """Trace until no tracee is left; returns the root's wait status."""
+        self.root = root
+        self.family.add_root(root)
+        tracees = self.family.tracees
+        roles = NATIVE.roles
+        waitpid, pread, now = os.waitpid, os.pread, time.monotonic_ns
+        stack_bytes, evidence, go = _STACK_BYTES.get, self.options.evidence, self.go
+        idle, out, wishes, flush = self.idle, self.channel.out, self.channel.wishes, self.channel.flush
+        head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
+        x = self._exit
+        while True:
+            # A signal handler may act only while nothing is half done.
+            idle[0] = True
+            try:
+                tid, status = waitpid(-1, WALL)
+            except ChildProcessError:
+                break
+            finally:
+                idle[0] = False
+            tracee = tracees.get(tid)
+            if status == STOP_SECCOMP and tracee is not None:
+                e = tracee.entry
+                if request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, e) <= 0:
+                    continue
+                nr = e[ENTRY_NR]
+                mm = tracee.mm
+                if e[ENTRY_OP] != _NATIVE_SECCOMP or mm is None or roles.get(nr) != 0:
+                    self._enter(tracee)
+                    continue
+                if nr == 157 or nr == 158:  # prctl, arch_prctl: by their first argument
+                    self._enter(tracee)
+                    continue
+                if evidence:
+                    try:
+                        tracee.stack = pread(mm.mem_fd, stack_bytes(nr, 8), e[ENTRY_SP])
+                    except OSError:
+                        tracee.stack = b""
+                    if mm.fresh:
+                        peek_before(tracee)
+                tracee.pending = True
+                tracee.role = 0
+                tracee.name = ""
+                if mm.holder is None and not mm.overlapping:
+                    mm.holder = tracee
+                    tracee.t0 = now()
+                    request(SYSCALL, tid, 0, 0)
+                else:
+                    mm.waiting.append(tracee)
+            elif status == STOP_SYSCALL and tracee is not None:
+                if not tracee.pending or tracee.name or tracee.role:
+                    self._syscall_stop(tracee)
+                    continue
+                if request(GET_SYSCALL_INFO, tid, EXIT_SIZE, x) <= 0:
+                    continue
+                if x[0] & 0xFF != 2:
+                    self._syscall_stop(tracee)
+                    continue
+                ret = x[EXIT_RET]
+                t1 = now()
+                mm = tracee.mm
+                e = tracee.entry
+                try:
+                    statm = pread(mm.statm_fd, 64, 0)
+                except OSError:
+                    statm = b"0"
+                nr = e[ENTRY_NR]
+                plain = nr != _NR_MMAP or e[7] & _BACKING_MASK == _PLAIN_ANON
+                if (
+                    -4096 < ret < 0
+                    or not plain
+                    or nr not in _ARGUMENTS_TELL
+                    or t1 >= mm.next_snap
+                    or wishes[64 + mm.id % 4032]
+                    or statm[:1] == b"0"
+                    or mm.overlapping
+                ):
+                    leave_call(tracee, ret, t1, statm)
+                    continue
+                request(go, tid, 0, 0)
+                tracee.pending = False
+                mm.holder = None
+                if mm.waiting:
+                    mm.holder = mm.waiting.popleft()
+                    turns.proceed(mm.holder)
+                stack = tracee.stack
+                out += head(1, 0, len(statm), len(stack), 0, tid, mm.id, tracee.t0, t1, ret)
+                out += e
+                out += stack
+                out += statm
+                mm.calls += 1
+                if nr == _NR_MMAP and evidence and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095:
+                    tracee.fresh = (ret, e[5], mm.calls)
+                    mm.fresh[tid] = tracee
+                if len(out) > 32768:
+                    flush()
+            else:
+                self._other_stop(tid, status)
+        return self.root_status
+
+    def tick(self) -> None:
+        """Called from a timer while the loop waits: flush, and let overdue calls through."""
+        self.channel.flush()
+        now = time.monotonic_ns()
+        for mm in self.family.mms.values():
+            if mm.waiting:
+                late = turns.overdue(mm, now)
+                if late is not None:
+                    tids = [t.tid for t in mm.overlapping] + [late.tid]
+                    self.channel.send(
+                        wire.life({"rec": "overlap", "t": self.channel.now(), "mm": mm.id, "tids": tids})
+                    )
+                    turns.proceed(late)
+
+    # -- call stops ---------------------------------------------------------------------------
+
+    def _enter(self, tracee: Tracee) -> None:
+        """Any entry that is not a plain native memory call: `tracee.entry` is filled."""
+        e = tracee.entry
+        abi = ABIS.get(e[ENTRY_OP] >> 32)
+        nr = e[ENTRY_NR] & ~X32_BIT if abi is NATIVE else e[ENTRY_NR]
+        name = abi.names.get(nr, "") if abi is not None else ""
+        mm = tracee.mm
+        args = [e[ENTRY_ARG0 + i] for i in range(6)]
+        values = FIRST_ARGUMENTS.get(name)
+        if abi is None or not name or mm is None or (values and args[0] & 0xFFFFFFFF not in values):
+            request(self.go, tracee.tid, 0, 0)
+            return
+        role = abi.roles[nr]
+        tracee.clone = None
+        if role is Role.CLONE3:
+            tracee.clone = self.family.clone3_facts(tracee, args[0])  # type: ignore[assignment]
+        elif name == "clone":
+            tracee.clone = (args[0], args[1] or None)
+        if tracee.clone is not None and (tracee.clone[0] or 0) & CLONE_VM:
+            request(self.go, tracee.tid, 0, 0)
+            return
+        tracee.abi = abi  # type: ignore[assignment]
+        tracee.role, tracee.name, tracee.pending = role, name, True
+        tracee.stack = b""
+        if self.options.evidence:
+            tracee.stack = self.observer.bytes_at(mm, e[ENTRY_SP], 8)
+            if mm.fresh:
+                self.observer.peek_before(tracee)
+        if turns.enter(tracee):
+            self._proceed(tracee)
+
+    def _proceed(self, tracee: Tracee) -> None:
+        """The tracee has the turn: what must be read before the call happens is read now."""
+        mm = tracee.mm
+        if tracee.role == Role.EXEC and not mm.overlapping:
+            sharing = any(t.pid != tracee.pid for t in map(self.family.tracees.get, mm.tids) if t)
+            if not sharing:
+                self.observer.snapshot(mm, tracee, "exec")
+        turns.proceed(tracee)
+
+    def _give_turn(self, going: Tracee | None) -> None:
+        if going is not None:
+            self._proceed(going)
+
+    def _syscall_stop(self, tracee: Tracee) -> None:
+        """A syscall stop off the fast path: an entry (no filter), an exit of no interest, or a rare call's."""
+        e = tracee.entry
+        if not tracee.pending:
+            if request(GET_SYSCALL_INFO, tracee.tid, ENTRY_SIZE, e) <= 0:
+                return
+            if e[ENTRY_OP] & 0xFF == ptrace.OP_ENTRY:
+                self._enter(tracee)
+            else:
+                request(self.go, tracee.tid, 0, 0)
+            return
+        x = self._exit
+        if request(GET_SYSCALL_INFO, tracee.tid, EXIT_SIZE, x) <= 0:
+            return
+        if x[0] & 0xFF != ptrace.OP_EXIT:
+            # Under the filter, PTRACE_SYSCALL from a seccomp stop leads to the exit; anything else is a new entry.
+            tracee.pending = False
+            self._give_turn(turns.leave(tracee))
+            self._syscall_stop(tracee)
+            return
+        ret, now = x[EXIT_RET], time.monotonic_ns()
+        self._leave(tracee, ret, now, self.observer.statm(tracee.mm, tracee))
+
+    def _leave(self, tracee: Tracee, ret: int, t1: int, statm: bytes) -> None:
+        """The exit of a call that needs more than to be written down."""
+        mm, observer = tracee.mm, self.observer
+        tracee.pending = False
+        if ret in ERESTART or (tracee.role in (Role.EXEC, Role.FORK, Role.CLONE3) and ret >= 0):
+            # Restarted as if it had never been made, or told by its event.
+            request(self.go, tracee.tid, 0, 0)
+            self._give_turn(turns.leave(tracee))
+            return
+        if statm[:1] in (b"0", b""):
+            statm = observer.statm(mm, tracee)
+        self._write_call(tracee, ret, t1, statm, self._read_back(tracee, ret))
+        alone = not mm.overlapping
+        if alone:
+            why = observer.due(mm, t1)
+            if why:
+                observer.snapshot(mm, tracee, why)
+        elif not mm.waiting and mm.holder in (None, tracee) and len(mm.overlapping | {tracee}) == 1:
+            observer.snapshot(mm, tracee, "overlap")
+        going = turns.leave(tracee)
+        request(self.go, tracee.tid, 0, 0)
+        self._give_turn(going)
+
+    def _write_call(
+        self, tracee: Tracee, ret: int, t1: int, statm: bytes, extra: bytes, flags: int = 0
+    ) -> None:
+        mm, stack, out = tracee.mm, tracee.stack, self.channel.out
+        out += wire.CALL_HEAD.pack(
+            wire.CALL, flags, len(statm), len(stack), len(extra), tracee.tid, mm.id, tracee.t0, t1, ret
+        )
+        out += tracee.entry
+        out += stack
+        out += statm
+        out += extra
+        mm.calls += 1
+        e = tracee.entry
+        if (
+            not tracee.name and e[ENTRY_NR] == _NR_MMAP and not -4096 < ret < 0 and not flags
+            and self.options.evidence and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095
+        ):  # fmt: skip
+            tracee.fresh = (ret, e[5], mm.calls)
+            mm.fresh[tracee.tid] = tracee
+        if len(out) > 32768:
+            self.channel.flush()
+
+    def _read_back(self, tracee: Tracee, ret: int) -> bytes:
+        """What the arguments do not tell, for this call and result."""
+        e, observer = tracee.entry, self.observer
+        abi = ABIS.get(e[ENTRY_OP] >> 32) or NATIVE
+        name = tracee.name or NATIVE.names.get(e[ENTRY_NR], "")
+        a = [e[ENTRY_ARG0 + i] for i in range(6)]
+        fields = b""
+        if name in _PLAIN_I386:
+            name, a, fields = self._normalise(tracee, name, a)
+        if -4096 < ret < 0:
+            return observer.after_failure(tracee, name, a) or fields
+        address = ret & 0xFFFFFFFF if abi.word == 4 else ret
+        if name == "mmap":
+            if a[3] & _BACKING_MASK == _PLAIN_ANON:
+                return fields
+            back = observer.after_mapping(tracee, address, a[1], a[3])
+            return back[:-1] + b"," + fields[1:] if fields else back
+        if name == "shmat" or name == "map_shadow_stack":
+            return observer.whole_line(tracee, address)
+        if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
+            return observer.whole_line(tracee, address)
+        if name == "io_setup":
+            context = observer.word_at(tracee.mm, a[1], abi.word)
+            return observer.whole_line(tracee, context) if context else b""
+        if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_VMA:
+            text = observer.bytes_at(tracee.mm, a[4], 80).split(b"\0")[0] if a[4] else b""
+            return wire.extra({"name": text.decode("utf-8", "backslashreplace")})
+        return fields
+
+    def _normalise(self, tracee: Tracee, name: str, a: list[int]) -> tuple[str, list[int], bytes]:
+        """i386 calls as their 64-bit namesakes: mmap2 counts pages, old_mmap points to its arguments,
+        ipc multiplexes shmat (21) and shmdt (22)."""
+        if name == "mmap2":
+            a = [*a[:5], a[5] * 4096]
+            raw, name = "mmap2", "mmap"
+        elif name == "old_mmap":
+            words = self.observer.bytes_at(tracee.mm, a[0], 24)
+            if len(words) == 24:
+                a = [int.from_bytes(words[i : i + 4], "little") for i in range(0, 24, 4)]
+            raw, name = "old_mmap", "mmap"
+        else:
+            raw = "ipc"
+            name = {21: "shmat", 22: "shmdt"}.get(a[0] & 0xFFFF, "")
+            a = [a[1], a[4], a[2], 0, 0, 0] if name == "shmat" else [a[4], 0, 0, 0, 0, 0]
+        return name, a, wire.extra({"args": a, "call": name, "raw": raw})
+
+    # -- all other stops ----------------------------------------------------------------------
+
+    def _other_stop(self, tid: int, status: int) -> None:
+        tracees = self.family.tracees
+        if status & 0xFF != 0x7F:
+            self._ended(tid, status)
+            return
+        number, event = status >> 8 & 0xFF, status >> 16
+        tracee = tracees.get(tid)
+        if tracee is None and event != ptrace.EVENT_EXEC:
+            tracee = self.family.early(tid)
+        if status in (STOP_SECCOMP, STOP_SYSCALL):
+            if tracee is not None and request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, tracee.entry) > 0:
+                self._enter(tracee)
+            return
+        if event == ptrace.EVENT_STOP:
+            self._first_or_group_stop(tid, tracee, number)
+        elif event:
+            self._event(tid, tracee, event)
+        else:
+            self._restart(tid, tracee, number)
+
+    def _restart(self, tid: int, tracee: Tracee | None, number: int = 0) -> None:
+        request(SYSCALL if tracee is not None and tracee.pending else self.go, tid, 0, number)
+
+    def _first_or_group_stop(self, tid: int, tracee: Tracee | None, number: int) -> None:
+        if number in ptrace.GROUP_STOPS:
+            request(LISTEN, tid, 0, 0)
+            return
+        if tracee is not None and tracee.snap_at_first_stop:
+            tracee.snap_at_first_stop = False
+            self.observer.snapshot(tracee.mm, tracee, "fork")
+        self._restart(tid, tracee)
+
+    def _event(self, tid: int, tracee: Tracee | None, event: int) -> None:
+        message = ptrace.event_message(tid)
+        if message is None:
+            return
+        if event == ptrace.EVENT_EXEC:
+            tracee, going = self.family.execed(tid, message)
+            self._give_turn(going)
+        elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+            if tracee is not None and tracee.mm is not None:
+                self.family.born(tracee, message, event)
+                if tracee.pending:
+                    # Its result is the child's number: the exit stop has nothing to add.
+                    tracee.pending = False
+                    self._give_turn(turns.leave(tracee))
+        elif event == ptrace.EVENT_EXIT and tracee is not None:
+            if tracee.pending:
+                self._killed_in_call(tracee)
+            self.family.exiting(tracee)
+        self._restart(tid, tracee)
+
+    def _killed_in_call(self, tracee: Tracee) -> None:
+        """The task dies between a call's entry and exit stops. Its registers tell whether the call was made:
+        rax is still -ENOSYS when it was not (`syscall_enter_from_user_mode`), else its result."""
+        tracee.pending = False
+        waited = tracee in tracee.mm.waiting
+        regs = ptrace.registers(tracee.tid)
+        result = None if regs is None or waited else int(regs.rax)
+        if result is not None and result >= 1 << 63:
+            result -= 1 << 64
+        if not tracee.role:
+            statm = self.observer.statm(tracee.mm, tracee)
+            now = time.monotonic_ns()
+            tracee.t0 = tracee.t0 if not waited else now
+            if result is None or result == -ENOSYS:
+                self._write_call(tracee, 0, now, statm, b"", wire.UNFINISHED)
+            else:
+                self._write_call(tracee, result, now, statm, self._read_back(tracee, result))
+        self._give_turn(turns.leave(tracee))
+
+    def _ended(self, tid: int, status: int) -> None:
+        tracee = self.family.tracees.get(tid)
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        if tid == self.root:
+            self.root_status = status
+        if tracee is not None and tracee.pending and tracee.mm is not None:
+            # No exit event was delivered: whether the call happened is unknown.
+            tracee.pending = False
+            if tracee not in tracee.mm.waiting and not tracee.role:
+                now = time.monotonic_ns()
+                self._write_call(tracee, 0, now, b"", b"", wire.UNFINISHED)
+                if len(tracee.mm.tids) > 1:
+                    self.channel.send(wire.life({
+                        "rec": "lost", "t": self.channel.now(), "mm": tracee.mm.id, "count": 1,
+                        "why": "a thread was killed inside a call",
+                    }))  # fmt: skip
+                    self.channel.wishes[64 + tracee.mm.id % 4032] = 1
+        self._give_turn(self.family.ended(tid, code, number))
+
+
+_ARGUMENTS_TELL = frozenset(
+    nr for nr, name in NATIVE.names.items() if name not in _READ_BACK and name not in FIRST_ARGUMENTS
+)
+
+SignalHandler = Callable[[int, object], None]
+
+
+def forward_signals(engine: Engine) -> None:
+    """The tracer's manners: ^C and ^\\ reach the child through the terminal, so they are ignored here (the
+    third ^C kills it); SIGTERM and SIGHUP are passed on. PEP 475 restarts waitpid after a handler."""
+    interrupts = 0
+
+    def kill(number: int) -> None:
+        if engine.root_status is None and engine.root:
+            try:
+                os.kill(engine.root, number)
+            except ProcessLookupError:
+                pass
+
+    def interrupted(_: int, __: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts >= 3:
+            kill(signal.SIGKILL)
+
+    def passed_on(number: int, _: object) -> None:
+        kill(number)
+
+    def alarm(_: int, __: object) -> None:
+        if engine.idle[0]:
+            engine.tick()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.002, 0.1)
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, passed_on)
+    signal.signal(signal.SIGHUP, passed_on)
+    signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)

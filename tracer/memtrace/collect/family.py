@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who is traced: births, execs and deaths of tasks and address spaces, as life-cycle records.
+
+Order is not given. A child's first stop may come before its parent's event (more often than not
+under a threaded parent), and the parent may be killed before its event ever comes: so a child is
+adopted at whichever comes first, and never held back. A copying fork has the mm's turn
+(`turns.py`) from entry to event, so the parent's map stands still until the child's is recorded.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from memtrace.collect import procfs, turns, wire
+from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, Role
+from memtrace.collect.channel import Channel
+from memtrace.collect.observe import Observer
+from memtrace.collect.ptrace import EVENT_VFORK, registers, same_mm
+from memtrace.collect.tracee import Mm, Tracee
+
+_CLONE_VFORK = 0x4000
+_NR_CLONE, _NR_CLONE3 = 56, 435  # x86-64
+_NR_CLONE_I386 = 120
+
+
+class Family:
+    """All tracees and their address spaces."""
+
+    def __init__(self, channel: Channel, observer: Observer) -> None:
+        self.channel = channel
+        self.observer = observer
+        self.tracees: dict[int, Tracee] = {}
+        self.mms: dict[int, Mm] = {}
+        self.process_mm: dict[int, Mm] = {}
+        self._last_mm = 0
+
+    def _new_mm(self, pid: int) -> Mm:
+        self._last_mm += 1
+        mm = self.mms[self._last_mm] = Mm(self._last_mm, pid)
+        return mm
+
+    def _emit(self, fields: dict[str, Any], blob: bytes = b"") -> None:
+        fields["t"] = self.channel.now()
+        self.channel.send(wire.life(fields, blob))
+
+    # -- births -------------------------------------------------------------------------------
+
+    def add_root(self, pid: int) -> Tracee:
+        """The child that will exec the program: it has no address space of the trace yet."""
+        root = self.tracees[pid] = Tracee(pid, pid, None)
+        return root
+
+    def born(self, parent: Tracee, child_tid: int, event: int) -> None:
+        """The parent's fork, vfork or clone event."""
+        flags, stack = self._clone_facts(parent, event)
+        child = self.tracees.get(child_tid)
+        if child is None:
+            pid = parent.pid if flags is not None and flags & CLONE_THREAD else child_tid
+            shares = bool(flags & CLONE_VM) if flags is not None else None
+            if shares is None:
+                shares = bool(same_mm(parent.tid, child_tid))
+            self._adopt(parent, child_tid, pid, shares, flags, stack)
+        elif stack is not None and child.announced and child.mm is parent.mm:
+            # It came first and was announced without what only the parent's registers tell.
+            self._emit_clone(parent, child, flags, stack)
+
+    def early(self, tid: int) -> Tracee:
+        """A task that stops before its parent's event was seen: found out from /proc and kcmp(2)."""
+        tgid, ppid = procfs.status_field(tid, "Tgid", "PPid")
+        pid = tgid if tgid is not None else tid
+        if pid != tid and pid in self.process_mm:
+            parent = next((t for t in self.tracees.values() if t.pid == pid), None)
+            if parent is not None:
+                return self._adopt(parent, tid, pid, True, None, None)
+        candidates = [t for t in self.tracees.values() if t.mm is not None]
+        forking = [t for t in candidates if t.pending and t.role in (Role.FORK, Role.CLONE3)]
+        ours = [t for t in candidates if t.pid == ppid]
+        for t in ours + candidates:
+            if same_mm(t.tid, tid):
+                return self._adopt(t, tid, pid, True, None, None)
+        for t in [t for t in forking if t.pid == ppid] + forking + ours:
+            return self._adopt(t, tid, pid, False, None, None)
+        # Its parent is gone and nothing shares its memory: an address space of its own, unseeded.
+        mm = self._new_mm(pid)
+        child = self.tracees[tid] = Tracee(tid, pid, mm)
+        mm.open(tid)
+        self.process_mm[pid] = mm
+        self._emit({"rec": "lost", "mm": mm.id, "why": "a task without a known parent"})
+        child.snap_at_first_stop = child.announced = True
+        return child
+
+    def _adopt(
+        self, parent: Tracee, tid: int, pid: int, shares: bool, flags: int | None, stack: int | None
+    ) -> Tracee:
+        mm = parent.mm
+        if shares or mm is None:
+            child = self.tracees[tid] = Tracee(tid, pid, mm)
+            if mm is not None:
+                self.process_mm.setdefault(pid, mm)
+                self._emit_clone(parent, child, flags, stack)
+        else:
+            child_mm = self._new_mm(pid)
+            child = self.tracees[tid] = Tracee(tid, pid, child_mm)
+            self.process_mm[pid] = child_mm
+            child_mm.open(tid)
+            child.snap_at_first_stop = True
+            self._emit({
+                "rec": "fork", "pid": parent.pid, "tid": parent.tid, "mm": mm.id,
+                "child": tid, "child_mm": child_mm.id,
+            })  # fmt: skip
+        child.announced = True
+        return child
+
+    def _emit_clone(self, parent: Tracee, child: Tracee, flags: int | None, stack: int | None) -> None:
+        self._emit({
+            "rec": "clone", "pid": parent.pid, "tid": parent.tid, "mm": parent.mm.id,
+            "child": child.tid, "child_pid": child.pid, "flags": flags, "stack": stack,
+        })  # fmt: skip
+
+    def _clone_facts(self, parent: Tracee, event: int) -> tuple[int | None, int | None]:
+        """(clone flags, the child's stack pointer) of the call the parent is in."""
+        if parent.clone is not None:
+            facts, parent.clone = parent.clone, None
+            return facts
+        if event == EVENT_VFORK:
+            return CLONE_VM | _CLONE_VFORK, None
+        regs = registers(parent.tid)
+        if regs is None:
+            return None, None
+        if regs.orig_rax == _NR_CLONE and regs.cs == 0x33:
+            return int(regs.rdi), int(regs.rsi) or None
+        if regs.orig_rax == _NR_CLONE_I386 and regs.cs != 0x33:
+            return int(regs.rbx & 0xFFFFFFFF), int(regs.rcx & 0xFFFFFFFF) or None
+        if regs.orig_rax == _NR_CLONE3 and parent.mm is not None:
+            return self.clone3_facts(parent, int(regs.rdi if regs.cs == 0x33 else regs.rbx))
+        return 0, None
+
+    def clone3_facts(self, parent: Tracee, address: int) -> tuple[int | None, int | None]:
+        """Flags and stack top from struct clone_args in the caller's memory."""
+        raw = self.observer.bytes_at(parent.mm, address, 56)
+        if len(raw) < 56:
+            return None, None
+        flags, _, _, _, _, stack, size = struct.unpack("<7Q", raw)
+        return flags, stack + size if stack else None
+
+    # -- exec ---------------------------------------------------------------------------------
+
+    def execed(self, pid: int, old_tid: int) -> tuple[Tracee, Tracee | None]:
+        """PTRACE_EVENT_EXEC: the calling thread is now `pid`, all its siblings are gone.
+
+        Returns the tracee with its new mm, and whoever now has the old mm's turn.
+        """
+        caller = self.tracees.get(old_tid) or self.tracees.get(pid)
+        old = caller.mm if caller is not None else None
+        going: Tracee | None = None
+        for t in [t for t in self.tracees.values() if t.pid == pid]:
+            del self.tracees[t.tid]
+            going = self._leave_mm(t) or going
+        mm = self._new_mm(pid)
+        tracee = self.tracees[pid] = Tracee(pid, pid, mm)
+        tracee.announced = True
+        self.process_mm[pid] = mm
+        mm.open(pid)
+        raw = procfs.read_fd(mm.maps_fd)
+        fields = procfs.exec_facts(pid)
+        counts = procfs.statm(procfs.read(f"/proc/{pid}/statm"))
+        if counts is not None:
+            fields["vm"], fields["rss"] = counts
+        fields |= {"rec": "exec", "pid": pid, "tid": old_tid, "mm": mm.id}
+        if old is not None:
+            fields["old_mm"] = old.id
+        self._emit(fields, raw)
+        if old is not None:
+            self._bury(old)
+        return tracee, going
+
+    # -- deaths -------------------------------------------------------------------------------
+
+    def exiting(self, tracee: Tracee) -> None:
+        """PTRACE_EVENT_EXIT: the last live user's is the last moment the mm can be read."""
+        mm = tracee.mm
+        if mm is None:
+            return
+        mm.live.discard(tracee.tid)
+        if not mm.live:
+            self.observer.snapshot(mm, tracee, "exit")
+
+    def ended(self, tid: int, code: int | None, signal: int | None) -> Tracee | None:
+        """A task's exit status; returns whoever now has the mm's turn."""
+        tracee = self.tracees.pop(tid, None)
+        if tracee is None or tracee.mm is None:
+            return None
+        mm = tracee.mm
+        going = self._leave_mm(tracee)
+        self._emit({
+            "rec": "exit", "pid": tracee.pid, "tid": tid, "mm": mm.id, "code": code, "signal": signal,
+        })  # fmt: skip
+        self._bury(mm)
+        return going
+
+    def _leave_mm(self, tracee: Tracee) -> Tracee | None:
+        mm = tracee.mm
+        if mm is None:
+            return None
+        mm.tids.discard(tracee.tid)
+        mm.live.discard(tracee.tid)
+        mm.fresh.pop(tracee.tid, None)
+        return turns.leave(tracee)
+
+    def _bury(self, mm: Mm) -> None:
+        if not mm.tids and mm.id in self.mms:
+            del self.mms[mm.id]
+            for pid in [p for p, m in self.process_mm.items() if m is mm]:
+                del self.process_mm[pid]
+            mm.close()
+            self._emit({"rec": "gone", "mm": mm.id})

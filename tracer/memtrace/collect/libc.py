@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which C library a mapped file is, read from the file itself: name, version banner, build id."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+_NAMES = re.compile(r"(?:libc\.so\.6|libc-2\.\d+\.so|ld-musl-[\w-]+\.so\.1|libc\.musl-[\w-]+\.so\.1)\Z")
+_GLIBC = re.compile(rb"GNU C Library [^\0\n]*? version (\d+\.\d+(?:\.\d+)?)")
+_MAX_FILE = 64 << 20
+
+
+class LibcFinder:
+    """Answers once per file and mm-independent: results are remembered by (dev, inode)."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], dict[str, Any] | None] = {}
+
+    def look(self, pid: int, dev: str, ino: int, path: str) -> dict[str, Any] | None:
+        """{"name", "version", "build_id"} when the file is a C library, else None.
+
+        The file is opened through the process's root and used only if it is the mapped inode.
+        """
+        if not _NAMES.search(path.removesuffix(" (deleted)")):
+            return None
+        key = (dev, ino)
+        if key not in self._known:
+            self._known[key] = None
+            for candidate in (f"/proc/{pid}/root{path}", path):
+                data = _read_if(candidate, ino)
+                if data is not None:
+                    self._known[key] = identify(path, data)
+                    break
+            else:
+                self._known[key] = {"name": "musl" if "musl" in path else "glibc"}
+        return self._known[key]
+
+
+def _read_if(path: str, ino: int) -> bytes | None:
+    try:
+        with open(path, "rb") as f:
+            st = os.fstat(f.fileno())
+            return f.read() if st.st_ino == ino and st.st_size < _MAX_FILE else None
+    except OSError:
+        return None
+
+
+def identify(path: str, data: bytes) -> dict[str, Any]:
+    """Name, version and build id of a C library's bytes; unknown facts are left out."""
+    facts: dict[str, Any] = {"name": "musl" if "musl" in path else "glibc"}
+    banner = _GLIBC.search(data)
+    if banner:
+        facts["version"] = banner[1].decode()
+    elif facts["name"] == "musl":
+        version = re.search(rb"\0(1\.\d+\.\d+)\0", data)
+        if version:
+            facts["version"] = version[1].decode()
+    # NT_GNU_BUILD_ID: namesz 4, descsz 20, type 3, "GNU\0".
+    note = data.find(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0")
+    if note >= 0:
+        facts["build_id"] = data[note + 16 : note + 36].hex()
+    return facts

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The writer: turns the tracer's raw messages into records, runs the model beside them, writes.
+
+It is a process of its own, so that neither decoding nor the disk ever makes the target wait, and so
+that a killed tracer loses nothing that was sent. This half is pure: messages in,
+lines out; `writing.py` is the process around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from memtrace.collect import procfs, wire
+from memtrace.collect.abi import ABIS, CALLS, INDEX, NATIVE, X32_BIT, Abi
+from memtrace.collect.libc import LibcFinder
+from memtrace.space.address_space import AddressSpace
+from memtrace.space.calls import Change, apply
+from memtrace.space.canonical import MapsCache
+from memtrace.space.compare import compare
+from memtrace.trace.codec import Interner, encode
+from memtrace.trace.mapping import decode_maps
+from memtrace.trace.records import Call, Ext, FileId, Life, LifeRecord, Site
+from memtrace.trace.sizes import PAGE, round_up
+
+_MAP_ANONYMOUS, _PROT_EXEC = 0x20, 4
+_MREMAP_NEEDS_ADDRESS = 6  # MREMAP_FIXED | MREMAP_DONTUNMAP
+_SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
+
+_I64 = 1 << 63
+
+
+class Model:
+    """What the writer keeps of one mm."""
+
+    __slots__ = ("asked", "calls", "malloc", "offset", "pid", "sites", "space")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.space = AddressSpace()
+        self.calls = 0
+        self.malloc: dict[int, int] = {}
+        self.sites: dict[tuple[int, int, int], int] = {}
+        self.asked = False
+        self.offset = 0
+
+
+class Scribe:
+    """Messages to lines.
+
+    Args:
+        ask: called with an mm whose page count and model disagree.
+    """
+
+    def __init__(self, ask: Callable[[int], None], find_libc: LibcFinder | None = None) -> None:
+        self.lines: list[bytes] = []
+        self.seq = 0
+        self.counts = {"records": 0, "calls": 0, "snapshots": 0, "exact": 0, "lost": 0, "overlaps": 0}
+        self.grown = 0
+        self.drift: list[tuple[int, int]] = []
+        self.first_exec = 0
+        self.heap_peak = 0
+        self.vm_peak = self.rss_peak = 0
+        self._ask = ask
+        self._models: dict[int, Model] = {}
+        self._interner = Interner()
+        self._cache = MapsCache()
+        self._t = 0
+        self._start = 0
+        self._headers: list[tuple[int, int]] = []
+        self._libc = find_libc or LibcFinder()
+
+    @property
+    def now(self) -> int:
+        """Time of the last record, ns since the start."""
+        return self._t
+
+    def start(self, start_ns: int) -> None:
+        """CLOCK_MONOTONIC of time 0."""
+        self._start = start_ns
+
+    def feed(self, message: wire.CallMessage | wire.LifeMessage | wire.HeaderMessage) -> None:
+        """Take one message; its line is appended to `lines`."""
+        if isinstance(message, wire.CallMessage):
+            self._call(message)
+        elif isinstance(message, wire.HeaderMessage):
+            model = self._models.get(message.mm)
+            seq = model.malloc.pop(message.call, 0) if model is not None else 0
+            if seq:
+                self._headers.append((seq, message.word1))
+        else:
+            self._life(message.fields, message.blob)
+
+    # -- calls --------------------------------------------------------------------------------
+
+    def _call(self, m: wire.CallMessage) -> None:
+        model = self._models.get(m.mm)
+        if model is None:
+            model = self._models[m.mm] = Model(0)
+        model.calls += 1
+        entry = m.entry
+        extra = m.extra
+        if entry[0] >> 32 == NATIVE.audit and (extra is None or "call" not in extra):
+            abi: Abi = NATIVE
+            name = NATIVE.names.get(entry[3] & ~X32_BIT, "")
+        else:
+            abi = ABIS.get(entry[0] >> 32, NATIVE)
+            name = abi.names.get(entry[3], "")
+        args: tuple[int, ...] | list[int] = entry[4:10]
+        ret: int | None = None if m.flags & wire.UNFINISHED else m.ret
+        ext: Ext | None = None
+        if abi.word == 4:
+            ext = Ext(abi=abi.name)
+            if ret is not None and ret < -4095:
+                ret &= 0xFFFFFFFF
+        elif entry[3] & X32_BIT:
+            ext = Ext(abi="x32")
+        if extra is not None:
+            ext = ext or Ext()
+            if "call" in extra:
+                name, args, ext.raw = extra["call"], extra["args"], extra["raw"]
+            ext.name = extra.get("name")
+        count = CALLS[name]
+        if name == "mremap" and not args[3] & _MREMAP_NEEDS_ADDRESS:
+            count = 4
+        used = list(args[:count])
+        space = model.space
+        file: FileId | None = None
+        if extra is not None and ext is not None:
+            if "x" in extra:
+                low, high, lines = extra["x"]
+                ext.x = (low, high, [" ".join(line.split(None, 5)) for line in lines])
+            elif "b" in extra:
+                file = self._backing(space, ext, used, extra["b"])
+        change = apply(space, name, used, ret, ext, file, self._cache)
+        if change is not None and _touches_code(change):
+            model.sites.clear()
+        seq = self.seq = self.seq + 1
+        if ext is not None and ext == _NO_EXT:
+            ext = None
+        if self._headers:
+            ext = ext or Ext()
+            ext.h, self._headers = self._headers, []
+        vm = rss = None
+        if m.statm:
+            counts = procfs.statm(m.statm)
+            if counts is not None:
+                vm, rss = counts
+                if vm * PAGE != space.total + model.offset and not model.asked:
+                    model.asked = True
+                    self._ask(m.mm)
+                if vm > self.vm_peak:
+                    self.vm_peak = vm
+                if rss > self.rss_peak:
+                    self.rss_peak = rss
+        t = m.t1 - self._start
+        site = self._site(model, entry, m.stack, name)
+        self.lines.append(
+            encode(
+                Call(t - self._t, m.t1 - m.t0, m.tid, m.mm, INDEX[name], used, ret, site, vm, rss, ext)
+            )
+        )
+        self._t = t
+        self.counts["calls"] += 1
+        if name == "mmap":
+            if used[3] & _MAP_ANONYMOUS:
+                model.malloc[model.calls] = seq
+                if len(model.malloc) > 4096:
+                    del model.malloc[next(iter(model.malloc))]
+            elif file is not None and ret is not None:
+                self._look_for_libc(m.mm, model, file.dev, file.ino, file.path)
+        elif name == "brk" and space.start_brk is not None and ret is not None:
+            self.heap_peak = max(self.heap_peak, ret - space.start_brk)
+
+    def _backing(self, space: AddressSpace, ext: Ext, args: list[int], back: list[Any]) -> FileId | None:
+        """Compare the line the kernel shows for a new mapping with what its arguments promise:
+        then a file number is enough, else the line itself is the record."""
+        low, high, raw = back
+        lines = [" ".join(line.split(None, 5)) for line in raw]
+        parsed = self._cache.parse(lines)
+        if len(parsed) == 1 and high == low + round_up(args[1]):
+            start, end, attr, path = parsed[0]
+            if (
+                start <= low and end >= high and attr.ino and attr.delta == args[5] - low
+                and not args[3] & _MAP_ANONYMOUS
+                and attr.perms[0] == ("r" if args[2] & 1 else "-")
+                and attr.perms[1] == ("w" if args[2] & 2 else "-")
+                and attr.perms[2] == ("x" if args[2] & 4 else "-")
+                and attr.perms[3] == ("s" if args[3] & 15 in (1, 3) else "p")
+            ):  # fmt: skip
+                ref = ext.f = self._interner.file(attr.dev, attr.ino, path)
+                return ref if isinstance(ref, FileId) else FileId(ref, attr.dev, attr.ino, path)
+        ext.x = (low, high, lines)
+        return None
+
+    def _site(self, model: Model, entry: tuple[int, ...], stack: bytes, name: str) -> int | Site | None:
+        if not stack:
+            return None
+        ret = int.from_bytes(stack[:8], "little")
+        outer = 0
+        if len(stack) > 8:
+            at = _SBRK_CALLER if name == "brk" else _MREMAP_CALLER
+            outer = int.from_bytes(stack[at : at + 8], "little")
+        key = (entry[1], ret, outer)
+        known = model.sites.get(key)
+        if known is not None:
+            return known
+        space = model.space
+        places = (
+            _place(space, entry[1]) or entry[1], _place(space, ret), _place(space, outer) if outer else None
+        )  # fmt: skip
+        number, definition = self._interner.site(*places)
+        if len(model.sites) > 65536:
+            model.sites.clear()
+        model.sites[key] = number
+        return definition or number
+
+    def _look_for_libc(self, mm: int, model: Model, dev: str, ino: int, path: str) -> None:
+        found = self._libc.look(model.pid, dev, ino, path)
+        if found is not None:
+            self._write({"rec": "libc", "mm": mm, "path": path, **found, "t": self._t})
+
+    # -- life cycle ---------------------------------------------------------------------------
+
+    def _life(self, fields: dict[str, Any], blob: bytes) -> None:
+        if blob:
+            fields["maps"] = decode_maps(blob)
+        rec = fields["rec"]
+        if rec == "exec":
+            self._exec(fields)
+        elif rec == "fork":
+            parent = self._models.get(fields["mm"])
+            model = self._models[fields["child_mm"]] = Model(fields["child"])
+            if parent is not None:
+                model.space = parent.space.fork()
+                model.offset = 0
+        elif rec == "gone":
+            self._models.pop(fields["mm"], None)
+        elif rec == "lost":
+            self.counts["lost"] += fields.get("count") or 1
+        elif rec == "overlap":
+            self.counts["overlaps"] += 1
+        self._write(fields)
+        if rec == "snap":
+            self._snap(fields)
+
+    def _exec(self, fields: dict[str, Any]) -> None:
+        model = self._models[fields["mm"]] = Model(fields["pid"])
+        space = model.space
+        space.load(self._cache.parse(fields.get("maps", [])))
+        space.start_brk = space.brk = fields.get("start_brk")
+        space.start_stack = fields.get("start_stack")
+        space.personality = fields.get("personality", 0)
+        if not self.first_exec:
+            self.first_exec = fields["mm"]
+
+    def _snap(self, fields: dict[str, Any]) -> None:
+        model = self._models.get(fields["mm"])
+        if model is None:
+            return
+        model.asked = False
+        result = compare(model.space, fields.get("maps", []), self._cache, self.seq, fields["mm"], fields["why"])
+        self.counts["snapshots"] += 1
+        self.grown += result.grown
+        if result.drift is None:
+            self.counts["exact"] += 1
+        elif len(self.drift) < 100:
+            self.drift.append((self.seq, fields["mm"]))
+        if "vm" in fields:
+            # A kernel whose count differs from its own map by a constant must not be asked for ever.
+            model.offset = fields["vm"] * PAGE - model.space.total
+            self.vm_peak, self.rss_peak = max(self.vm_peak, fields["vm"]), max(self.rss_peak, fields["rss"])
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        self.seq += 1
+        if self._headers:
+            fields["h"], self._headers = self._headers, []
+        self._t = fields["t"]
+        record: Life = msgspec.convert(fields, LifeRecord)  # type: ignore[arg-type]
+        self.lines.append(encode(record))
+
+
+_NO_EXT = Ext()
+
+
+def _touches_code(change: Change) -> bool:
+    return any(p[2].perms[2] == "x" for p in change.removed) or any(
+        p[2].perms[2] == "x" for p in change.added
+    )
+
+
+def _place(space: AddressSpace, address: int) -> tuple[str, int, str, int] | int | None:
+    """A code address as (dev, inode, path, file offset); the bare address in code without a file; None when
+    it points to no code."""
+    piece = space.at(address)
+    if piece is None or piece[2].perms[2] != "x":
+        return None
+    attr = piece[2]
+    if not attr.ino:
+        return address
+    return attr.dev, attr.ino, space.paths.get((attr.dev, attr.ino), ""), address + attr.delta
