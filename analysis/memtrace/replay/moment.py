@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from memtrace.replay.engine import Replay, replay
@@ -82,7 +83,9 @@ class Spans(Observer):
         """See `Observer`."""
         self._replay = replay
 
-    def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
+    def life(  # the record says which processes it is about
+        self, _p: Process | None, seq: int, _t: int, record: LifeRecord | Unknown
+    ) -> None:
         """See `Observer`."""
         if isinstance(record, Exec | Exit):
             self._update(record.pid, seq)
@@ -110,8 +113,8 @@ def state_at(path: str, when: str, pid: int | None = None) -> State:
     """The address space that a process had at a moment.
 
     Without `pid`, of the first process. `start`, `peak` and `end` range over all that the process
-    had, from its birth through its execs: its first map, the first maximum of mapped bytes, the last
-    state.
+    had, from its birth through its execs: its first map, the first maximum of mapped bytes, its
+    last state.
 
     Raises:
         UsageError: no such moment, or no such process then.
@@ -143,7 +146,7 @@ def state_at(path: str, when: str, pid: int | None = None) -> State:
 
 def _within(path: str, moment: Moment, r: Replay) -> None:
     """Refuse a moment after the trace's last."""
-    hint = f"memtrace maps {path} --at end"
+    hint = f"memtrace maps {quote(path)} --at end"
     if moment.seq is not None and moment.seq > r.last_seq:
         raise UsageError(
             f"there is no event {moment.seq} in {path}: its last is {r.last_seq}", hint=hint
@@ -192,15 +195,15 @@ def _absent(path: str, pid: int | None, seq: int, when: str) -> UsageError:
     near = first if seq < first else last
     return UsageError(
         f"process {pid} is not alive at {when}: it lives {lived}",
-        hint=f"memtrace maps {path} --at {near} --pid {pid}",
+        hint=f"memtrace maps {quote(path)} --at {near} --pid {pid}",
     )
 
 
 def _unknown(path: str, pid: int | None, of: dict[int, list[Span]]) -> UsageError:
     if not of:
-        return UsageError(f"{path} holds no process", hint=f"memtrace verify {path}")
+        return UsageError(f"{path} holds no process", hint=f"memtrace verify {quote(path)}")
     some = ", ".join(str(n) for n in list(of)[:8]) + (", ..." if len(of) > 8 else "")
     return UsageError(
         f"no process {pid} in {path}: it has {some}",
-        hint=f"memtrace maps {path} --at end --pid {next(iter(of))}",
+        hint=f"memtrace maps {quote(path)} --at end --pid {next(iter(of))}",
     )

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one place where a failure becomes two lines on stderr and an exit status.
+
+    memtrace: cannot read t.json: no such file
+      try: memtrace run -o t.json -- PROG ARGS...
+
+Statuses: an error's own `exit_code`; 2 for the command line; 130 after Ctrl-C; 141 (as after
+SIGPIPE, without a word) when the reader of stdout has gone; 125 for a fault of memtrace itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import click
+
+from memtrace.trace.errors import MemtraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USAGE, UNREADABLE, FAULT, INTERRUPTED, PIPE = 2, 3, 125, 130, 141
+
+
+class Debug:
+    """Whether tracebacks are wanted; set by `--debug`, wherever it stands on the line."""
+
+    wanted = False
+
+
+def exit_status(command: Callable[[], object]) -> int:
+    """Run a command; say what went wrong, if anything did.
+
+    Args:
+        command: returns its exit status, None for 0.
+    """
+    try:
+        result = command()
+        sys.stdout.flush()
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except click.ClickException as e:
+        return _usage(e)
+    except MemtraceError as e:
+        return _say(e, e.message, e.hint, e.exit_code)
+    except OSError as e:
+        return _os_error(e)
+    except Exception as e:  # noqa: BLE001 - the last resort
+        what = f"{type(e).__name__}: {e}".splitlines()[0][:200]
+        return _say(
+            e, f"a fault of memtrace itself: {what}", "the same with --debug, and report it", FAULT
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _usage(e: click.ClickException) -> int:
+    context = getattr(e, "ctx", None)
+    path = context.command_path if context is not None else "memtrace"
+    message = e.format_message().rstrip(".")
+    return _say(e, message[:1].lower() + message[1:], f"{path} --help", USAGE)
+
+
+def _os_error(e: OSError) -> int:
+    if e.errno == errno.EPIPE:
+        # The interpreter flushes stdout once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    what = (e.strerror or str(e)).lower()
+    where = f"{e.filename}: " if e.filename else "cannot write the output: "
+    hint = "df -h ." if e.errno == errno.ENOSPC else f"ls -ld {e.filename or '.'}"
+    return _say(e, f"{where}{what}", hint, USAGE)
+
+
+def _say(e: BaseException, message: str, hint: str, status: int) -> int:
+    if Debug.wanted:
+        traceback.print_exception(e)
+    click.echo(f"memtrace: {message}", err=True)
+    if hint:
+        click.echo(f"  try: {hint}", err=True)
+    return status

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `memtrace`: its verbs, each in a file of its own that is imported when it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from memtrace.cli.exits import Debug, exit_status
+from memtrace.trace.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Verb -> (module, its line in --help). The module's `command` is the click command.
+VERBS = {
+    "run": ("memtrace.cli.run", "Run a program and record its address space."),
+    "report": ("memtrace.cli.report", "What a trace shows: heap, regions, threshold."),
+    "maps": ("memtrace.cli.maps", "The map of a process at a moment."),
+    "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
+    "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
+}
+
+#: Verbs with a place of their own that this version does not have.
+LATER = ("attach", "check", "diff", "explain", "export", "import", "doctor")
+
+
+def version() -> str:
+    """This memtrace's version; uninstalled checkouts say so."""
+    try:
+        return metadata.version("memtrace-linux")
+    except metadata.PackageNotFoundError:
+        return "0 (not installed)"
+
+
+class Verbs(click.Group):
+    """The group: names and help lines are known without importing any verb."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """The verbs, in the order of their use."""
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        if cmd_name in LATER:
+            raise UsageError(f"{cmd_name} is not in this version", hint="memtrace --help")
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(VERBS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs' lines of --help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+def _version(ctx: click.Context, _p: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click
+    if value and not ctx.resilient_parsing:
+        click.echo(f"memtrace {version()}")
+        ctx.exit()
+
+
+def _debug(_c: click.Context, _p: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click
+    Debug.wanted = Debug.wanted or value
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    no_args_is_help=False,
+    epilog="First steps: memtrace run ./prog, then memtrace report trace.json",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Version."
+)
+@click.option(
+    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug, help="Tracebacks."
+)
+def cli() -> None:
+    """Record every change a program makes to its address space, and explain it."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit status."""
+    Debug.wanted = False
+
+    def command() -> object:
+        with cli.make_context("memtrace", list(arguments)) as context:
+            return cli.invoke(context)
+
+    return exit_status(command)
+
+
+def main() -> NoReturn:
+    """Entry point of the command."""
+    if "_MEMTRACE_COMPLETE" in os.environ:  # click's shell completion, and nothing else
+        cli.main(prog_name="memtrace", complete_var="_MEMTRACE_COMPLETE")
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every verb understands, and how it says things on stderr."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from memtrace.cli.exits import Debug
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+_QUIET = "memtrace.quiet"
+
+
+def _debug(_c: click.Context, _p: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click
+    Debug.wanted = Debug.wanted or value
+
+
+def _quiet(c: click.Context, _p: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click
+    c.meta[_QUIET] = value
+
+
+def _color(c: click.Context, _p: click.Parameter, value: str) -> None:
+    c.color = {"always": True, "never": False}.get(value)
+
+
+def common(f: _F) -> _F:
+    """Give a verb `--debug`, `-q` and `--color`.
+
+    The verb does not see them: it asks `quiet()`, and `click.get_current_context().color` (None:
+    colour for a terminal only).
+    """
+    for option in (
+        click.option(
+            "--color",
+            type=click.Choice(("auto", "always", "never")),
+            default="auto",
+            show_default=True,
+            help="Colour.",
+            expose_value=False,
+            callback=_color,
+        ),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            help="No warnings and no progress on stderr.",
+            expose_value=False,
+            callback=_quiet,
+        ),
+        click.option(
+            "--debug",
+            is_flag=True,
+            is_eager=True,
+            help="Tracebacks.",
+            expose_value=False,
+            callback=_debug,
+        ),
+    ):
+        f = option(f)
+    return f
+
+
+def quiet() -> bool:
+    """Whether `-q` was given."""
+    return bool(click.get_current_context().meta.get(_QUIET))
+
+
+def warn(text: str) -> None:
+    """A sentence on stderr, unless quiet."""
+    if not quiet():
+        click.echo(f"memtrace: warning: {text}", err=True)
+
+
+trace_argument = click.argument("trace", type=click.Path(allow_dash=False))
