@@ -61,7 +61,7 @@ class Trace:
         except TraceFormatError as e:
             self.close()
             raise TraceFormatError(
-                f"cannot read {self.path}: {e.message}", hint=e.hint or f"record one: {_RERECORD}"
+                f"cannot read {self.path}: {e.message}", hint=e.hint or _RERECORD
             ) from e
 
     @property
@@ -130,7 +130,7 @@ def _open(path: str) -> IO[bytes]:
         f = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - closed by the generator
     except FileNotFoundError as e:
         raise TraceFormatError(
-            f"cannot read {path}: no such file", hint=f"record one: {_RERECORD}"
+            f"cannot read {path}: no such file", hint=_RERECORD
         ) from e
     except OSError as e:
         raise TraceFormatError(
