@@ -1,0 +1,537 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One address space's account: regions, heap, arenas and threshold, as its calls tell them.
+
+`Accounts` observes a replay and keeps one `Account` per process; after the pass each of them is final.
+What is decided where: who called in `caller.py`, kinds in `origin.py`, sums in `regions.py`, the
+break in `heap.py`, the threshold in `threshold.py`. This file only brings the calls to them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from memtrace.malloc import allocator, origin
+from memtrace.malloc.allocator import Allocator
+from memtrace.malloc.arenas import Arenas
+from memtrace.malloc.caller import ALLOCATOR, LIBC, LOADER, PROGRAM, UNKNOWN, Callers
+from memtrace.malloc.glibc import HEAP_MAX, Layout, Settings, parse_version, settings
+from memtrace.malloc.heap import Heap, Judge
+from memtrace.malloc.origin import Decision, Scene
+from memtrace.malloc.regions import Region, Regions
+from memtrace.malloc.threshold import Threshold
+from memtrace.replay.observer import Observer
+from memtrace.replay.process import Process
+from memtrace.space.address_space import AddressSpace, Piece
+from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
+from memtrace.space.canonical import ANON_DEV, Attr
+from memtrace.space.compare import Comparison
+from memtrace.trace.reader import Trace
+from memtrace.trace.records import Call, Clone, Exec, Fork, Libc, LifeRecord, Snap
+from memtrace.trace.records import Unknown as UnknownRecord
+
+MADV_DONTNEED = 4
+#: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
+_PATIENCE = 256
+
+
+class Account:
+    """What is known about one process's memory; final after `Observer.died`."""
+
+    def __init__(self, p: Process, callers: Callers, page: int) -> None:
+        self.p = p
+        self.callers = callers
+        self.page = page
+        self.regions = Regions()
+        self.heap = Heap()
+        self.arenas = Arenas()
+        self.threshold = Threshold()
+        self.settings = Settings()
+        self.layout = Layout(None, "i386" if p.exec.abi == "i386" else p.exec.abi, page)
+        self.allocator = allocator.UNKNOWN
+        self.allocators: list[Allocator] = []
+        self.loading = False
+        self.libraries: set[tuple[str, int]] = set()
+        self._failed: dict[int, tuple[str, str]] = {}
+        self._headers: dict[int, Region] = {}
+        self._waiting: deque[tuple[int, Region]] = deque()
+        self._reserves: dict[int, Region] = {}
+        self._stacks: dict[int, Region] = {}
+        self._calls = 0
+
+    # -- birth ----------------------------------------------------------------------------------
+
+    def begin(self, seq: int, record: Exec) -> None:
+        """A program was loaded: its first map is the kernel's work."""
+        p, space = self.p, self.p.space
+        self.loading = True
+        self.heap = Heap.begin(space)
+        runnable = {(a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2] == "x"}
+        self.libraries |= runnable
+        for s, e, attr, tag in list(space.pieces()):
+            r = Region(tag, s, e, seq, record.tid)
+            r.path = space.paths.get((attr.dev, attr.ino), attr.name) if attr.ino else attr.name
+            r.call = "exec"
+            d = self._of_start(attr, s, e, space)
+            r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
+            self._rule_on(r)
+            self.regions.born(r)
+
+    def _of_start(self, attr: Attr, s: int, e: int, space: AddressSpace) -> Decision:
+        named = origin.special(attr, heap=False)
+        if named is not None:
+            return named
+        if attr.ino or attr.dev != ANON_DEV:
+            known = (attr.dev, attr.ino) in self.libraries
+            return Decision("library" if known else "file", "sequence")
+        if space.start_stack is not None and s <= space.start_stack < e:
+            return Decision("stack", "sequence")
+        if space.start_brk is not None and space.brk is not None and s < space.brk and e > space.start_brk:
+            return Decision("heap", "sequence")
+        return Decision("loader", "sequence")  # bss of the program or of its loader (load_elf_binary)
+
+    def inherit(self, parent: Account, seq: int) -> None:
+        """A fork: everything as the parent has it now, nothing of what it did."""
+        self.loading = parent.loading
+        self.heap = parent.heap.fork()
+        self.arenas = parent.arenas.fork()
+        self.threshold = parent.threshold.fork()
+        self.settings, self.layout = parent.settings, parent.layout
+        self.allocator, self.allocators = parent.allocator, list(parent.allocators)
+        self.libraries = set(parent.libraries)
+        sizes: dict[int, tuple[int, int, int]] = {}
+        for s, e, _, tag in self.p.space.pieces():
+            low, high, size = sizes.get(tag, (s, e, 0))
+            sizes[tag] = min(low, s), max(high, e), size + e - s
+        for tag, (low, high, size) in sizes.items():
+            mother = parent.regions.alive.get(tag)
+            r = Region(tag, low, high, seq, None) if mother is None else mother.copy(seq)
+            r.start, r.end = low, high
+            r.bytes = r.peak = r.length = size
+            r.inherited = True
+            self.regions.born(r)
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    def call(self, seq: int, t: int, call: Call, name: str, change: Change | None) -> None:
+        """One memory call, already applied to the map."""
+        self._calls += 1
+        tid, args = call.tid, call.args
+        if self.loading and call.site is not None:
+            who = self.callers.of(call.site).who
+            self.loading = who in (LOADER, UNKNOWN)
+        if name == "brk":
+            self._brk(seq, t, call, change)
+            return
+        if self.heap.second:
+            self.heap.other_call(tid)
+        ret = call.ret
+        if ret is None or -4096 < ret < 0:
+            reserve = name == "mmap" and origin.is_reserve(args)
+            self._failed[tid] = (name, "reserve" if reserve else "")
+            if change is None:
+                return
+        if self._stacks and tid in self._stacks:
+            self._stack_step(seq, tid, name, args)
+        if self._reserves and tid in self._reserves:
+            self._reserve_step(tid, name, args)
+        if name == "madvise":
+            if len(args) > 2 and args[2] == MADV_DONTNEED and self.arenas.alive:
+                self.arenas.shrunk(args[0])
+        elif name == "mprotect" and len(args) > 2 and args[2] == origin.PROT_RW:
+            self._opened(tid, args)
+        if change is not None:
+            self._follow(seq, t, call, name, change)
+        if ret is not None and not -4096 < ret < 0:
+            self._failed.pop(tid, None)
+        while self._waiting and self._waiting[0][0] <= self._calls:
+            self.regions.settle(self._waiting.popleft()[1])
+
+    def _brk(self, seq: int, t: int, call: Call, change: Change | None) -> None:
+        if call.ret is None or not call.args:
+            return
+        tid = call.tid
+        caller = self.callers.of(call.site)
+        failed = self._failed.pop(tid, None)
+        judge = Judge(
+            caller, self.glibc, self.layout.version, self.settings, self.threshold,
+            failed is not None and failed[0] == "mmap", self._chunks(),
+        )  # fmt: skip
+        step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge)
+        if step is not None and step.asked > step.end:
+            malloc = caller.who == LIBC and caller.outer == LIBC
+            self._failed[tid] = ("brk", "malloc" if malloc else "any")
+        if change is not None:
+            self._follow(seq, t, call, "brk", change)
+
+    def _follow(self, seq: int, t: int, call: Call, name: str, change: Change) -> None:
+        births, died, changed = self.regions.shift(change.removed, change.added, seq)
+        for r in died:
+            self._died(seq, t, call, name, r)
+        if name == "mremap":
+            for r in changed:
+                r.moves += 1
+        for tag, low, high in births:
+            self._birth(seq, t, call, name, tag, low, high, change)
+
+    def _birth(
+        self, seq: int, t: int, call: Call, name: str, tag: int, low: int, high: int, change: Change
+    ) -> None:
+        attr = next(a for _, _, a, piece in change.added if piece == tag)
+        args, tid, space = call.args, call.tid, self.p.space
+        r = Region(tag, low, high, seq, tid)
+        r.length = r.bytes = r.peak = sum(e - s for s, e, _, p in change.added if p == tag)
+        r.call, r.born_t = name, t
+        r.t_low = self.threshold.low
+        if attr.ino:
+            r.path = space.paths.get((attr.dev, attr.ino), "")
+        caller = self.callers.of(call.site)
+        if name == "brk":
+            d = Decision("heap", "sequence")
+        elif name != "mmap" or len(args) < 4:
+            d = origin.special(attr, heap=False) or origin.of_other(name, attr)
+        else:
+            r.prot, r.flags = args[2], args[3]
+            self._note_file(seq, attr, r.path)
+            known = (attr.dev, attr.ino) in self.libraries
+            d = self._in_arena(low, args) or origin.of_mmap(
+                args, attr, known, caller, self._scene(tid)
+            )
+            failed = self._failed.get(tid)
+            r.no_arena = failed is not None and failed[1] == "reserve"
+            if origin.is_chunk_shape(args, self.page):
+                self._headers[seq] = r
+        r.kind, r.evidence, r.owner, r.candidates = d.kind, d.evidence, d.owner, d.candidates
+        r.settled = not d.wait
+        self.regions.born(r)
+        if d.wait == "header":
+            self._waiting.append((self._calls + _PATIENCE, r))
+        elif d.wait == "stack":
+            self._settle_previous(self._stacks, tid)
+            self._stacks[tid] = r
+        elif d.wait == "reserve":
+            self._settle_previous(self._reserves, tid)
+            self._reserves[tid] = r
+        if r.kind == "malloc-chunk":
+            self._proven(r)
+        else:
+            self._rule_on(r)
+
+    def _settle_previous(self, table: dict[int, Region], tid: int) -> None:
+        before = table.pop(tid, None)
+        if before is not None:
+            self.regions.settle(before)
+
+    def _in_arena(self, low: int, args: list[int]) -> Decision | None:
+        """shrink_heap maps the tail of an arena anew, PROT_NONE."""
+        if not (args[3] & MAP_FIXED and args[2] == 0) or self.arenas.at(low) is None:
+            return None
+        self.arenas.closed(low)
+        return Decision("arena", "sequence")
+
+    def _note_file(self, seq: int, attr: Attr, path: str) -> None:
+        """An executable piece makes all of the file's mappings a library's."""
+        if not attr.ino:
+            return
+        if self.loading and not any(a.path == path for a in self.allocators):
+            found = allocator.from_library(path, seq)
+            if found is not None:
+                self.allocators.append(found)
+                self.allocator = found
+                self.threshold.forget()
+        key = (attr.dev, attr.ino)
+        if attr.perms[2] != "x" or attr.perms[3] == "s" or key in self.libraries:
+            return
+        self.libraries.add(key)
+        space = self.p.space
+        for _, _, a, tag in list(space.pieces()):
+            r = self.regions.alive.get(tag)
+            if (a.dev, a.ino) == key and r is not None and r.kind == "file":
+                self.regions.become(r, "library", "sequence")
+
+    def _scene(self, tid: int) -> Scene:
+        failed = self._failed.get(tid)
+        brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
+        version = self.layout.version
+        glibcs = sum(a.name == "glibc" for a in self.allocators)
+        old_stdio = version is not None and version < (2, 23)
+        return Scene(brk_failed, glibcs <= 1, old_stdio, self.settings.hugetlb, self.page)
+
+    # -- sequences ------------------------------------------------------------------------------
+
+    def _opened(self, tid: int, args: list[int]) -> None:
+        """mprotect to read and write: an arena grows."""
+        address, length = args[0], args[1]
+        if address & (HEAP_MAX - 1) and self.arenas.at(address) is None:
+            return
+        piece = self.p.space.at(address)
+        r = None if piece is None else self.regions.alive.get(piece[3])
+        if r is not None and r.kind == "arena":
+            self.arenas.opened(address, -(-length // self.page) * self.page, tid)
+
+    def _reserve_step(self, tid: int, name: str, args: list[int]) -> None:
+        """alloc_new_heap without a known caller: trims, then mprotect of the aligned half."""
+        r = self._reserves[tid]
+        if name == "munmap" and args and r.start <= args[0] < r.end:
+            return
+        del self._reserves[tid]
+        aligned = r.start <= args[0] < r.end and not args[0] & (HEAP_MAX - 1) if args else False
+        if name == "mprotect" and aligned and args[2:] == [3] and r.bytes == HEAP_MAX:
+            self.regions.become(r, "arena", "sequence")
+            self._rule_on(r)
+        else:
+            self.regions.settle(r)
+
+    def _stack_step(self, seq: int, tid: int, name: str, args: list[int]) -> None:
+        """allocate_stack opens all of its mapping but the guard (`setup_stack_prot`)."""
+        r = self._stacks.pop(tid)
+        if r.kind == "thread-stack" and name == "mprotect" and args and r.start < args[0] < r.end:
+            self._carve_guard(seq, r)
+        self.regions.settle(r)
+
+    def _carve_guard(self, seq: int, r: Region) -> None:
+        """Make the PROT_NONE part below a stack a region of its own."""
+        space = self.p.space
+        pieces = [x for x in space.pieces(r.start, r.end) if x[3] == r.tag]
+        if len(pieces) < 2 or pieces[0][2].perms[:3] != "---":
+            return
+        low, high = pieces[0][:2]
+        guard = Region(space.new_tag(), low, high, seq, r.tid)
+        guard.kind, guard.evidence, guard.call = "guard", "sequence", r.call
+        guard.prot = 0
+        self._rule_on(guard)
+        space.retag(low, high, guard.tag)
+        self.regions.carve(r, guard)
+        r.start = high
+
+    def clone(self, seq: int, record: Clone) -> None:
+        """A task starts on a stack of its own."""
+        if not record.stack or record.child_pid != record.pid:
+            return
+        piece = self.p.space.at(record.stack - 1)
+        r = None if piece is None else self.regions.alive.get(piece[3])
+        if r is None or r.call != "mmap" or r.flags is None or not r.flags & MAP_ANONYMOUS:
+            return
+        by_shape = r.flags & MAP_STACK or r.kind == "unknown"
+        if r.kind in ("unknown", "anon") and by_shape and r.flags & MAP_TYPE == 2:
+            self._stacks = {tid: x for tid, x in self._stacks.items() if x is not r}
+            r.kind = "unknown"
+            self.regions.become(r, "thread-stack", "sequence")
+            self._rule_on(r)
+            self._carve_guard(seq, r)
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    @property
+    def glibc(self) -> bool:
+        """Whether the process's malloc is glibc's."""
+        return self.allocator.name == "glibc"
+
+    def _chunks(self) -> int:
+        k = self.regions.kinds.get("malloc-chunk")
+        return 0 if k is None else k.alive
+
+    def header(self, seq: int, mmap_seq: int, word: int) -> None:
+        """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
+        r = self._headers.get(mmap_seq)
+        if r is None:
+            return
+        if self.allocator.name in ("glibc", "unknown") and self.layout.known and word and (
+            self.layout.is_header(word, r.length) or self.layout.is_header(word, r.bytes)
+        ):
+            del self._headers[mmap_seq]
+            was = r.kind
+            if self.allocator is allocator.UNKNOWN:
+                self._found(Allocator(
+                    "glibc", None, allocator.GLIBC_RULE, f"a malloc chunk header (#{mmap_seq})", seq
+                ))  # fmt: skip
+                r.t_low = self.threshold.low
+            self.regions.become(r, "malloc-chunk", "header")
+            if was != "malloc-chunk":
+                self._proven(r)
+        elif not word:
+            self.regions.settle(r)
+
+    def _proven(self, r: Region) -> None:
+        """A mapped chunk: hold it against the threshold as it stood at its birth."""
+        most = self.layout.chunk(r.length)[1]
+        if r.t_low is None or not self.layout.known:
+            r.verdict, r.reason = "unknown", None
+        elif most >= r.t_low:
+            r.verdict, r.reason = "holds", None
+            if most < 128 * 1024:
+                r.verdict, r.reason = "explained", self.threshold.fixed_by
+                if r.reason is None:
+                    r.verdict = "unknown"
+        elif r.no_arena:
+            r.verdict, r.reason = "explained", "no-arena"
+        elif most >= HEAP_MAX // 2:
+            # An arena maps what no heap of it can hold, whatever T is; which arena served is not known.
+            r.verdict, r.reason = "unknown", None
+        else:
+            cause = self.threshold.at_most(r.born_seq, r.born_t, most)
+            r.verdict = {"fits": "holds", "contradiction": "contradiction"}.get(cause, "unknown")
+            r.reason = None if cause in ("fits", "contradiction") else cause
+
+    def _died(self, seq: int, t: int, call: Call, name: str, r: Region) -> None:
+        if name == "munmap" and self.arenas.alive and len(call.args) > 1:
+            self.arenas.unmapped(call.args[0], call.args[0] + call.args[1])
+        self._headers.pop(r.born_seq, None)
+        if r.kind != "malloc-chunk" or name != "munmap" or r.verdict == "not-applicable":
+            return
+        caller = self.callers.of(call.site)
+        if caller.who in (PROGRAM, ALLOCATOR, LOADER) or caller.direct:
+            return  # not free's munmap
+        whole = call.args[:1] == [r.start] and len(call.args) > 1 and call.args[1] == r.bytes
+        if whole and r.end - r.start == r.bytes and self.glibc:
+            one = sum(a.name == "glibc" for a in self.allocators) <= 1
+            self.threshold.freed(seq, t, r.bytes, self.layout, sure=one)
+
+    def _rule_on(self, r: Region) -> None:
+        """The verdict of a region that is no mapped chunk."""
+        if r.kind in origin.NO_RULE:
+            r.verdict = "not-applicable"
+            r.reason = {"anon": "direct-call", "runtime-heap": "other-allocator"}.get(r.kind)
+        elif r.kind == "main-arena":
+            r.verdict, r.reason = "explained", "brk-failed"
+        elif r.kind == "arena":
+            r.verdict, r.reason = "holds", None
+        else:
+            r.verdict, r.reason = "unknown", None
+
+    # -- other records --------------------------------------------------------------------------
+
+    def libc(self, seq: int, record: Libc) -> None:
+        """A C library was identified."""
+        self._found(allocator.from_libc(record, seq))
+        if record.name == "glibc":
+            self.callers.add_libc(record.path)
+
+    def _found(self, a: Allocator) -> None:
+        self.allocators.append(a)
+        if self.allocator.name not in ("unknown",):
+            return
+        self.allocator = a
+        if a.name != "glibc":
+            return
+        version = parse_version(a.version)
+        self.layout = Layout(version, self.layout.abi, self.page)
+        self.settings = settings(self.p.exec.env, self.p.exec.at_secure, version)
+        self.threshold.configure(self.settings)
+
+    def compared(self, seq: int, comparison: Comparison) -> None:
+        """A snapshot: stacks may have grown; after a drift the map is the kernel's."""
+        if not comparison.grown and comparison.drift is None:
+            return
+        sizes: dict[int, list[Piece]] = {}
+        for piece in self.p.space.pieces():
+            sizes.setdefault(piece[3], []).append(piece)
+        for tag, r in list(self.regions.alive.items()):
+            pieces = sizes.pop(tag, [])
+            size = sum(e - s for s, e, _, _ in pieces)
+            if not size:
+                self.regions.shift([(r.start, r.start + r.bytes, _NOTHING, tag)], [], seq)
+            elif size != r.bytes:
+                self.regions.grown(r, size - r.bytes)
+        for tag, pieces in sizes.items():
+            r = Region(tag, pieces[0][0], pieces[-1][1], seq, None)
+            r.length = r.bytes = r.peak = sum(e - s for s, e, _, _ in pieces)
+            attr = pieces[0][2]
+            r.call = "snapshot"
+            r.path = self.p.space.paths.get((attr.dev, attr.ino), "") if attr.ino else ""
+            d = origin.special(attr, heap=tag == self.p.space.heap_tag) or origin.of_other("", attr)
+            r.kind, r.evidence = d.kind, d.evidence
+            self._rule_on(r)
+            self.regions.born(r)
+
+    def finish(self) -> None:
+        """The last moment of the map: the living get their extents, verdicts their last word."""
+        self.regions.finish()
+        extents: dict[int, tuple[int, int]] = {}
+        for s, e, _, tag in self.p.space.pieces():
+            low, high = extents.get(tag, (s, e))
+            extents[tag] = min(low, s), max(high, e)
+        for tag, r in self.regions.alive.items():
+            r.start, r.end = extents.get(tag, (r.start, r.end))
+        for r in self.regions.rows():
+            self._last_word(r)
+        self.heap.trim_steps()
+        self._headers.clear()
+        self._waiting.clear()
+
+    def _last_word(self, r: Region) -> None:
+        if r.kind == "heap":
+            seen = self.heap.verdicts
+            for verdict in ("contradiction", "unknown"):
+                if verdict in seen:
+                    r.verdict = verdict
+                    return
+            if seen & {"holds", "explained"}:
+                r.verdict = "holds"
+        elif r.kind == "malloc-chunk" and r.moves and r.verdict == "holds" and r.t_low is not None:
+            if self.layout.chunk(r.bytes)[1] < r.t_low:
+                r.verdict, r.reason = "explained", "mremap-shrink"
+
+
+_NOTHING = Attr("---p", ANON_DEV, 0, 0, "")
+
+
+class Accounts(Observer):
+    """Keeps an `Account` for every address space of a replay, `of[mm]`.
+
+    Args:
+        trace: the trace that is replayed, for its table of call sites.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.of: dict[int, Account] = {}
+        self._decoder = trace.decoder
+        self._page = trace.header.page_size
+
+    def born(self, p: Process, seq: int, t: int, record: Exec | Fork) -> None:
+        parent = None if p.parent is None else self.of.get(p.parent.mm)
+        if isinstance(record, Fork) and parent is not None:
+            a = Account(p, parent.callers.fork(), self._page)
+            a.inherit(parent, seq)
+        else:
+            callers = Callers(
+                self._decoder.sites, self._decoder.place, p.exec.exe, _loader_of(p)
+            )
+            a = Account(p, callers, self._page)
+            a.begin(seq, p.exec)
+        self.of[p.mm] = a
+
+    def call(
+        self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
+    ) -> None:
+        self.of[p.mm].call(seq, t, call, name, change)
+
+    def headers(self, p: Process, seq: int, headers: Sequence[tuple[int, int]]) -> None:
+        a = self.of[p.mm]
+        for mmap_seq, word in headers:
+            a.header(seq, mmap_seq, word)
+
+    def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | UnknownRecord) -> None:
+        if p is None or p.mm not in self.of:
+            return
+        if isinstance(record, Libc):
+            self.of[p.mm].libc(seq, record)
+        elif isinstance(record, Clone):
+            self.of[p.mm].clone(seq, record)
+
+    def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
+        self.of[p.mm].compared(seq, comparison)
+
+    def died(self, p: Process, seq: int, t: int) -> None:
+        self.of[p.mm].finish()
+
+
+def _loader_of(p: Process) -> str:
+    """The program interpreter: the other executable file of the map an exec began with."""
+    exe = p.exec.exe
+    for _, _, attr, _ in p.space.pieces():
+        if attr.ino and attr.perms[2] == "x":
+            path = p.space.paths.get((attr.dev, attr.ino), "")
+            if path and path != exe:
+                return path
+    return ""

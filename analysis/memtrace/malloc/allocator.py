@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which malloc a process has. The threshold rule is glibc's alone; elsewhere it does not apply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memtrace.malloc.caller import MALLOCS, base_name, owner_of
+from memtrace.malloc.glibc import Version, parse_version
+from memtrace.trace.records import Libc
+
+GLIBC_RULE = "mmap-threshold"
+NO_RULE = "not-applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Allocator:
+    """An allocator of the process.
+
+    `rule`: `mmap-threshold` (glibc's dynamic or fixed threshold), `not-applicable` (it has no such
+    rule), None when unknown. `evidence` is a sentence with the record's number; `seq` that number.
+    """
+
+    name: str
+    version: str | None
+    rule: str | None
+    evidence: str
+    seq: int | None = None
+    path: str = ""
+
+
+UNKNOWN = Allocator("unknown", None, None, "no C library was identified in this trace")
+
+
+def from_libc(record: Libc, seq: int) -> Allocator:
+    """The malloc of a C library that was mapped."""
+    if record.name == "glibc":
+        version = parse_version(record.version)
+        text = record.version if version is None else f"{version[0]}.{version[1]}"
+        return Allocator("glibc", text or None, GLIBC_RULE, f"mapped {record.path} (#{seq})", seq, record.path)
+    rule = NO_RULE if record.name == "musl" else None
+    return Allocator(
+        record.name, record.version, rule, f"mapped {record.path} (#{seq})", seq, record.path
+    )
+
+
+def from_library(path: str, seq: int) -> Allocator | None:
+    """The malloc that a library brings, if its name is one that replaces malloc."""
+    owner = owner_of(path)
+    if owner not in MALLOCS:
+        return None
+    return Allocator(owner, None, NO_RULE, f"mapped {base_name(path)} (#{seq}) at start", seq, path)
+
+
+def version_of(a: Allocator) -> Version | None:
+    """glibc's version as numbers."""
+    return parse_version(a.version) if a.name == "glibc" else None

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who made a call: the text a return address lies in, as far as it tells the allocator.
+
+glibc's mmap, munmap and brk wrappers push nothing, so the word at the stack pointer is their
+caller's return address. In a static program the C library and the program are one file and nothing is told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from memtrace.trace.records import FileId, Place, Site
+
+LOADER, LIBC, PROGRAM, LIBRARY, ALLOCATOR, STATIC, UNKNOWN = (
+    "loader", "libc", "program", "library", "allocator", "static", "unknown",
+)  # fmt: skip
+
+#: Beginnings of file names, and the allocator or runtime whose text they are.
+OWNERS = (
+    ("libjemalloc", "jemalloc"),
+    ("libtcmalloc", "tcmalloc"),
+    ("libmimalloc", "mimalloc"),
+    ("libjvm.so", "jvm"),
+    ("libpython", "pymalloc"),
+    ("libnode.so", "v8"),
+    ("libasan", "asan"),
+    ("liblsan", "lsan"),
+    ("libtsan", "tsan"),
+)
+#: Replacements of malloc, when mapped before the program runs.
+MALLOCS = frozenset({"jemalloc", "tcmalloc", "mimalloc", "asan", "lsan", "tsan"})
+
+
+def base_name(path: str) -> str:
+    """The last component, without the kernel's " (deleted)".
+
+    >>> base_name("/usr/lib/libc.so.6 (deleted)")
+    'libc.so.6'
+    """
+    return path.removesuffix(" (deleted)").rpartition("/")[2]
+
+
+def owner_of(path: str) -> str | None:
+    """The known allocator or runtime that lives in the file."""
+    name = base_name(path)
+    for prefix, owner in OWNERS:
+        if name.startswith(prefix):
+            return owner
+    if name == "node":
+        return "v8"
+    if name.startswith("python") and name[6:7].isdigit():
+        return "pymalloc"
+    return None
+
+
+class Caller(NamedTuple):
+    """Who called: one of the constants above, with the known `owner` of the text if any.
+
+    `outer` is the same for the caller's caller where the trace has it (sbrk's caller, for brk).
+    `direct`: the system call instruction itself stands in that text, not in the C library's.
+    """
+
+    who: str
+    owner: str | None = None
+    outer: str = UNKNOWN
+    outer_owner: str | None = None
+    direct: bool = False
+
+
+NOBODY = Caller(UNKNOWN)
+
+Resolve = Callable[[Place | None], "tuple[FileId | None, int] | None"]
+
+
+class Callers:
+    """Resolves the sites of one address space; remembers each.
+
+    `libc` holds the paths of mapped shared C libraries with glibc's calling habits.
+    """
+
+    __slots__ = ("_known", "exe", "libc", "loader", "resolve", "sites", "static")
+
+    def __init__(self, sites: dict[int, Site], resolve: Resolve, exe: str, loader: str) -> None:
+        self.sites = sites
+        self.resolve = resolve
+        self.exe = exe
+        self.loader = loader
+        self.libc: set[str] = set()
+        self.static = not loader
+        self._known: dict[int, Caller] = {}
+
+    def add_libc(self, path: str) -> None:
+        """A shared glibc was mapped."""
+        if path and path not in (self.exe, self.loader):
+            self.libc.add(path)
+            self._known.clear()
+
+    def fork(self) -> Callers:
+        """The child's copy."""
+        child = Callers(self.sites, self.resolve, self.exe, self.loader)
+        child.libc = set(self.libc)
+        return child
+
+    def of(self, site: int | Site | None) -> Caller:
+        """Who called from this site."""
+        if site is None:
+            return NOBODY
+        number = site.id if site.__class__ is Site else site
+        known = self._known.get(number)  # type: ignore[arg-type]
+        if known is None:
+            s = site if site.__class__ is Site else self.sites.get(number)  # type: ignore[arg-type]
+            known = NOBODY if s is None else self._judge(s)  # type: ignore[arg-type]
+            self._known[number] = known  # type: ignore[index]
+        return known
+
+    def _judge(self, site: Site) -> Caller:
+        who, owner = self._text(site.ip)
+        if who != LIBC:
+            return Caller(who, owner, direct=True)
+        who, owner = self._text(site.ret)
+        if who != LIBC:
+            return Caller(who, owner)
+        return Caller(who, owner, *self._text(site.outer))
+
+    def _text(self, place: Place | None) -> tuple[str, str | None]:
+        found = self.resolve(place)
+        if found is None or found[0] is None:
+            return UNKNOWN, None
+        path = found[0].path
+        if path in self.libc:
+            return LIBC, None
+        if path == self.loader:
+            # musl's loader is its libc as well: its text tells nothing.
+            return (UNKNOWN if "musl" in base_name(path) else LOADER), None
+        if path == self.exe and self.static:
+            return STATIC, None
+        owner = owner_of(path)
+        if owner is not None:
+            return ALLOCATOR, owner
+        if path == self.exe:
+            return PROGRAM, None
+        name = base_name(path)
+        if name.startswith(("libc.so", "libc-", "ld-musl", "ld-linux", "ld.so")):
+            return UNKNOWN, None  # a C library that the trace has not identified
+        return LIBRARY, None

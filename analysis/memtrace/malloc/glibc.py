@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""glibc's malloc in numbers: what a mapping's length, its header and a setting say.
+
+Terms as in glibc's malloc/malloc.c: `nb` is a chunk's size (the request plus header, rounded up), L the
+length of a mapped chunk's mapping, T `mp_.mmap_threshold`. All sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEFAULT_THRESHOLD = 128 * 1024  # DEFAULT_MMAP_THRESHOLD_MIN
+DEFAULT_TOP_PAD = 128 * 1024  # sysdeps/generic/malloc-machine.h
+THRESHOLD_MAX = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX, 64-bit
+THRESHOLD_MAX_I386 = 512 * 1024
+MMAPS_MAX = 65536  # DEFAULT_MMAP_MAX
+FALLBACK = 1024 * 1024  # MMAP_AS_MORECORE_SIZE
+HEAP_MAX = 64 * 1024 * 1024  # HEAP_MAX_SIZE of arena.c, 64-bit
+IS_MMAPPED = 2
+
+Version = tuple[int, int]
+
+
+def parse_version(text: str | None) -> Version | None:
+    """The release of a version banner; None when there is none.
+
+    >>> parse_version("2.36"), parse_version("GNU C Library (X) stable release version 2.41."), parse_version("")
+    ((2, 36), (2, 41), None)
+    """
+    for word in reversed((text or "").replace(",", " ").split()):
+        major, dot, rest = word.strip("().").partition(".")
+        minor = ""
+        for c in rest:
+            if not c.isdigit():
+                break
+            minor += c
+        if dot and major.isdigit() and minor:
+            return int(major), int(minor)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one build of glibc lays out mapped chunks.
+
+    Args:
+        version: None when unknown.
+        abi: "" for 64-bit, or "i386"; for x32 nothing is known.
+        page: the page size in bytes.
+    """
+
+    version: Version | None = None
+    abi: str = ""
+    page: int = 4096
+
+    @property
+    def known(self) -> bool:
+        """Whether the formulas below hold for this ABI."""
+        return self.abi in ("", "i386", "x86-64", "x86_64")
+
+    @property
+    def i386(self) -> bool:
+        """Whether sizes are 32-bit."""
+        return self.abi == "i386"
+
+    def is_header(self, word: int, length: int) -> bool:
+        """Whether `word` is the size field `sysmalloc_mmap` writes into a mapping of `length` bytes."""
+        if self.i386:
+            return word == (length - 8) | IS_MMAPPED
+        old, new = length | IS_MMAPPED, (length - 16) | IS_MMAPPED
+        if self.version is None:
+            return word in (old, new)
+        # 2.43, "malloc: Change mmap chunk layout": the last 16 bytes no longer count.
+        return word == (new if self.version >= (2, 43) else old)
+
+    def chunk(self, length: int) -> tuple[int, int]:
+        """The smallest and largest `nb` that `sysmalloc_mmap` maps with this length.
+
+        >>> Layout().chunk(135168)
+        (131072, 135152)
+        """
+        if self.i386:
+            return length - self.page - 16, length - 32
+        return length - self.page, length - 16
+
+    def request(self, length: int) -> tuple[int, int] | None:
+        """The interval of requests that give a mapping of this length; None where unknown.
+
+        For malloc, calloc and a realloc that maps anew it is the program's own number; the aligned
+        functions ask for the number plus alignment plus 32 (`_int_memalign`).
+
+        >>> Layout().request(135168), Layout(abi="i386").request(135168)
+        ((131049, 135144), (131037, 135132))
+        """
+        if not self.known or length < self.page or length % self.page:
+            return None
+        if self.i386:
+            return max(0, length - self.page - 35), length - 36
+        return max(0, length - self.page - 23), length - 24
+
+    def raised(self, threshold: int, length: int) -> tuple[int, int]:
+        """T after the free of a plain mapped chunk, as (lowest, highest) possible value.
+
+        `__libc_free`: the raw size field, flags included, is held against T and the maximum.
+
+        >>> Layout((2, 36)).raised(131072, 135168), Layout((2, 36)).raised(131072, 32 << 20)
+        ((135168, 135168), (131072, 131072))
+        """
+        if self.i386:
+            results = [self._raise(threshold, length - 8, length - 6, THRESHOLD_MAX_I386)]
+        else:
+            results = []
+            if self.version is None or self.version < (2, 43):
+                results.append(self._raise(threshold, length, length | 2, THRESHOLD_MAX))
+            if self.version is None or self.version >= (2, 43):
+                results.append(self._raise(threshold, length - 16, length - 14, THRESHOLD_MAX))
+        return min(results), max(results)
+
+    @staticmethod
+    def _raise(threshold: int, size: int, raw: int, limit: int) -> int:
+        return size if threshold < raw <= limit else threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment configured at exec. A field is None where it is not set.
+
+    Attributes:
+        threshold: T at the start; None when the settings leave it unknown.
+        fixed_by: what froze T: "environ", "tunable", "hugetlb"; None while it is dynamic.
+        source: where each setting came from, by name: "environ" or "tunable".
+        certain: False when a setting is there whose effect is not known (a malformed number, or
+            AT_SECURE unknown).
+    """
+
+    threshold: int | None = DEFAULT_THRESHOLD
+    top_pad: int = DEFAULT_TOP_PAD
+    mmap_max: int = MMAPS_MAX
+    hugetlb: int = 0
+    fixed_by: str | None = None
+    source: tuple[tuple[str, str], ...] = ()
+    certain: bool = True
+
+    def set_by(self, name: str) -> str | None:
+        """The source of a setting, None when it is not set."""
+        return dict(self.source).get(name)
+
+
+_ALIASES = {
+    "mmap_threshold": "MALLOC_MMAP_THRESHOLD_",
+    "mmap_max": "MALLOC_MMAP_MAX_",
+    "top_pad": "MALLOC_TOP_PAD_",
+    "trim_threshold": "MALLOC_TRIM_THRESHOLD_",
+}
+
+
+def parse_number(text: str) -> tuple[int, bool]:
+    """The value `_dl_strtoul` reads, and whether it read the whole text. 64 bits, unsigned.
+
+    >>> parse_number("64k"), parse_number("0x20000"), parse_number("0400"), parse_number("-1")[0] == 2**64 - 1
+    ((64, False), (131072, True), (256, True), True)
+    """
+    s = text.lstrip(" \t")
+    negative = s[:1] == "-"
+    if s[:1] in ("-", "+"):
+        s = s[1:]
+    base, digits = 10, "0123456789"
+    if s[:1] == "0":
+        if s[1:2] in ("x", "X"):
+            base, digits, s = 16, "0123456789abcdefABCDEF", s[2:]
+        else:
+            base, digits = 8, "01234567"
+    n = 0
+    while n < len(s) and s[n] in digits:
+        n += 1
+    value = min(int(s[:n], base), (1 << 64) - 1) if n else 0
+    return (-value if negative else value) & ((1 << 64) - 1), n == len(s) and n > 0
+
+
+def _tunables(text: str) -> dict[str, str]:
+    """`name=value:name=value` of GLIBC_TUNABLES, malloc's part; the last of a name counts."""
+    found = {}
+    for item in text.split(":"):
+        name, equals, value = item.partition("=")
+        if equals and name.startswith("glibc.malloc."):
+            found[name[len("glibc.malloc.") :]] = value
+    return found
+
+
+def settings(env: Mapping[str, str], at_secure: bool | None, version: Version | None) -> Settings:
+    """What the environment of an exec means to this glibc (`ptmalloc_init`, `__tunables_init`).
+
+    A tunable wins over its MALLOC_* alias. AT_SECURE programs ignore all of them. A number with a
+    suffix is cut there before 2.39 and refused since: with the version unknown, so is the effect.
+    """
+    if at_secure:
+        return Settings()
+    tunables = _tunables(env.get("GLIBC_TUNABLES", ""))
+    values: dict[str, int] = {}
+    source: dict[str, str] = {}
+    certain = True
+    for name in (*_ALIASES, "hugetlb"):
+        if name in tunables and (version is None or version >= (2, 25)):
+            text, where = tunables[name], "tunable"
+        elif name in _ALIASES and _ALIASES[name] in env:
+            text, where = env[_ALIASES[name]], "environ"
+        else:
+            continue
+        value, whole = parse_number(text)
+        if not whole:
+            if version is not None and version >= (2, 39):
+                continue
+            certain = certain and version is not None and text[:1].isdigit()
+        values[name], source[name] = value, where
+    if values and at_secure is None:
+        certain = False
+    return _settled(values, source, version, certain)
+
+
+def _settled(
+    values: dict[str, int], source: dict[str, str], version: Version | None, certain: bool
+) -> Settings:
+    fixed_by = None
+    threshold: int | None = DEFAULT_THRESHOLD
+    configured = values.get("mmap_threshold")
+    if configured is not None and configured > THRESHOLD_MAX:
+        # do_set_mmap_threshold refused more than HEAP_MAX_SIZE / 2 until 2.34.
+        if version is None:
+            threshold, certain = None, False
+        elif version < (2, 35):
+            configured = None
+            source.pop("mmap_threshold")
+    if configured is not None:
+        threshold, fixed_by = configured, source["mmap_threshold"]
+    for name in ("trim_threshold", "top_pad", "mmap_max"):
+        if fixed_by is None and name in values:
+            fixed_by = source[name]
+    hugetlb = values.get("hugetlb", 0) if version is None or version >= (2, 35) else 0
+    if hugetlb >= 2:
+        # Since 2.39 T becomes the huge page size, which the trace does not hold.
+        threshold, fixed_by = None, "hugetlb"
+    if not certain:
+        threshold = None
+    return Settings(
+        threshold,
+        values.get("top_pad", DEFAULT_TOP_PAD),
+        values.get("mmap_max", MMAPS_MAX),
+        hugetlb,
+        fixed_by,
+        tuple(sorted(source.items())),
+        certain,
+    )

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The heap's ledger: every move of the break, byte exact, held against glibc's rule.
+
+A growth G that glibc's sysmalloc made proves nb >= G - page - top_pad - MINSIZE + 16, and nb < T, because it was not mapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, Caller
+from memtrace.malloc.glibc import DEFAULT_TOP_PAD, MMAPS_MAX, Settings, Version
+from memtrace.malloc.threshold import Threshold
+from memtrace.space.address_space import AddressSpace
+from memtrace.trace.sizes import round_up
+
+#: Steps kept per process, the largest.
+STEPS = 10_000
+_HUGE = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A move of the break, or a refused one (`delta` 0, `asked` the break that was asked for).
+
+    `delta` is new minus old break, `end` the break after. `cause` names what refused it: `next-mapping`
+    when a mapping is in the way, else None. `verdict` and `reason` are those of the report.
+    """
+
+    seq: int
+    t_ns: int
+    tid: int
+    delta: int
+    end: int
+    asked: int
+    cause: str | None
+    verdict: str
+    reason: str | None
+
+
+@dataclass(slots=True)
+class Heap:
+    """One address space's break. `start` and `brk` are None while unknown.
+
+    Attributes:
+        peak: the largest extent, brk - start, in bytes.
+        over_default: growths that prove a request of 128 KiB or more was served by the heap.
+        refused: growths that the kernel refused.
+        steps: in order; when there were more than `STEPS`, the largest.
+    """
+
+    start: int | None = None
+    brk: int | None = None
+    peak: int = 0
+    growths: int = 0
+    shrinks: int = 0
+    refused: int = 0
+    grown_bytes: int = 0
+    shrunk_bytes: int = 0
+    over_default: int = 0
+    steps_total: int = 0
+    steps: list[Step] = field(default_factory=list)
+    last_growth: tuple[int, int] | None = None  # tid, bytes: set while that thread made no other call
+    own: bool = False  # malloc has grown it before
+    pair: bool = False  # malloc's next growth comes in two
+    second: bool = False  # the growth just made was the first of two
+    verdicts: set[str] = field(default_factory=set)
+
+    @classmethod
+    def begin(cls, space: AddressSpace) -> Heap:
+        """The heap as a new address space has it."""
+        start, brk = space.start_brk, space.brk
+        heap = cls(start, brk)
+        if start is not None and brk is not None:
+            heap.peak = max(brk - start, 0)
+        return heap
+
+    def final(self) -> int | None:
+        """Bytes between the start of the heap and the break."""
+        if self.start is None or self.brk is None:
+            return None
+        return self.brk - self.start
+
+    def note(self, step: Step) -> None:
+        """Add a step to the ledger."""
+        self.steps_total += 1
+        self.steps.append(step)
+        if len(self.steps) > 2 * STEPS:
+            self.trim_steps()
+
+    def trim_steps(self) -> None:
+        """Keep the largest steps only, in order."""
+        if len(self.steps) > STEPS:
+            largest = sorted(self.steps, key=lambda s: -(abs(s.delta) or abs(s.asked - s.end)))
+            self.steps = sorted(largest[:STEPS], key=lambda s: s.seq)
+
+    def moved(
+        self, seq: int, t: int, tid: int, asked: int, ret: int, space: AddressSpace, judge: Judge
+    ) -> Step | None:
+        """One brk call; the step it was, None for a query."""
+        old = self.brk
+        if old is None or self.start is None:
+            # The first answer tells where the heap is.
+            self.start = space.start_brk if space.start_brk is not None else ret
+            self.brk = ret
+            self.peak = max(self.peak, ret - self.start)
+            return None
+        if ret == old and (asked == old or 0 <= asked < self.start):
+            return None
+        delta = ret - old
+        cause: str | None = None
+        if delta > 0:
+            self.growths += 1
+            self.grown_bytes += delta
+            verdict, reason = judge.growth(self, seq, t, tid, old, delta)
+        elif delta < 0:
+            self.shrinks += 1
+            self.shrunk_bytes -= delta
+            verdict, reason = judge.shrink()
+        else:
+            verdict, reason = "unknown", None
+            if asked > old:
+                self.refused += 1
+                if not space.is_free(round_up(old), round_up(asked) + 4096):
+                    cause = "next-mapping"
+        if tid != (self.last_growth or (0,))[0] or delta <= 0:
+            self.other_call(tid)
+        self.brk = ret
+        self.peak = max(self.peak, ret - self.start)
+        if delta:
+            self.verdicts.add(verdict)
+        step = Step(seq, t, tid, delta, ret, asked, cause, verdict, reason)
+        self.note(step)
+        return step
+
+    def other_call(self, tid: int) -> None:
+        """The thread made another call: its next growth does not belong to the one before."""
+        if self.last_growth is not None and self.last_growth[0] == tid:
+            self.second = False
+
+    def fork(self) -> Heap:
+        """The child's: the extent, no steps."""
+        child = Heap(self.start, self.brk)
+        child.peak = max(self.final() or 0, 0)
+        child.own, child.pair = self.own, self.pair
+        return child
+
+
+@dataclass(slots=True)
+class Judge:
+    """What is known at a brk call that decides its verdict.
+
+    `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an mmap that failed.
+    `chunks`: malloc's mapped chunks alive.
+    """
+
+    caller: Caller
+    glibc: bool
+    version: Version | None
+    settings: Settings
+    threshold: Threshold
+    mmap_failed: bool = False
+    chunks: int = 0
+
+    def _whose(self) -> str:
+        """"malloc", "foreign" (somebody else's sbrk or brk), "allocator", or "unknown"."""
+        c = self.caller
+        if c.who == ALLOCATOR:
+            return "allocator"
+        if c.who in (PROGRAM, LIBRARY):
+            return "foreign"
+        if c.who != LIBC:
+            return "unknown"
+        if c.outer == LIBC:
+            return "malloc"
+        if c.outer == ALLOCATOR and c.outer_owner in ("jemalloc", "tcmalloc", "mimalloc"):
+            return "allocator"
+        # The frame of sbrk is verified for 2.36 only; elsewhere the word may be anything.
+        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and self.version == (2, 36):
+            return "foreign"
+        return "unknown"
+
+    def shrink(self) -> tuple[str, str | None]:
+        """The verdict of a shrink (`systrim`)."""
+        whose = self._whose()
+        if whose == "malloc" and self.glibc:
+            return "explained", "trim"
+        if whose == "allocator":
+            return "not-applicable", "other-allocator"
+        if whose == "foreign":
+            return "not-applicable", "foreign-sbrk"
+        return "unknown", None
+
+    def growth(
+        self, heap: Heap, seq: int, t: int, tid: int, old: int, size: int
+    ) -> tuple[str, str | None]:
+        """The verdict of a growth by `size` bytes from the break `old` (`sysmalloc`)."""
+        whose = self._whose()
+        before, heap.last_growth = heap.last_growth, (tid, size)
+        second, heap.second = heap.second, False
+        if whose == "allocator":
+            heap.pair = heap.own
+            return "not-applicable", "other-allocator"
+        if whose == "foreign":
+            heap.pair = heap.own
+            return "not-applicable", "foreign-sbrk"
+        if whose != "malloc" or not self.glibc:
+            return "unknown", None
+        if second and before is not None and before[0] == tid:
+            return "explained", "alignment"
+        heap.own = True
+        if heap.pair or old % 4096:
+            heap.pair, heap.second = False, True
+        return self._rule(heap, seq, t, size)
+
+    def _rule(self, heap: Heap, seq: int, t: int, size: int) -> tuple[str, str | None]:
+        s, threshold = self.settings, self.threshold
+        if threshold.low is None or not s.certain:
+            return "unknown", None
+        # T > nb >= size - page - top_pad - 16: what a growth alone proves.
+        least = size - 4096 - s.top_pad - 16
+        low_default = 128 * 1024
+        if least >= low_default:
+            heap.over_default += 1
+        if self.mmap_failed:
+            return "explained", "mmap-failed"
+        if s.mmap_max == 0 or (s.mmap_max <= MMAPS_MAX and self.chunks >= s.mmap_max):
+            big = least >= (threshold.low or 0)
+            return ("explained", "mmap-max") if big else ("holds", None)
+        if threshold.high is not None and least >= threshold.high:
+            if s.hugetlb == 1 and (heap.brk or 0) + size & (_HUGE - 1) == 0:
+                return "explained", "hugetlb"
+            threshold.above(seq, t, least)
+            return "contradiction", None
+        if threshold.contradicted:
+            return "unknown", None
+        if threshold.rises:
+            return "explained", "dynamic-threshold"
+        if threshold.inherited:
+            return "explained", "inherited"
+        if threshold.low > low_default and least >= low_default:
+            return "explained", threshold.fixed_by
+        if s.top_pad > DEFAULT_TOP_PAD and size > 0x41000:
+            return "explained", "top-pad"
+        return "holds", None

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Region lifetimes, and how much memory each kind held over time.
+
+One region is one birth: an mmap, a line of the map an exec or a fork began with, a growth of the heap from nothing. Its
+pages carry its tag (`AddressSpace`), so that it stays one region through splits, mprotect and mremap
+until its last byte is gone, and two neighbours that the kernel shows as one line stay two.
+
+A kind may be proven only after the birth. The account of the kinds waits for it, in order, so that
+each kind's peak is its own; a wait too long is ended by counting the region as what it is then.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+
+from memtrace.space.address_space import Piece
+
+#: Rows of regions kept per process, the largest.
+ROWS = 10_000
+_WAITING = 20_000
+
+
+class Region:
+    """One region. Sizes are bytes, `bytes` of it are mapped now; the evidence key is `born_seq`.
+
+    `start`, `end`: the extent at birth, once dead the last one; of the living the address space knows.
+    `length`: bytes at birth. `t_low`: the threshold's lower bound at birth. `settled`: the kind may be counted.
+    """
+
+    __slots__ = (
+        "born_seq", "born_t", "bytes", "call", "candidates", "counted", "counted_as", "died_seq", "end", "evidence", "flags",
+        "inherited", "kind", "length", "moves", "no_arena", "owner", "path", "peak", "prot", "reason",
+        "settled", "start", "t_low", "tag", "tid", "verdict",
+    )  # fmt: skip
+
+    def __init__(self, tag: int, start: int, end: int, born_seq: int, tid: int | None) -> None:
+        self.tag = tag
+        self.start = start
+        self.end = end
+        self.length = self.bytes = self.peak = end - start
+        self.born_seq = born_seq
+        self.born_t = 0
+        self.died_seq: int | None = None
+        self.tid = tid
+        self.moves = 0
+        self.prot: int | None = None
+        self.flags: int | None = None
+        self.path = ""
+        self.call = ""
+        self.kind = "unknown"
+        self.owner: str | None = None
+        self.evidence = "none"
+        self.candidates: tuple[str, ...] = ()
+        self.verdict = "unknown"
+        self.reason: str | None = None
+        self.inherited = False
+        self.settled = True
+        self.no_arena = False
+        self.t_low: int | None = None
+        self.counted = 0
+        self.counted_as: str | None = None
+
+    def copy(self, seq: int) -> Region:
+        """The forked child's region, born by the fork `seq`."""
+        r = Region(self.tag, self.start, self.end, seq, None)
+        for name in (
+            "length", "prot", "flags", "path", "call", "kind", "owner", "evidence", "candidates",
+            "verdict", "reason", "no_arena", "t_low",
+        ):  # fmt: skip
+            setattr(r, name, getattr(self, name))
+        r.inherited = True
+        return r
+
+
+class Kind:
+    """What one kind of region adds up to.
+
+    `count` regions ever, `born` of them not inherited; `alive` now with `bytes`; most ever `peak` bytes.
+    """
+
+    __slots__ = ("alive", "born", "bytes", "count", "peak")
+
+    def __init__(self) -> None:
+        self.count = self.alive = self.bytes = self.peak = self.born = 0
+
+
+class Regions:
+    """All regions of one address space, alive and dead."""
+
+    def __init__(self) -> None:
+        self.alive: dict[int, Region] = {}
+        self._serial = 0
+        self.kinds: dict[str, Kind] = {}
+        self.total = 0
+        self._dead: list[tuple[int, int, Region]] = []
+        self._waiting: deque[tuple[Region, int]] = deque()
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def born(self, r: Region) -> None:
+        """A new region, its kind decided as far as it is known."""
+        self.alive[r.tag] = r
+        self.total += 1
+        self._move(r, r.bytes)
+
+    def shift(
+        self, removed: Iterable[Piece], added: Iterable[Piece], seq: int
+    ) -> tuple[list[tuple[int, int, int]], list[Region], list[Region]]:
+        """Follow a change of the map.
+
+        Returns:
+            The births as (tag, start, end), the regions that died, those that changed size or place.
+        """
+        alive = self.alive
+        deltas: dict[int, int] = {}
+        extents: dict[int, tuple[int, int]] = {}
+        for s, e, _, tag in removed:
+            deltas[tag] = deltas.get(tag, 0) - (e - s)
+            low, high = extents.get(tag, (s, e))
+            extents[tag] = min(low, s), max(high, e)
+        births: dict[int, tuple[int, int]] = {}
+        for s, e, _, tag in added:
+            deltas[tag] = deltas.get(tag, 0) + (e - s)
+            if tag not in alive:
+                low, high = births.get(tag, (s, e))
+                births[tag] = min(low, s), max(high, e)
+        died, changed = [], []
+        for tag, delta in deltas.items():
+            r = alive.get(tag)
+            if r is None:
+                if delta <= 0:  # came and went within the call
+                    births.pop(tag, None)
+                continue
+            if delta:
+                last = r.bytes
+                r.bytes += delta
+                self._move(r, delta)
+                if r.bytes <= 0:
+                    r.start, r.end = extents[tag]
+                    self._die(r, seq, last)
+                    died.append(r)
+                    continue
+                r.peak = max(r.peak, r.bytes)
+            changed.append(r)
+        return [(tag, s, e) for tag, (s, e) in births.items()], died, changed
+
+    def grown(self, r: Region, delta: int) -> None:
+        """A region's size changed without a call (stack growth)."""
+        r.bytes += delta
+        r.peak = max(r.peak, r.bytes)
+        self._move(r, delta)
+
+    def carve(self, r: Region, part: Region) -> None:
+        """`part`, already retagged in the map, was never what `r` is: it leaves `r` from the start."""
+        size = part.bytes
+        if not r.settled:
+            for i, (waiting, delta) in enumerate(self._waiting):
+                if waiting is r:
+                    self._waiting[i] = (r, delta - size)
+                    break
+            r.bytes -= size
+            r.peak -= size
+        else:
+            r.bytes -= size
+            self._move(r, -size)
+        self.born(part)
+
+    def settle(self, r: Region) -> None:
+        """The kind is final: account for it."""
+        if not r.settled:
+            r.settled = True
+            self._drain()
+
+    def become(self, r: Region, kind: str, evidence: str, owner: str | None = None) -> None:
+        """The kind is proven now."""
+        r.kind, r.evidence, r.owner, r.candidates = kind, evidence, owner, ()
+        if r.counted_as is not None and r.counted_as != kind:
+            self._recount(r)
+        self.settle(r)
+
+    def finish(self) -> None:
+        """Nothing more will be proven."""
+        for r, _ in self._waiting:
+            r.settled = True
+        self._drain()
+
+    # -- what there is --------------------------------------------------------------------------
+
+    def rows(self) -> list[Region]:
+        """The largest regions that lived, at most `ROWS`, largest first, then by birth."""
+        everything = [r for _, _, r in self._dead]
+        everything += self.alive.values()
+        everything.sort(key=lambda r: (-r.peak, r.born_seq, r.start))
+        return everything[:ROWS]
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _die(self, r: Region, seq: int, last: int) -> None:
+        del self.alive[r.tag]
+        r.died_seq = seq
+        r.bytes = last  # the map knows it no more: the row shows its last size
+        self.settle(r)
+        self._serial += 1
+        item = (r.peak, -self._serial, r)
+        if len(self._dead) < ROWS:
+            heapq.heappush(self._dead, item)
+        else:
+            heapq.heappushpop(self._dead, item)
+
+    def _move(self, r: Region, delta: int) -> None:
+        waiting = self._waiting
+        if r.settled and not waiting:
+            self._count(r, delta)
+            return
+        waiting.append((r, delta))
+        if len(waiting) > _WAITING:
+            waiting[0][0].settled = True
+            self._drain()
+
+    def _drain(self) -> None:
+        waiting = self._waiting
+        while waiting and waiting[0][0].settled:
+            self._count(*waiting.popleft())
+
+    def _count(self, r: Region, delta: int) -> None:
+        k = self.kinds.get(r.kind)
+        if k is None:
+            k = self.kinds[r.kind] = Kind()
+        if r.counted_as is None:
+            r.counted_as = r.kind
+            k.count += 1
+            k.alive += 1
+            k.born += not r.inherited
+        elif r.counted_as != r.kind:
+            self._recount(r)
+        r.counted += delta
+        k.bytes += delta
+        if k.bytes > k.peak:
+            k.peak = k.bytes
+        if not r.counted:
+            k.alive -= 1
+
+    def _recount(self, r: Region) -> None:
+        """Move what was counted under another kind."""
+        assert r.counted_as is not None
+        old = self.kinds[r.counted_as]
+        new = self.kinds.setdefault(r.kind, Kind())
+        r.counted_as = r.kind
+        for k, sign in ((old, -1), (new, 1)):
+            k.count += sign
+            k.alive += sign if r.counted else 0
+            k.born += 0 if r.inherited else sign
+            k.bytes += sign * r.counted
+        new.peak = max(new.peak, new.bytes)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where glibc's mmap threshold stands, as an interval over time.
+
+What is stated, and what is not. The interval follows from the recorded configuration and from the recorded
+frees of mapped chunks. Two things leave no mark in system calls: a call of mallopt, and whether a
+freed chunk came from the memalign family (it then raises T to less than its length). The interval
+is the one without them, and every mapped chunk and every growth of the heap is held against it:
+evidence that excludes it is a contradiction, which widens the interval to what the evidence alone proves and
+names no cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memtrace.malloc.glibc import Layout, Settings
+
+#: Moves kept per process.
+KEEP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A change of the interval, at record `seq`.
+
+    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `contradiction` (evidence excludes the
+    interval before; what moved the threshold is unknown), `aligned-or-mallopt` (a mapping below it: a freed chunk was an
+    aligned one, or mallopt was called).
+    """
+
+    seq: int
+    t_ns: int
+    low: int | None
+    high: int | None
+    cause: str
+
+
+@dataclass(slots=True)
+class Threshold:
+    """The interval [low, high] of T in bytes of chunk size; both None while nothing is known.
+
+    Attributes:
+        initial: T at the birth of the address space (configured, default, or inherited).
+        floor: what T is at least even if every freed chunk was an aligned one.
+        inherited: T was copied from the parent, already moved.
+        rises: how often a free raised it.
+    """
+
+    initial: int | None = None
+    low: int | None = None
+    high: int | None = None
+    floor: int | None = None
+    fixed_by: str | None = None
+    inherited: bool = False
+    contradicted: bool = False
+    rises: int = 0
+    first_rise: int | None = None
+    history: list[Move] = field(default_factory=list)
+
+    def configure(self, s: Settings) -> None:
+        """Take the value that the environment gives."""
+        self.initial = self.low = self.high = self.floor = s.threshold
+        self.fixed_by = s.fixed_by
+
+    def forget(self) -> None:
+        """Another allocator: there is no such threshold."""
+        self.initial = self.low = self.high = self.floor = self.fixed_by = None
+
+    def fork(self) -> Threshold:
+        """The child's copy, at its birth."""
+        moved = self.inherited or bool(self.rises) or self.contradicted
+        initial = self.low if self.low == self.high else None
+        return Threshold(
+            initial, self.low, self.high, self.floor, self.fixed_by, moved, self.contradicted
+        )
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is not where the configuration put it."""
+        return bool(self.rises) or self.inherited
+
+    def freed(self, seq: int, t: int, length: int, layout: Layout, *, sure: bool = True) -> None:
+        """The munmap of a mapped chunk of `length` bytes by free (`__libc_free`, `munmap_chunk`).
+
+        `sure` False: it may have been the chunk of another copy of libc.
+        """
+        if self.fixed_by is not None or self.low is None:
+            return
+        low = layout.raised(self.low, length)[0]
+        high = None if self.high is None else layout.raised(self.high, length)[1]
+        if self.contradicted or not sure:  # the threshold may as well be frozen, or another one
+            low = self.low
+        if (low, high) == (self.low, self.high):
+            return
+        self.low, self.high = low, high
+        self.rises += 1
+        if self.first_rise is None:
+            self.first_rise = seq
+        self._note(Move(seq, t, low, high, "freed-chunk"))
+
+    def at_most(self, seq: int, t: int, value: int) -> str:
+        """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction"."""
+        if self.low is None or value >= self.low:
+            return "fits"
+        cause = "contradiction"
+        if self.floor is not None and value >= self.floor and not self.contradicted:
+            cause = "aligned-or-mallopt"
+            self.low, self.high = self.floor, value
+        else:
+            self.contradicted = True
+            self.low = self.floor = 0
+            self.high = value
+        self._note(Move(seq, t, self.low, self.high, cause))
+        return cause
+
+    def above(self, seq: int, t: int, value: int) -> bool:
+        """Evidence that T was above `value`; False when that excludes the interval."""
+        if self.low is None or self.high is None or value < self.high:
+            return True
+        self.contradicted = True
+        self.low = self.floor = value + 1
+        self.high = None
+        self._note(Move(seq, t, self.low, None, "contradiction"))
+        return False
+
+    def _note(self, move: Move) -> None:
+        if len(self.history) < KEEP:
+            self.history.append(move)

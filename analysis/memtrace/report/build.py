@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a trace to a report, in one pass."""
+
+from __future__ import annotations
+
+from memtrace.malloc.account import Account, Accounts
+from memtrace.malloc.allocator import Allocator
+from memtrace.malloc.regions import Region
+from memtrace.replay.engine import Replay, replay
+from memtrace.replay.process import Process
+from memtrace.replay.trust import exactness, process_exactness, sentence
+from memtrace.report.model import (
+    FORMAT,
+    AllocatorRow,
+    ArenaRow,
+    CallCount,
+    DriftRow,
+    HeapRow,
+    Interval,
+    KindRow,
+    MapsRow,
+    MemoryRow,
+    MoveRow,
+    ProcessRow,
+    RegionRow,
+    Report,
+    StepRow,
+    ThresholdRow,
+    TraceFacts,
+    Verification,
+)
+from memtrace.space.canonical import Run
+from memtrace.space.compare import Drift
+from memtrace.trace.reader import Trace
+
+#: Lines shown of each side of a drift.
+_DRIFT_LINES = 20
+
+
+def build(trace: Trace, pid: int | None = None) -> Report:
+    """Read the trace, which is consumed, and report on it.
+
+    Args:
+        trace: freshly opened.
+        pid: only entries of this process; an exec starts a new one. None: all.
+    """
+    accounts = Accounts(trace)
+    result = replay(trace, [accounts])
+    page = trace.header.page_size
+    rows = [
+        _process(result, accounts.of[p.mm], page)
+        for p in result.processes
+        if pid is None or pid in p.pids
+    ]
+    return Report(
+        format=FORMAT,
+        trace=TraceFacts(
+            engine=trace.header.engine,
+            complete=result.complete,
+            events=result.events,
+            lost=result.lost,
+            duration_ns=result.duration_ns,
+        ),
+        processes=rows,
+        machine=trace.header.machine,
+        kernel=trace.header.kernel,
+        page_size=page,
+        argv=list(trace.header.argv),
+        exactness=exactness(result),
+        trust=sentence(result),
+        problems=[f"#{seq}: {text}" for seq, text in result.problems],
+    )
+
+
+def _process(result: Replay, a: Account, page: int) -> ProcessRow:
+    p = a.p
+    kinds = {
+        name: KindRow(
+            count=k.count,
+            peak_bytes=k.peak,
+            final_bytes=k.bytes,
+            resident_bytes=None,
+            alive=k.alive,
+        )
+        for name, k in sorted(a.regions.kinds.items())
+        if k.count
+    }
+    vm = max(p.vm_peak * page, p.mapped_peak)
+    rss = max(p.rss_peak * page, p.hwm or 0) or None
+    return ProcessRow(
+        pid=p.pid,
+        mm=p.mm,
+        ppid=p.ppid,
+        pids=list(p.pids),
+        argv=list(p.argv),
+        exe=p.exe,
+        exit=_exit(p),
+        allocator=_allocator(a.allocator),
+        allocators=[_allocator(x) for x in a.allocators],
+        verification=Verification(
+            snapshots=p.snapshots,
+            exact=p.exact,
+            checksums=p.checksums,
+            stack_growth_bytes=p.stack_growth_bytes,
+            drift=[_drift(d) for d in p.drift],
+        ),
+        calls={n: CallCount(count=c[0], failed=c[1]) for n, c in sorted(p.calls.items())},
+        heap=_heap(a),
+        threshold=_threshold(a),
+        regions=[_region(a, r) for r in a.regions.rows()],
+        regions_total=a.regions.total,
+        arenas=[
+            ArenaRow(
+                base=x.base,
+                reserved_bytes=x.reserved,
+                committed_peak_bytes=x.committed_peak,
+                committed_bytes=x.committed,
+                tid=x.tid,
+            )
+            for x in a.arenas.all
+        ],
+        kinds=kinds,
+        maps=MapsRow(
+            peak=p.maps_peak or None, final=p.maps_last, limit=result.header.max_map_count
+        ),
+        memory=MemoryRow(
+            vm_peak_bytes=vm,
+            rss_peak_bytes=rss,
+            minor_faults=p.minflt,
+            major_faults=p.majflt,
+        ),
+        metrics=_metrics(a, vm, rss),
+        findings=[],
+        born_seq=p.born_seq,
+        died_seq=p.died_seq,
+        inherited=p.inherited,
+        threshold_inherited=a.threshold.inherited,
+        over_default=a.heap.over_default,
+        refused=a.heap.refused,
+        steps_total=a.heap.steps_total,
+        peak_seq=p.mapped_peak_seq,
+        exactness=process_exactness(result, p),
+    )
+
+
+def _exit(p: Process) -> dict[str, int] | None:
+    if p.exit_signal is not None:
+        return {"signal": p.exit_signal}
+    return None if p.exit_code is None else {"code": p.exit_code}
+
+
+def _allocator(a: Allocator) -> AllocatorRow:
+    return AllocatorRow(name=a.name, version=a.version, rule=a.rule, evidence=a.evidence)
+
+
+def _drift(d: Drift) -> DriftRow:
+    return DriftRow(
+        seq=d.seq,
+        why=d.why,
+        model=[_line(r) for r in d.model[:_DRIFT_LINES]],
+        kernel=[_line(r) for r in d.kernel[:_DRIFT_LINES]],
+    )
+
+
+def _line(r: Run) -> str:
+    file = f" {r.dev} {r.ino} +{r.delta + r.start:#x}" if r.ino or r.dev != "00:00" else ""
+    return f"{r.start:x}-{r.end:x} {r.perms}{file}{' ' + r.name if r.name else ''}"
+
+
+def _heap(a: Account) -> HeapRow:
+    h = a.heap
+    final = h.final()
+    return HeapRow(
+        start=h.start,
+        end=h.brk,
+        peak_bytes=None if final is None else h.peak,
+        final_bytes=final,
+        grown_bytes=h.grown_bytes,
+        shrunk_bytes=h.shrunk_bytes,
+        growths=h.growths,
+        shrinks=h.shrinks,
+        steps=[
+            StepRow(
+                seq=s.seq,
+                t_ns=s.t_ns,
+                tid=s.tid,
+                delta=s.delta,
+                end=s.end,
+                asked=s.asked,
+                cause=s.cause,
+                verdict=s.verdict,
+                reason=s.reason,
+            )
+            for s in h.steps
+        ],
+    )
+
+
+def _threshold(a: Account) -> ThresholdRow:
+    t = a.threshold
+    return ThresholdRow(
+        initial=t.initial,
+        low=t.low,
+        high=t.high,
+        fixed_by=t.fixed_by,
+        history=[
+            MoveRow(seq=m.seq, t_ns=m.t_ns, low=m.low, high=m.high, cause=m.cause)
+            for m in t.history
+        ],
+    )
+
+
+def _region(a: Account, r: Region) -> RegionRow:
+    request = None
+    if r.kind == "malloc-chunk" and a.glibc:
+        bounds = a.layout.request(r.length)
+        if bounds is not None:
+            request = Interval(min=bounds[0], max=bounds[1])
+    return RegionRow(
+        start=r.start,
+        end=r.end,
+        bytes=r.bytes,
+        peak_bytes=r.peak,
+        kind=r.kind,
+        owner=r.owner,
+        evidence=r.evidence,
+        candidates=list(r.candidates),
+        born_seq=r.born_seq,
+        died_seq=r.died_seq,
+        tid=r.tid,
+        moves=r.moves,
+        request=request,
+        verdict=r.verdict,
+        reason=r.reason,
+        path=r.path,
+        inherited=r.inherited,
+    )
+
+
+def _metrics(a: Account, vm: int, rss: int | None) -> dict[str, int | float]:
+    """Flat numbers for budgets; docs/report-json.md names each. Unknown ones are left out."""
+    p, h = a.p, a.heap
+    chunks = a.regions.kinds.get("malloc-chunk")
+    values: dict[str, int | float | None] = {
+        "arenas.count": len(a.arenas),
+        "arenas.reserved_bytes": sum(x.reserved for x in a.arenas.alive.values()),
+        "calls.total": sum(c[0] for c in p.calls.values()),
+        "calls.failed": sum(c[1] for c in p.calls.values()),
+        "chunks.alive_at_exit": chunks.alive if chunks else 0,
+        "chunks.final_bytes": chunks.bytes if chunks else 0,
+        "chunks.mapped": chunks.born if chunks else 0,
+        "chunks.peak_bytes": chunks.peak if chunks else 0,
+        "heap.final_bytes": h.final(),
+        "heap.grown_bytes": h.grown_bytes,
+        "heap.growths": h.growths,
+        "heap.growths_over_128k": h.over_default,
+        "heap.peak_bytes": None if h.final() is None else h.peak,
+        "heap.refused": h.refused,
+        "heap.shrinks": h.shrinks,
+        "heap.shrunk_bytes": h.shrunk_bytes,
+        "maps.peak": p.maps_peak or None,
+        "memory.major_faults": p.majflt,
+        "memory.minor_faults": p.minflt,
+        "memory.rss_peak_bytes": rss,
+        "memory.vm_peak_bytes": vm,
+        "regions.total": a.regions.total,
+        "regions.unknown": a.regions.kinds["unknown"].count if "unknown" in a.regions.kinds else 0,
+        "threshold.high_bytes": a.threshold.high,
+        "threshold.low_bytes": a.threshold.low,
+        "threshold.rises": a.threshold.rises,
+        "trust.checksum_mismatches": p.unexplained,
+        "trust.drift": p.drifts + p.conflicts,
+        "trust.lost": p.lost,
+        "trust.snapshots": p.snapshots,
+    }
+    for name, count in p.calls.items():
+        values[f"calls.{name}"] = count[0]
+    return {name: v for name, v in sorted(values.items()) if v is not None}

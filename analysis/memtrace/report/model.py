@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report as values: field for field the JSON that docs/report-json.md describes.
+
+Sizes are bytes, times nanoseconds since the trace's start, addresses integers, absent knowledge None.
+Fields under `# text only` are not part of the JSON.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+FORMAT = "memtrace-report/1"
+
+
+class TraceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The recording. `events` counts calls, `lost` what the trace says it does not hold."""
+
+    engine: str
+    complete: bool
+    events: int
+    lost: int
+    duration_ns: int
+
+
+class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A malloc; `rule` is `mmap-threshold`, `not-applicable` or None."""
+
+    name: str
+    version: str | None
+    rule: str | None
+    evidence: str
+
+
+class CallCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a call was made and failed."""
+
+    count: int
+    failed: int
+
+
+class DriftRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot that was not reproduced; the differing lines on each side, at most 20."""
+
+    seq: int
+    why: str
+    model: list[str]
+    kernel: list[str]
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """How the replayed map compares with the kernel's."""
+
+    snapshots: int
+    exact: int
+    checksums: int
+    stack_growth_bytes: int
+    drift: list[DriftRow]
+
+
+class StepRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A move of the break, see malloc/heap.py."""
+
+    seq: int
+    t_ns: int
+    tid: int
+    delta: int
+    end: int
+    asked: int
+    cause: str | None
+    verdict: str
+    reason: str | None
+
+
+class HeapRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The brk heap."""
+
+    start: int | None
+    end: int | None
+    peak_bytes: int | None
+    final_bytes: int | None
+    grown_bytes: int
+    shrunk_bytes: int
+    growths: int
+    shrinks: int
+    steps: list[StepRow]
+
+
+class MoveRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the threshold's interval."""
+
+    seq: int
+    t_ns: int
+    low: int | None
+    high: int | None
+    cause: str
+
+
+class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True):
+    """glibc's mmap threshold, see malloc/threshold.py."""
+
+    initial: int | None
+    low: int | None
+    high: int | None
+    fixed_by: str | None
+    history: list[MoveRow]
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes, both ends included."""
+
+    min: int
+    max: int
+
+
+class RegionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One region's lifetime."""
+
+    start: int
+    end: int
+    bytes: int
+    peak_bytes: int
+    kind: str
+    owner: str | None
+    evidence: str
+    candidates: list[str]
+    born_seq: int
+    died_seq: int | None
+    tid: int | None
+    moves: int
+    request: Interval | None
+    verdict: str
+    reason: str | None
+    # text only
+    path: str
+    inherited: bool
+
+
+class ArenaRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One heap of a thread arena."""
+
+    base: int
+    reserved_bytes: int
+    committed_peak_bytes: int
+    committed_bytes: int | None
+    tid: int | None
+
+
+class KindRow(msgspec.Struct, frozen=True, kw_only=True):
+    """All regions of a kind: how many ever, the most bytes at one time, bytes at the end."""
+
+    count: int
+    peak_bytes: int
+    final_bytes: int
+    resident_bytes: int | None
+    # text only
+    alive: int
+
+
+class MapsRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Lines of /proc/PID/maps, at the moments it was read."""
+
+    peak: int | None
+    final: int | None
+    limit: int | None
+
+
+class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole address space."""
+
+    vm_peak_bytes: int | None
+    rss_peak_bytes: int | None
+    minor_faults: int | None
+    major_faults: int | None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement about the program, with the records that prove it."""
+
+    rule: str
+    severity: str
+    message: str
+    evidence: list[int]
+    remedy: str
+
+
+class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One address space."""
+
+    pid: int
+    mm: int
+    ppid: int | None
+    pids: list[int]
+    argv: list[str]
+    exe: str
+    exit: dict[str, int] | None
+    allocator: AllocatorRow
+    allocators: list[AllocatorRow]
+    verification: Verification
+    calls: dict[str, CallCount]
+    heap: HeapRow
+    threshold: ThresholdRow
+    regions: list[RegionRow]
+    regions_total: int
+    arenas: list[ArenaRow]
+    kinds: dict[str, KindRow]
+    maps: MapsRow
+    memory: MemoryRow
+    metrics: dict[str, int | float]
+    findings: list[Finding]
+    # text only
+    born_seq: int
+    died_seq: int | None
+    inherited: bool
+    threshold_inherited: bool
+    over_default: int
+    refused: int
+    steps_total: int
+    peak_seq: int
+    exactness: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a trace."""
+
+    format: str
+    trace: TraceFacts
+    processes: list[ProcessRow]
+    # text only
+    machine: str
+    kernel: str
+    page_size: int
+    argv: list[str]
+    exactness: str
+    trust: str
+    problems: list[str]
+
+
+#: Fields that the JSON leaves out, by class.
+TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
+    RegionRow: ("path", "inherited"),
+    KindRow: ("alive",),
+    ProcessRow: (
+        "born_seq", "died_seq", "inherited", "threshold_inherited", "over_default", "refused",
+        "steps_total", "peak_seq", "exactness",
+    ),
+    Report: ("machine", "kernel", "page_size", "argv", "exactness", "trust", "problems"),
+}  # fmt: skip
