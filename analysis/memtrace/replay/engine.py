@@ -206,7 +206,7 @@ class _Pass:
                 vm = call.vm
                 if vm is not None:
                     p.checksums += 1
-                    if vm * page != total:
+                    if vm * page != total + p.statm_offset:
                         p.checksum_differs(seq, vm * page - total)
                     if vm > p.vm_peak:  # noqa: PLR1730 - max() is a call
                         p.vm_peak = vm
@@ -286,6 +286,7 @@ class _Pass:
             space = parent.space.fork()
             p = Process(f.child_mm, f.child, f.pid, parent.exec, parent, seq, t, space)
             p.libcs = list(parent.libcs)
+            p.statm_offset = parent.statm_offset
         p.inherited = True
         return self._born(p, seq, t, f)
 
@@ -325,16 +326,17 @@ class _Pass:
         return self.result.by_mm.get(g.mm)
 
     def _snap(self, seq: int, t: int, s: Snap) -> Process | None:
+        r = self.result
         p = self.live.get(s.mm)
         if p is None:
-            self.result.problem(seq, f"a snapshot of address space {s.mm}, which is not there")
+            r.problem(seq, f"a snapshot of address space {s.mm}, which is not there")
             return None
         try:
             comparison = compare(p.space, s.maps, self.cache, seq, s.mm, s.why)
         except (ValueError, OverflowError) as error:
-            self.result.problem(seq, f"the snapshot is not maps text: {_short(error)}")
+            r.problem(seq, f"the snapshot is not maps text: {_short(error)}")
             return p
-        p.compared(s, comparison)
+        p.compared(s, comparison, r.header.page_size)
         p.counted(s.vm, s.rss)
         p.lines(len(s.maps))
         if len(p.space) > p.canonical_peak:
@@ -394,7 +396,7 @@ class _Pass:
             self._farewell(p, seq, t)
 
     def _farewell(self, p: Process, seq: int, t: int) -> None:
-        p.settle(0, drifted=False)
+        p.settle(0, p.statm_offset, drifted=False)
         for hook in self.on_died:
             hook(p, seq, t)
         p.space = AddressSpace()

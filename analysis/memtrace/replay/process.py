@@ -43,8 +43,11 @@ class Process:
         first_mismatch: seq of the first disagreement that nothing explains.
         conflicts: calls whose result contradicts the map, first of them at `first_conflict`.
         drift: the first snapshots not reproduced (at most `KEEP`, `drifts` counts all).
-        vm_peak, rss_peak: pages of statm, the largest seen; 0 if never read.
-        hwm: the kernel's own peak of resident memory as snapshots carry it; None if never read.
+        statm_offset: bytes that statm counts beyond the kernel's own map, as the last snapshot says
+            (0 on a kernel without accounting bugs).
+        vm_peak, rss_peak: pages, the largest seen; 0 if never read.
+        hwm: pages, the kernel's own peak of resident memory (VmHWM); None if never read. `rss_peak`
+            includes it.
         mapped_peak: bytes, the largest `space.total`; first reached at `mapped_peak_seq`.
         maps_peak, maps_last: lines of maps as the kernel counted them, in snapshots.
         canonical_peak: maximal runs at snapshots, a lower bound of the kernel's count.
@@ -76,6 +79,7 @@ class Process:
     checksum_growth: int = 0
     first_mismatch: int | None = None
     stack_growth_bytes: int = 0
+    statm_offset: int = 0
     conflicts: int = 0
     first_conflict: int | None = None
     drifts: int = 0
@@ -142,10 +146,12 @@ class Process:
         pending[2] = min(pending[2], excess)
         pending[3] = max(pending[3], excess)
 
-    def settle(self, grown: int, *, drifted: bool) -> None:
+    def settle(self, grown: int, offset: int, *, drifted: bool) -> None:
         """Judge the disagreeing checksums since the last snapshot by what this one showed.
 
         Stack growth explains them if each missed no more than it brought: a stack never shrinks.
+        If the snapshot is reproduced and statm still counts the same bytes more than that map has,
+        then it is statm that is wrong (`mm->total_vm` is only an account), and nothing disagreed.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -153,6 +159,8 @@ class Process:
         first, count, least, most = pending
         if not drifted and least > 0 and most <= grown:
             self.checksum_growth += count
+        elif not drifted and least == most == offset:
+            self.checksum_mismatches -= count
         elif self.first_mismatch is None:
             self.first_mismatch = first
 
@@ -162,7 +170,7 @@ class Process:
         if self.first_conflict is None:
             self.first_conflict = seq
 
-    def compared(self, snap: Snap, comparison: Comparison) -> None:
+    def compared(self, snap: Snap, comparison: Comparison, page: int) -> None:
         """Count a snapshot's outcome."""
         self.snapshots += 1
         self.stack_growth_bytes += comparison.grown
@@ -173,13 +181,16 @@ class Process:
             self.drifts += 1
             if len(self.drift) < KEEP:
                 self.drift.append(drift)
-        self.settle(comparison.grown, drifted=drift is not None)
+        if snap.vm is not None:
+            self.statm_offset = snap.vm * page - self.space.total
+        self.settle(comparison.grown, self.statm_offset, drifted=drift is not None)
         if snap.minflt is not None:
             self.minflt = snap.minflt
         if snap.majflt is not None:
             self.majflt = snap.majflt
         if snap.hwm is not None:
             self.hwm = max(self.hwm or 0, snap.hwm)
+            self.rss_peak = max(self.rss_peak, snap.hwm)
 
     def counted(self, vm: int | None, rss: int | None) -> None:
         """Take a reading of statm, in pages."""
