@@ -12,25 +12,23 @@ import os
 import time
 
 BLOCK = 1 << 15
-SLOTS = 4032
-_FIRST_SLOT = 64
+
+
+def wish_slot(mm: int) -> int:
+    """The byte of an mm in the page of wishes; distant mms may share one, which costs a snapshot."""
+    return mm % mmap.PAGESIZE
 
 
 class Wishes:
-    """A page shared with the writer: one byte per mm (modulo SLOTS), set when its model and the
-    kernel's page count disagree and a snapshot is wanted at the next stop."""
+    """A page shared with the writer: one byte per mm, set when its model and the kernel's page
+    count disagree and a snapshot is wanted at the next stop."""
 
     def __init__(self) -> None:
-        self.page = mmap.mmap(-1, 4096)
-
-    @staticmethod
-    def slot(mm: int) -> int:
-        """The byte of an mm."""
-        return _FIRST_SLOT + mm % SLOTS
+        self.page = mmap.mmap(-1, mmap.PAGESIZE)
 
     def ask(self, mm: int) -> None:
         """Writer: want a snapshot."""
-        self.page[self.slot(mm)] = 1
+        self.page[wish_slot(mm)] = 1
 
 
 class Channel:

@@ -160,7 +160,7 @@ class Engine:
                     or not plain
                     or nr not in _ARGUMENTS_TELL
                     or t1 >= mm.next_snap
-                    or wishes[64 + mm.id % 4032]
+                    or wishes[mm.slot]
                     or statm[:1] == b"0"
                     or mm.overlapping
                 ):
@@ -451,7 +451,7 @@ class Engine:
                         "rec": "lost", "t": self.channel.now(), "mm": tracee.mm.id, "count": 1,
                         "why": "a thread was killed inside a call",
                     }))  # fmt: skip
-                    self.channel.wishes[64 + tracee.mm.id % 4032] = 1
+                    self.channel.wishes[tracee.mm.slot] = 1
         self._give_turn(self.family.ended(tid, code, number))
 
 

@@ -19,6 +19,7 @@ from memtrace.collect.channel import Channel
 from memtrace.collect.options import Options
 from memtrace.collect.ptrace import ENTRY_ARG0, event_message
 from memtrace.collect.tracee import Mm, Tracee
+from memtrace.trace.mapping import decode_maps
 from memtrace.trace.sizes import PAGE, round_up
 
 TASK_SIZE = 1 << 47
@@ -45,9 +46,8 @@ class Observer:
 
     def due(self, mm: Mm, now: int) -> str:
         """Why a snapshot is due at this exit stop ("" when none is). `now` is CLOCK_MONOTONIC ns."""
-        slot = self.channel.wishes
-        if slot[64 + mm.id % 4032]:
-            slot[64 + mm.id % 4032] = 0
+        if self.channel.wishes[mm.slot]:
+            self.channel.wishes[mm.slot] = 0
             return "statm"
         options = self.options
         since = mm.calls - mm.last_snap_calls
@@ -88,7 +88,8 @@ class Observer:
         mm.last_snap_calls = mm.calls
         # At most about one percent of the time goes into snapshots, however large the map.
         cost = time.monotonic_ns() - begun
-        mm.next_snap = begun + max(self.options.every_ns, 100 * cost)
+        if not self.options.every_calls:
+            mm.next_snap = begun + max(self.options.every_ns, 100 * cost)
         return True
 
     def statm(self, mm: Mm, tracee: Tracee) -> bytes:
@@ -219,8 +220,6 @@ class Observer:
 
 
 def _overlapping(raw: bytes, low: int, high: int) -> list[str]:
-    from memtrace.trace.mapping import decode_maps
-
     out = []
     for line in decode_maps(raw):
         start, _, rest = line.partition("-")

@@ -46,14 +46,14 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
         output.write(encode_header(machine.header("ptrace", argv)))
     except OSError as e:
         os.close(output.fd)
-        discard(path)
+        output.discard()
         raise cannot_write(path, e) from e
     writer = Writer(output)
     try:
         launch = Launch(argv, program, seccomp=options.seccomp)
     except TargetError:
         writer.finish("not started")
-        discard(path)
+        output.discard()
         raise
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:  # four descriptors per address space; the child has its own limit already
@@ -69,7 +69,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     error = launch.error()
     result = writer.finish("the last process ended" if error is None else "not started")
     if error is not None:
-        discard(path)
+        output.discard()
         raise error
     if status is None:  # pragma: no cover - waitpid always reports the root
         raise TargetError("the program's exit status was not seen", hint="memtrace run --debug ...")
@@ -94,14 +94,3 @@ def cannot_write(path: str, e: OSError) -> TargetError:
         f"cannot write {path}: {(e.strerror or str(e)).lower()}",
         hint="memtrace run -o /tmp/trace.json -- PROG ARGS...",
     )
-
-
-def discard(path: str) -> None:
-    """Remove a trace of nothing, and put back what it had replaced."""
-    try:
-        if os.path.isfile(path):
-            os.unlink(path)
-        if os.path.isfile(path + ".old"):
-            os.replace(path + ".old", path)
-    except OSError:
-        pass

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from typing import Any
 
+from memtrace.collect.channel import wish_slot
 from memtrace.collect.ptrace import SyscallEntry
 
 
@@ -23,12 +24,13 @@ class Mm:
 
     __slots__ = (
         "calls", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd", "mem_fd",
-        "next_snap", "overlapping", "pagemap_fd", "pid", "statm_fd", "tids", "waiting",
+        "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd", "tids", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
         self.id = number
         self.pid = pid
+        self.slot = wish_slot(number)
         self.holder: Tracee | None = None
         self.waiting: deque[Tracee] = deque()
         self.overlapping: set[Tracee] = set()

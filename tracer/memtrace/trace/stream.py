@@ -59,7 +59,7 @@ class Output:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        keep_old(path)
+        self.kept_old = keep_old(path)
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self.bytes_written = 0
         self._compressor: _Compressor | None = None
@@ -79,6 +79,16 @@ class Output:
         if self._compressor is not None:
             self._write_all(self._compressor.end())
         os.close(self.fd)
+
+    def discard(self) -> None:
+        """Remove the file and put back what it had replaced: there is nothing to trace."""
+        try:
+            if stat.S_ISREG(os.stat(self.path).st_mode):
+                os.unlink(self.path)
+            if self.kept_old:
+                os.replace(self.path + ".old", self.path)
+        except OSError:
+            pass
 
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
