@@ -72,7 +72,7 @@ def _os_error(e: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE
     what = (e.strerror or str(e)).lower()
-    where = f"{e.filename}: " if e.filename else "cannot write the output: "
+    where = f"cannot use {e.filename}: " if e.filename else "cannot write the output: "
     hint = "df -h ." if e.errno == errno.ENOSPC else f"ls -ld {e.filename or '.'}"
     return _say(e, f"{where}{what}", hint, USAGE)
 

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Result files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def write_file(name: str, data: bytes) -> None:
+    """Write a file through a new one beside it, so that no cut-off result ever bears the name.
+
+    What is no regular file (/dev/stdout, a pipe) is written directly.
+
+    Raises:
+        OSError: it cannot be written; a file that was there before is untouched.
+    """
+    path = Path(name)
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        regular = True
+    if not regular:
+        path.write_bytes(data)
+        return
+    path = path.resolve()  # through a link, not over it
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        new.write_bytes(data)
+        new.replace(path)
+    except OSError as e:
+        new.unlink(missing_ok=True)
+        e.filename = name
+        raise
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether both names are the same existing file."""
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return False

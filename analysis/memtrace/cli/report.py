@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace report`: what a trace shows, as text or JSON."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from shlex import quote
+
+import click
+
+from memtrace.cli.options import common, trace_argument, warn
+from memtrace.cli.output import same_file, write_file
+from memtrace.trace.errors import UsageError
+from memtrace.trace.reader import Trace
+
+_LATER = ("html", "md")
+
+
+class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A format, with a sentence for those that come later."""
+
+    name = "format"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what there is not."""
+        if value in _LATER:
+            raise UsageError(
+                f"the {value} report is not in this version", hint="memtrace report --help"
+            )
+        if value not in ("text", "json"):
+            self.fail(f"{value!r} is neither text nor json", param, ctx)
+        return value
+
+
+@click.command(short_help="What a trace shows: heap, regions, threshold.")
+@trace_argument
+@click.option(
+    "--format",
+    "form",
+    type=_Form(),
+    default="text",
+    show_default=True,
+    metavar="[text|json]",
+    help="To read, or for programs.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Write it to FILE.")
+@click.option("--pid", type=int, metavar="PID", help="Only the entries of this process.")
+@common
+def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
+    """Report what TRACE shows.
+
+    How the heap grew, what each region is for, where the threshold stood, and whether all that can
+    be trusted.
+    """
+    from memtrace.report.build import build
+
+    if output is not None and same_file(output, trace):
+        raise UsageError(
+            f"the report would overwrite {trace}", hint=f"memtrace report {quote(trace)}"
+        )
+    with Trace(trace) as opened:
+        report = build(opened, pid)
+    if pid is not None and not report.processes:
+        raise UsageError(f"no process {pid} in {trace}", hint=f"memtrace report {quote(trace)}")
+    if form == "json":
+        from memtrace.report import json
+
+        data = json.render(report)
+    else:
+        from memtrace.report import text
+
+        width = shutil.get_terminal_size().columns
+        data = text.render(report, color=_color(output), width=width).encode("utf-8", "replace")
+    if output is None:
+        click.echo(data, nl=False, color=True)
+    else:
+        write_file(output, data)
+    if report.exactness in ("incomplete", "drift"):
+        warn(report.trust)
+
+
+def _color(output: str | None) -> bool:
+    """Whether the text may be coloured: on a terminal, unless --color or NO_COLOR says otherwise."""
+    wanted = click.get_current_context().color
+    if wanted is not None:
+        return wanted
+    return output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
