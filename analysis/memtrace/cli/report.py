@@ -82,7 +82,7 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
 
 
 def _color(output: str | None) -> bool:
-    """Whether the text may be coloured: on a terminal, unless --color or NO_COLOR says otherwise."""
+    """Whether to colour: on a terminal, unless --color or NO_COLOR says otherwise."""
     wanted = click.get_current_context().color
     if wanted is not None:
         return wanted
