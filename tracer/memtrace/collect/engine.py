@@ -239,8 +239,9 @@ class Engine:
         mm = tracee.mm
         if tracee.role == Role.EXEC and not mm.overlapping:
             sharing = any(t.pid != tracee.pid for t in map(self.family.tracees.get, mm.tids) if t)
-            if not sharing:
+            if not sharing and mm.exec_snap != mm.calls:
                 self.observer.snapshot(mm, tracee, "exec")
+                mm.exec_snap = mm.calls
         turns.proceed(tracee)
 
     def _give_turn(self, going: Tracee | None) -> None:
@@ -282,6 +283,8 @@ class Engine:
         if statm[:1] in (b"0", b""):
             statm = observer.statm(mm, tracee)
         self._write_call(tracee, ret, t1, statm, self._read_back(tracee, ret))
+        if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
+            mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
         alone = not mm.overlapping
         if alone:
             why = observer.due(mm, t1)

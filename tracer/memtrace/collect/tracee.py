@@ -19,11 +19,11 @@ class Mm:
 
     Calls of one mm are serialised: `holder` is the tracee inside a call, `waiting` those stopped at
     their entry. `overlapping` holds tracees whose call was let in beside the holder's after the
-    time limit. `tids` are its tasks, `live` those that have not reached their exit stop.
+    time limit. `exec_snap` is the number of calls at the last snapshot before an exec. `tids` are its tasks, `live` those that have not reached their exit stop.
     """
 
     __slots__ = (
-        "calls", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd", "mem_fd",
+        "calls", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd", "mem_fd",
         "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd", "tids", "waiting",
     )  # fmt: skip
 
@@ -38,6 +38,7 @@ class Mm:
         self.live: set[int] = set()
         self.calls = 0
         self.last_snap_calls = 0
+        self.exec_snap = -1
         self.next_snap = 0
         self.fresh: dict[int, Tracee] = {}
         self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
