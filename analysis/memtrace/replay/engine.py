@@ -349,7 +349,8 @@ class _Pass:
 
     def _libc(self, _seq: int, _t: int, record: Libc) -> Process | None:
         p = self.live.get(record.mm)
-        if p is not None:
+        same = (record.path, record.name, record.version)
+        if p is not None and all((k.path, k.name, k.version) != same for k in p.libcs):
             p.libcs.append(record)
         return p
 
