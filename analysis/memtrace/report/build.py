@@ -86,7 +86,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         if k.count
     }
     vm = max(p.vm_peak * page, p.mapped_peak)
-    rss = max(p.rss_peak * page, p.hwm or 0) or None
+    rss = max(p.rss_peak, p.hwm or 0) * page or None
     return ProcessRow(
         pid=p.pid,
         mm=p.mm,

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Text that is safe to print and fits: names come from the traced program and may hold anything."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me", "Mc"})
+
+
+def clean(text: str) -> str:
+    r"""`text` with everything that moves, hides or recolours output spelled out.
+
+    >>> clean("a\nb\x1b[31mc\u202ed")
+    'a\\nb\\x1b[31mc\\u202ed'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if unicodedata.category(c) not in _HIDDEN and (c == " " or c.isprintable())
+        else c.encode("unicode_escape", "replace").decode("ascii")
+        for c in text
+    )  # fmt: skip
+
+
+def columns(text: str) -> int:
+    """Terminal columns that clean text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fit(text: str, width: int) -> str:
+    """`text`, cleaned, in at most `width` columns; a cut is marked with an ellipsis.
+
+    >>> fit("a long name", 6), fit("short", 6)
+    ('a lon…', 'short')
+    """
+    text = clean(text)
+    if columns(text) <= width:
+        return text
+    out, used = "", 0
+    for c in text:
+        used += columns(c)
+        if used > width - 1:
+            break
+        out += c
+    return out + "…"
+
+
+def fit_end(text: str, width: int) -> str:
+    """Like `fit`, but keeps the end: for paths.
+
+    >>> fit_end("/usr/lib/libc.so.6", 10)
+    '…libc.so.6'
+    """
+    text = clean(text)
+    while columns(text) > width:
+        text = "…" + text[2:] if text[:1] == "…" else "…" + text[1:]
+    return text
+
+
+def paragraph(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
+    """Lines of `text`, wrapped; `first` opens the first line, `rest` each other one."""
+    rest = " " * len(first) if rest is None else rest
+    return wrap(
+        clean(text), width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    ) or [first.rstrip()]
+
+
+def sparkline(values: Sequence[int], width: int) -> str:
+    """Block characters for a series from 0 up; of each column the largest value.
+
+    >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8)
+    '▁▂▃▄▅▆▇█'
+    """
+    top = max(values, default=0)
+    if top <= 0 or not values:
+        return ""
+    n = min(width, len(values))
+    out = ""
+    for i in range(n):
+        part = values[i * len(values) // n : max((i + 1) * len(values) // n, i * len(values) // n + 1)]
+        out += _BLOCKS[max(0, min(7, max(part) * 7 // top))]
+    return out
+
+
+def table(rows: Iterable[Sequence[str]], align: str, gap: int = 2, indent: int = 2) -> list[str]:
+    """Rows as aligned columns; `align` has `<` or `>` per column. Cells are clean already."""
+    rows = list(rows)
+    widths = [max((columns(r[i]) for r in rows), default=0) for i in range(len(align))]
+    lines = []
+    for r in rows:
+        cells = []
+        for cell, width, side in zip(r, widths, align, strict=True):
+            pad = " " * (width - columns(cell))
+            cells.append(pad + cell if side == ">" else cell + pad)
+        lines.append((" " * indent + (" " * gap).join(cells)).rstrip())
+    return lines
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "call"), plural(1200, "call"), plural(2, "process", "processes")
+    ('1 call', '1,200 calls', '2 processes')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

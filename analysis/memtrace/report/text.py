@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report as text in 80 columns: how much, is it odd, can I trust it; then the details.
+
+Every number has the number of its record behind it (`#18`; `memtrace events` shows the record).
+"""
+
+from __future__ import annotations
+
+import re
+
+from memtrace.report import words
+from memtrace.report.lines import clean, columns, fit, fit_end, paragraph, plural, sparkline, table
+from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRow
+from memtrace.trace.sizes import format_size, format_time
+
+_DETAILED = 3
+_LISTED = 30
+_REGIONS = 15
+_STEPS = 14
+_INDENT = 2
+_LABEL = 17
+
+_STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33"}
+_ESCAPE = re.compile("\x01([a-z]+)\x02|\x03")
+
+
+def render(report: Report, *, color: bool = False, width: int = 80) -> str:
+    """The report as text that ends with a newline.
+
+    Args:
+        report: what `build` made.
+        color: use ANSI colours.
+        width: columns; less than 60 is taken as 60, more than 80 as 80.
+    """
+    lines = _Text(report, min(max(width, 60), 80)).lines()
+    text = "\n".join(line.rstrip() for line in lines) + "\n"
+    if color:
+        return _ESCAPE.sub(lambda m: f"\x1b[{_STYLES[m[1]]}m" if m[1] else "\x1b[0m", text)
+    return _ESCAPE.sub("", text)
+
+
+def _styled(style: str, text: str) -> str:
+    # Marks that `clean` never lets through from a name: they become colour, or nothing.
+    return f"\x01{style}\x02{text}\x03"
+
+
+class _Text:
+    def __init__(self, report: Report, width: int) -> None:
+        self.report = report
+        self.width = width
+
+    def lines(self) -> list[str]:
+        report = self.report
+        if not report.processes:
+            return [*self._empty(), *self._trust()]
+        shown = sorted(report.processes, key=_weight)[:_DETAILED]
+        shown.sort(key=lambda p: p.born_seq)
+        main = min(report.processes, key=_weight)
+        out = self._opening(main)
+        if len(report.processes) > 1:
+            out += self._processes(shown)
+        for p in shown:
+            out += self._process(p, named=len(report.processes) > 1)
+        return out + self._unseen(shown)
+
+    def _empty(self) -> list[str]:
+        command = fit(" ".join(self.report.argv) or "trace", self.width - 2)
+        return [command, "", "  nothing was recorded: the trace holds no process", ""]
+
+    # -- the opening ----------------------------------------------------------------------------
+
+    def _opening(self, p: ProcessRow) -> list[str]:
+        report = self.report
+        facts = [words.ending(p), words.allocator(p)]
+        facts += [report.machine] if report.machine else []
+        if report.page_size % 1024 == 0:
+            facts.append(f"pages {format_size(report.page_size)}")
+        tail = "   ".join(fit(f, 24) for f in facts if f)
+        room = self.width - columns(tail) - 3
+        name = fit(" ".join(p.argv) or p.exe or f"process {p.pid}", max(room, 20))
+        out = [_styled("bold", name) + "   " + tail if room >= 20 else _styled("bold", name)]
+        if room < 20:
+            out.append("  " + fit(tail, self.width - 2))
+        out.append("")
+        if len(report.processes) > 1:
+            text = (
+                f"{plural(len(report.processes), 'address space')} in this trace; the next lines are "
+                f"about the largest, process {p.pid} (born #{p.born_seq})"
+            )
+            out += [*paragraph(text, self.width, "  "), ""]
+        out += self._how_much(p)
+        out += ["", *self._odd(p), *self._trust()]
+        return out
+
+    def _how_much(self, p: ProcessRow) -> list[str]:
+        heap, chunks = p.heap, p.kinds.get("malloc-chunk")
+        end = "at exit" if p.died_seq is not None else "at the end"
+        rows = []
+        if heap.peak_bytes is not None and heap.final_bytes is not None:
+            moves = plural(heap.growths, "growth")
+            moves += f", {plural(heap.shrinks, 'shrink')}"
+            note = f"peak; {format_size(heap.final_bytes)} {end}; {moves}"
+            rows.append(("heap (brk)", format_size(heap.peak_bytes), note))
+        if chunks is not None:
+            note = f"peak; {format_size(chunks.final_bytes)} {end}; "
+            note += f"{chunks.count:,} mapped, {chunks.alive:,} alive {end}"
+            rows.append(("malloc chunks", format_size(chunks.peak_bytes), note))
+        elif p.allocator.name == "glibc":
+            rows.append(("malloc chunks", "0 B", "no mapping is proven to be one"))
+        if p.arenas:
+            peak = sum(a.committed_peak_bytes for a in p.arenas)
+            note = f"opened in {plural(len(p.arenas), 'thread arena')} of 64 MiB address space each"
+            rows.append(("thread arenas", format_size(peak), note))
+        if p.memory.vm_peak_bytes is not None:
+            note = f"peak, at #{p.peak_seq}: all address space in use, touched or not"
+            rows.append(("total mapped", format_size(p.memory.vm_peak_bytes), note))
+        if p.memory.rss_peak_bytes is not None:
+            note = "most pages really in memory, as far as it was read"
+            rows.append(("resident", format_size(p.memory.rss_peak_bytes), note))
+        return self._labelled(rows)
+
+    def _labelled(self, rows: list[tuple[str, str, str]]) -> list[str]:
+        size = max((columns(r[1]) for r in rows), default=0)
+        out = []
+        for label, value, note in rows:
+            first = f"  {label:<{_LABEL}}{value:>{size}}  "
+            lines = paragraph(note, self.width, first)
+            head = f"  {label:<{_LABEL}}" + _styled("bold", f"{value:>{size}}") + "  "
+            out += [head + lines[0][len(first) :], *lines[1:]]
+        return out
+
+    def _odd(self, p: ProcessRow) -> list[str]:
+        statements = words.oddities(p)
+        if not statements:
+            statements = ["nothing stands out"]
+        out = []
+        for i, text in enumerate(statements):
+            label = "is it odd?" if i == 0 else ""
+            out += paragraph(text, self.width, f"  {label:<{_LABEL}}")
+        return out
+
+    def _trust(self) -> list[str]:
+        report = self.report
+        label = f"  {'can I trust it?':<{_LABEL}}"
+        lines = paragraph(report.trust, self.width, label)
+        style = {"exact": "good", "unverified": "warn"}.get(report.exactness, "bad")
+        word = report.exactness
+        if lines[0][len(label) :].startswith(word):
+            lines[0] = label + _styled(style, word) + lines[0][len(label) + len(word) :]
+        for text in report.problems[:3]:
+            lines += paragraph(text, self.width, " " * len(label))
+        return [*lines, ""]
+
+    # -- many processes -------------------------------------------------------------------------
+
+    def _processes(self, shown: list[ProcessRow]) -> list[str]:
+        every = self.report.processes
+        listed = sorted(sorted(every, key=_weight)[:_LISTED], key=lambda p: (p.born_seq, p.mm))
+        rows = [("process", "born", "mapped", "heap", "calls", "end", "program")]
+        for p in listed:
+            calls = sum(c.count for c in p.calls.values())
+            rows.append((
+                f"{'*' if p in shown else ' '}{p.pid}",
+                f"#{p.born_seq}",
+                format_size(p.memory.vm_peak_bytes or 0),
+                "" if p.heap.peak_bytes is None else format_size(p.heap.peak_bytes),
+                f"{calls:,}",
+                fit(words.ending(p), 10),
+                fit(" ".join(p.argv) or p.exe, 22) + (" (fork)" if p.inherited else ""),
+            ))  # fmt: skip
+        out = [_heading("processes", "one line per address space: fork and exec begin a new one")]
+        lines = table(rows, "<>>>><<")
+        out += [fit(lines[0], self.width), *(fit(line, self.width) for line in lines[1:])]
+        hidden = len(every) - len(listed)
+        if hidden:
+            out.append(f"  and {hidden:,} smaller ones")
+        out += paragraph(
+            "* described below. One process alone: memtrace report --pid PID", self.width, "  "
+        )
+        return [*out, ""]
+
+    # -- one process ----------------------------------------------------------------------------
+
+    def _process(self, p: ProcessRow, *, named: bool) -> list[str]:
+        out: list[str] = []
+        if named:
+            title = f"── process {p.pid}, born #{p.born_seq} "
+            name = fit(" ".join(p.argv) or p.exe, self.width - columns(title) - 4)
+            line = title + name + " "
+            out = [_styled("bold", line + "─" * max(self.width - columns(line), 0)), ""]
+        out += self._kinds(p)
+        out += self._heap(p)
+        out += self._threshold(p)
+        out += self._regions(p)
+        out += self._arenas(p)
+        return out + self._calls(p)
+
+    def _kinds(self, p: ProcessRow) -> list[str]:
+        if not p.kinds:
+            return []
+        end = "at exit" if p.died_seq is not None else "at the end"
+        rows = [("kind", "count", "peak", end, "what it is")]
+        order = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
+        for name, k in order:
+            gloss = words.KINDS.get(name, "")
+            rows.append((
+                name, f"{k.count:,}", format_size(k.peak_bytes), format_size(k.final_bytes), gloss
+            ))  # fmt: skip
+        heading = _heading("memory by kind", "count: regions ever; peak: the most at one time")
+        return [heading, *(fit(x, self.width) for x in table(rows, "<>>><")), ""]
+
+    def _heap(self, p: ProcessRow) -> list[str]:
+        heap = p.heap
+        out = [_heading("heap", "the area that brk moves the end of; small requests live here")]
+        if heap.start is None or heap.final_bytes is None:
+            return [*out, "  not seen: no call told where it is", ""]
+        if not p.steps_total:
+            held = f"  it holds {format_size(heap.final_bytes)}" if heap.final_bytes else ""
+            inherited = ", inherited from its parent" if held and p.inherited else ""
+            return [*out, "  never moved" + (";" + held + inherited if held else ""), ""]
+        sizes = [s.end - heap.start for s in heap.steps]
+        line = sparkline(sizes, self.width - 30)
+        if len(sizes) > 1 and line:
+            out.append(f"  {line}  {format_size(sizes[-1])} after #{heap.steps[-1].seq}")
+        rows = [("#", "time", "change", "size after", "why")]
+        rows += [self._step(heap, s) for s in _chosen(heap.steps)]
+        lines = table(rows, ">>>><")
+        out += [fit(x, self.width) for x in lines]
+        left = p.steps_total - (len(rows) - 1)
+        if left > 0:
+            out += paragraph(
+                f"{left:,} more steps; shown are the first, the largest and the last",
+                self.width, "  ",
+            )  # fmt: skip
+        return [*out, ""]
+
+    def _step(self, heap: HeapRow, s: StepRow) -> tuple[str, str, str, str, str]:
+        change = f"{'+' if s.delta > 0 else ''}{format_size(s.delta)}"
+        if not s.delta:
+            asked = s.asked - s.end
+            change = f"0 of {'+' if asked > 0 else ''}{format_size(asked)}"
+        size = format_size(s.end - (heap.start or 0))
+        return f"#{s.seq}", format_time(s.t_ns), change, size, words.step(s)
+
+    def _threshold(self, p: ProcessRow) -> list[str]:
+        t = p.threshold
+        out = [_heading("mmap threshold", "requests of this size or more get a mapping of their own")]
+        if p.allocator.name != "glibc":
+            return [*out, *paragraph(words.no_threshold(p), self.width, "  "), ""]
+        rows = [("start", words.interval(t.initial, t.initial), words.start(p))]
+        moves = t.history
+        shown = moves if len(moves) <= 10 else [*moves[:5], *moves[-4:]]
+        for m in shown:
+            rows.append((f"#{m.seq}", words.interval(m.low, m.high), words.CAUSES[m.cause]))
+        if len(moves) > len(shown):
+            rows.append(("...", "", f"{len(moves) - len(shown):,} more moves"))
+        end = "at exit" if p.died_seq is not None else "at the end"
+        rows.append((end, words.interval(t.low, t.high), words.standing(p)))
+        size = max(columns(r[1]) for r in rows)
+        for when, value, why in rows:
+            out += paragraph(why, self.width, f"  {when:<10}{value:>{size}}  ")
+        return [*out, ""]
+
+    def _regions(self, p: ProcessRow) -> list[str]:
+        own = [r for r in p.regions if r.kind not in ("library", "vdso", "loader", "stack")]
+        if not own:
+            return []
+        rows = [("address", "bytes", "kind", "proven by", "born", "gone", "")]
+        for r in own[:_REGIONS]:
+            rows.append((
+                f"{r.start:x}",
+                format_size(r.peak_bytes),
+                r.kind,
+                r.evidence if r.kind != "unknown" else "-",
+                "fork" if r.inherited else f"#{r.born_seq}",
+                "" if r.died_seq is None else f"#{r.died_seq}",
+                self._about(r),
+            ))  # fmt: skip
+        note = "without the program's own files, its loader and stack"
+        out = [_heading("largest regions", note)]
+        out += [fit(x, self.width) for x in table(rows, "<><<>><")]
+        if len(own) > _REGIONS:
+            out.append(f"  and {p.regions_total - _REGIONS - (len(p.regions) - len(own)):,} more")
+        return [*out, ""]
+
+    def _about(self, r: RegionRow) -> str:
+        if r.owner is not None:
+            return r.owner
+        if r.path:
+            return fit_end(r.path.rpartition("/")[2] or r.path, 18)
+        if r.kind == "unknown" and r.candidates:
+            return "or ".join(f"{c} " for c in r.candidates).strip() + "?"
+        if r.moves:
+            return f"{plural(r.moves, 'mremap')}"
+        if r.verdict == "contradiction":
+            return "contradicts the threshold"
+        return ""
+
+    def _arenas(self, p: ProcessRow) -> list[str]:
+        if not p.arenas:
+            return []
+        rows = [("base", "thread", "opened", "opened now", "reserved")]
+        for a in p.arenas[:_REGIONS]:
+            now = "unknown" if a.committed_bytes is None else format_size(a.committed_bytes)
+            rows.append((
+                f"{a.base:x}", "" if a.tid is None else str(a.tid),
+                format_size(a.committed_peak_bytes), now, format_size(a.reserved_bytes),
+            ))  # fmt: skip
+        out = [_heading("thread arenas", "threads do not use the heap; each gets one of these")]
+        out += table(rows, "<>>>>")
+        if len(p.arenas) > _REGIONS:
+            out.append(f"  and {len(p.arenas) - _REGIONS:,} more")
+        return [*out, ""]
+
+    def _calls(self, p: ProcessRow) -> list[str]:
+        if not p.calls:
+            return []
+        order = sorted(p.calls.items(), key=lambda kv: (-kv[1].count, kv[0]))
+        rows = [("call", "count", "failed")]
+        rows += [(fit(n, 30), f"{c.count:,}", f"{c.failed:,}" if c.failed else "") for n, c in order]
+        total = sum(c.count for c in p.calls.values())
+        failed = sum(c.failed for c in p.calls.values())
+        rows.append(("total", f"{total:,}", f"{failed:,}" if failed else ""))
+        return [_heading("system calls", "failed: refused by the kernel"), *table(rows, "<>>"), ""]
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _unseen(self, shown: list[ProcessRow]) -> list[str]:
+        out = [_heading("what this trace cannot know", "")]
+        for text in words.unseen(shown):
+            out += paragraph(text, self.width, "  - ")
+        return out
+
+
+def _heading(title: str, note: str) -> str:
+    return _styled("bold", title) + (f"   {_styled('dim', note)}" if note else "")
+
+
+def _weight(p: ProcessRow) -> tuple[int, int]:
+    """Largest memory of its own first: heap, malloc and anonymous mappings, not libraries."""
+    own = sum(k.peak_bytes for n, k in p.kinds.items() if n not in ("library", "file", "loader"))
+    return -own, p.born_seq
+
+
+def _chosen(steps: list[StepRow]) -> list[StepRow]:
+    """The first, the largest and the last steps, in order."""
+    if len(steps) <= _STEPS:
+        return steps
+    edge = steps[:4] + steps[-4:]
+    seen = {s.seq for s in edge}
+    rest = sorted((s for s in steps if s.seq not in seen), key=lambda s: (-abs(s.delta), s.seq))
+    return sorted(edge + rest[: _STEPS - len(edge)], key=lambda s: s.seq)

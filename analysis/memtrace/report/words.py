@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sentences of the text report. Each states only what its values prove."""
+
+from __future__ import annotations
+
+import signal
+
+from memtrace.report.lines import clean, plural
+from memtrace.report.model import ProcessRow, StepRow
+from memtrace.trace.sizes import format_size
+
+KINDS = {
+    "heap": "small requests, grown by brk",
+    "malloc-chunk": "one large request each, mapped by malloc",
+    "main-arena": "malloc's stand-in for a refused heap",
+    "arena": "malloc's area for other threads",
+    "stack": "the main thread's stack",
+    "thread-stack": "stacks of other threads",
+    "guard": "no access: catches stack overflows",
+    "tls": "thread-local variables",
+    "library": "the program and its libraries",
+    "file": "mapped files",
+    "shared-file": "files mapped shared",
+    "shared-anon": "memory shared between processes",
+    "anon": "mapped by the program itself",
+    "loader": "the program loader's own memory",
+    "vdso": "the kernel's helper pages",
+    "jit": "code generated while running",
+    "runtime-heap": "a language runtime's or allocator's",
+    "unknown": "no evidence says what it is",
+}
+
+CAUSES = {
+    "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
+    "contradiction": "a mapping or growth here excludes the value before; what moved it is unknown (mallopt makes no system call)",
+    "aligned-or-mallopt": "a chunk was mapped below it: a chunk freed before was an aligned one (memalign), or mallopt was called",
+}
+
+_REASONS = {
+    "dynamic-threshold": "follows the rule: the threshold had risen",
+    "inherited": "follows the rule: threshold inherited raised",
+    "environ": "follows the environment's setting",
+    "tunable": "follows GLIBC_TUNABLES",
+    "hugetlb": "rounded to huge pages (hugetlb=1)",
+    "mmap-max": "malloc may map no more chunks",
+    "mmap-failed": "malloc's mmap failed just before",
+    "top-pad": "padded as M_TOP_PAD says",
+    "alignment": "second half of a pair: alignment",
+    "trim": "malloc gave the free top back",
+    "foreign-sbrk": "not malloc: sbrk called elsewhere",
+    "other-allocator": "another allocator's",
+}
+
+
+def ending(p: ProcessRow) -> str:
+    """How the process ended, as far as it was seen."""
+    if p.exit is None:
+        return "" if p.died_seq is None else "ended"
+    if "signal" in p.exit:
+        number = p.exit["signal"]
+        try:
+            return f"killed by {signal.Signals(number).name}"
+        except ValueError:
+            return f"killed by signal {number}"
+    return f"exit {p.exit['code']}"
+
+
+def allocator(p: ProcessRow) -> str:
+    """The malloc's name."""
+    if p.allocator.name == "unknown":
+        return "malloc unknown"
+    return clean(f"{p.allocator.name} {p.allocator.version or ''}".strip())
+
+
+def interval(low: int | None, high: int | None) -> str:
+    """A threshold."""
+    if low is None:
+        return "unknown"
+    if high is None:
+        return f"{format_size(low)} or more"
+    if low == high:
+        return _exact(low)
+    return f"{_exact(low)} to {_exact(high)}" if low else f"at most {_exact(high)}"
+
+
+def _exact(n: int) -> str:
+    text = format_size(n)
+    return text if n % 1024 == 0 and "." not in text else f"{n:,} B"
+
+
+def start(p: ProcessRow) -> str:
+    """Where the threshold's first value comes from."""
+    t = p.threshold
+    if p.inherited and p.threshold_inherited:
+        return "copied from the parent by fork, already moved there"
+    if t.initial is None:
+        return "the recorded settings do not say where it stands"
+    where = {"environ": "a MALLOC_ variable of the environment", "tunable": "GLIBC_TUNABLES"}
+    if t.fixed_by is None:
+        return "glibc's default; no setting in the environment"
+    name = where.get(t.fixed_by, "the huge page setting")
+    if t.initial == 128 * 1024:
+        return f"glibc's default; fixed there by {name}"
+    return f"set by {name}, which also fixes it"
+
+
+def standing(p: ProcessRow) -> str:
+    """What the last value rests on."""
+    t = p.threshold
+    if t.low is None:
+        return "nothing here bounds it"
+    if any(m.cause != "freed-chunk" for m in t.history):
+        return "what the evidence leaves"
+    judged = sum(r.kind == "malloc-chunk" and r.verdict != "unknown" for r in p.regions)
+    judged += sum(s.verdict in ("holds", "explained") and s.reason != "trim" for s in p.heap.steps)
+    if not judged:
+        return "as configured; no mapping or growth could be held against it"
+    return f"{plural(judged, 'mapping and growth', 'mappings and growths')} fit it"
+
+
+def no_threshold(p: ProcessRow) -> str:
+    """Why no value is given."""
+    if p.allocator.name == "unknown":
+        return "not stated: which malloc this process uses is not known"
+    return f"does not apply: {allocator(p)} has no such rule"
+
+
+def step(s: StepRow) -> str:
+    """Why the break moved."""
+    if not s.delta:
+        what = "refused" if s.asked > s.end else "refused shrink"
+        return f"{what}: a mapping is in the way" if s.cause == "next-mapping" else what
+    if s.reason in _REASONS:
+        return _REASONS[s.reason]
+    return {
+        "holds": "fits the threshold rule",
+        "contradiction": "CONTRADICTS the configured threshold",
+        "unknown": "caller not proven",
+    }.get(s.verdict, s.verdict)
+
+
+def oddities(p: ProcessRow) -> list[str]:
+    """What a person should look at; only proven statements."""
+    out = []
+    t, heap = p.threshold, p.heap
+    rises = [m for m in t.history if m.cause == "freed-chunk"]
+    if rises:
+        text = (
+            f"the mmap threshold moved: {interval(t.initial, t.initial)} at the start, "
+            f"{interval(t.low, t.high)} now; first at #{rises[0].seq}, when a mapped chunk was freed"
+        )
+        out.append(text)
+        after = [s for s in heap.steps if s.reason == "dynamic-threshold"]
+        if after:
+            text = f"{plural(len(after), 'heap growth')} came after it (first #{after[0].seq})"
+            if p.over_default:
+                text += f"; {p.over_default:,} of all prove a request of 128 KiB or more served by the heap"
+            out.append(text)
+    for m in t.history:
+        if m.cause == "contradiction":
+            out.append(
+                f"the configured threshold is contradicted at #{m.seq}; the cause is unknown"
+            )
+            break
+    if heap.growths >= 2 and not heap.shrinks and heap.final_bytes:
+        out.append(f"the heap grew {heap.growths:,} times and never shrank")
+    if p.refused:
+        out.append(f"{plural(p.refused, 'growth')} of the heap refused by the kernel")
+    failed = [(n, c.failed) for n, c in p.calls.items() if c.failed and n != "brk"]
+    if failed:
+        listed = ", ".join(f"{clean(n)[:24]} {c:,}" for n, c in failed[:6])
+        out.append(f"calls that failed: {listed}")
+    if p.verification.drift:
+        out.append(f"the replayed map was wrong at #{p.verification.drift[0].seq}")
+    return out
+
+
+def unseen(shown: list[ProcessRow]) -> list[str]:
+    """The limits of what was said above."""
+    out = [
+        "requests that malloc served from memory it already had: they make no system call",
+        "which code asked malloc for memory, and how much of a region is in use",
+    ]
+    if any(p.allocator.name == "glibc" for p in shown):
+        out.append(
+            "calls of mallopt, and whether a freed chunk was an aligned one (memalign): neither leaves "
+            "a mark, so the threshold stated is the one without them"
+        )
+    if any(a.committed_bytes is None for p in shown for a in p.arenas):
+        out.append("how much of a thread arena is open after it shrank: growing back makes no call")
+    if any(s.cause is None and s.asked > s.end for p in shown for s in p.heap.steps):
+        out.append("why a growth of the heap was refused, where no mapping was in the way")
+    unknown = sum(p.kinds["unknown"].count for p in shown if "unknown" in p.kinds)
+    if unknown:
+        out.append(f"what {plural(unknown, 'region is', 'regions are')} for: no evidence was recorded")
+    out.append("resident memory between the recorded moments, and per region")
+    return out

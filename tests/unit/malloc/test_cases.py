@@ -1,0 +1,511 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What programs do and what must be said about it; glibc 2.36, 64-bit, unless a test says so.
+
+The comments name what the traced program would have done (m131049: malloc(131049)).
+"""
+
+import pytest
+from memtrace.trace.records import Libc
+
+CHUNK = 135168  # the smallest mapping of malloc's defaults
+
+
+def verdicts(process):
+    return [(s.delta, s.verdict, s.reason) for s in process.heap.steps]
+
+
+def test_a_request_below_the_threshold_starts_the_heap(scene):
+    # m131048
+    scene.glibc().query()
+    scene.brk(0x21000)
+    p = scene.exit().process()
+    assert verdicts(p) == [(0x21000, "holds", None)]
+    assert p.heap.growths == 1
+    assert p.heap.peak_bytes == p.heap.final_bytes == 0x21000
+    assert p.kinds["heap"].count == 1
+    assert "malloc-chunk" not in p.kinds
+
+
+def test_two_growths_below_the_threshold_hold(scene):
+    # m100000 m131048
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.brk(0x38000)
+    p = scene.exit().process()
+    assert verdicts(p) == [(0x21000, "holds", None), (0x38000, "holds", None)]
+    assert p.threshold.history == []
+
+
+def test_a_chunk_has_the_interval_of_its_request(scene):
+    # m100000 m131049
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.mmap(CHUNK)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.evidence, r.verdict) == ("malloc-chunk", "caller", "holds")
+    assert (r.request.min, r.request.max) == (131049, 135144)
+
+
+def test_a_freed_chunk_moves_the_threshold(scene):
+    # m100000 m131049 f1 m131049 m135144 m135145
+    scene.glibc()
+    scene.brk(0x21000)
+    a = scene.mmap(CHUNK)
+    freed = scene.munmap(a, CHUNK)
+    scene.brk(0x38000)
+    scene.brk(0x21000)
+    scene.mmap(139264)
+    p = scene.exit().process()
+    assert p.threshold.initial == 131072
+    assert (p.threshold.low, p.threshold.high) == (135168, 135168)
+    assert [(m.seq, m.low, m.cause) for m in p.threshold.history] == [(freed, 135168, "freed-chunk")]
+    assert verdicts(p) == [
+        (0x21000, "holds", None),
+        (0x38000, "explained", "dynamic-threshold"),
+        (0x21000, "explained", "dynamic-threshold"),
+    ]
+    assert p.metrics["threshold.rises"] == 1
+    assert p.metrics["chunks.mapped"] == 2
+    assert p.metrics["chunks.alive_at_exit"] == 1
+    assert p.kinds["malloc-chunk"].peak_bytes == 139264
+
+
+def test_top_pad_zero_freezes_the_threshold(scene):
+    # MALLOC_TOP_PAD_=0: m1 m200000 f1 m200000
+    scene.glibc(env={"MALLOC_TOP_PAD_": "0"})
+    scene.brk(0x1000)
+    a = scene.mmap(200704)
+    scene.munmap(a, 200704)
+    scene.mmap(200704)
+    p = scene.exit().process()
+    assert verdicts(p) == [(0x1000, "holds", None)]
+    assert (p.threshold.low, p.threshold.high, p.threshold.fixed_by) == (131072, 131072, "environ")
+    assert p.threshold.history == []
+
+
+def test_mmap_max_zero_sends_everything_to_the_heap(scene):
+    # MALLOC_MMAP_MAX_=0: m100000 m1000000 f1
+    scene.glibc(env={"MALLOC_MMAP_MAX_": "0"})
+    scene.brk(0x21000)
+    scene.brk(0x10C000)
+    scene.brk(-0xF4000)
+    p = scene.exit().process()
+    assert verdicts(p)[1:] == [
+        (0x10C000, "explained", "mmap-max"),
+        (-0xF4000, "explained", "trim"),
+    ]
+    assert p.heap.shrunk_bytes == 0xF4000
+
+
+def test_the_same_growth_without_a_setting_is_a_contradiction(scene):
+    # mallopt(M_MMAP_MAX, 0), which leaves no trace: m100000 m1000000
+    scene.glibc()
+    scene.brk(0x21000)
+    seq = scene.brk(0x10C000)
+    p = scene.exit().process()
+    assert verdicts(p)[1] == (0x10C000, "contradiction", None)
+    (move,) = p.threshold.history
+    assert (move.seq, move.cause, move.high) == (seq, "contradiction", None)
+    # nb < T and nb >= G - 4096 - top_pad - 16
+    assert move.low == 0x10C000 - 4096 - 131072 - 16 + 1
+
+
+def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene):
+    # MALLOC_MMAP_THRESHOLD_=4096: m1 m100000 m100000
+    scene.glibc(env={"MALLOC_MMAP_THRESHOLD_": "4096"})
+    scene.brk(0x21000)
+    scene.mmap(102400)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.verdict, r.reason) == ("malloc-chunk", "explained", "environ")
+    assert scene.process().threshold.low == 4096
+
+
+def test_a_small_chunk_without_a_setting_is_a_contradiction(scene):
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.mmap(102400)
+    seq = scene.seq
+    r = scene.region(seq)
+    assert (r.kind, r.verdict) == ("malloc-chunk", "contradiction")
+    t = scene.process().threshold
+    assert (t.initial, t.low, t.high) == (131072, 0, 102400 - 16)
+    assert (t.history[0].seq, t.history[0].cause) == (seq, "contradiction")
+
+
+def test_a_mapping_below_a_raised_threshold_may_be_an_aligned_chunks_doing(scene):
+    scene.glibc()
+    a = scene.mmap(3149824)
+    scene.munmap(a, 3149824)
+    scene.mmap(1052672)
+    r = scene.region(scene.seq)
+    assert (r.verdict, r.reason) == ("unknown", "aligned-or-mallopt")
+    t = scene.process().threshold
+    assert (t.low, t.high) == (131072, 1052672 - 16)
+
+
+@pytest.mark.parametrize(
+    ("version", "length", "raised"),
+    [
+        ("2.36", 33554432, None),  # 32 MiB with its flag bit is above the limit
+        ("2.36", 33554432 - 4096, 33554432 - 4096),
+        ("2.43", 33554432, 33554432 - 16),
+        ("2.43", 135168, 135152),
+    ],
+)
+def test_the_size_that_raises_depends_on_the_version(scene, version, length, raised):
+    scene.glibc(version)
+    a = scene.mmap(length)
+    scene.munmap(a, length)
+    t = scene.process().threshold
+    assert (t.low, t.high) == ((raised, raised) if raised else (131072, 131072))
+
+
+def test_a_shrink_by_free_and_none_when_pinned(scene):
+    # n400,1000 F0,399
+    scene.glibc()
+    for _ in range(3):
+        scene.brk(0x21000)
+    scene.brk(-0x41000)
+    p = scene.exit().process()
+    assert verdicts(p)[-1] == (-0x41000, "explained", "trim")
+    assert p.heap.final_bytes == 0x22000
+    assert p.heap.peak_bytes == 0x63000
+    assert p.heap.grown_bytes - p.heap.shrunk_bytes == 0x22000
+
+
+def test_a_foreign_sbrk_and_the_pair_of_growths_after_it(scene):
+    # m100000 s4096 m100000
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.brk(4096, by="sbrk")
+    scene.brk(0x31000)
+    scene.brk(0x9000)
+    assert verdicts(scene.process())[1:] == [
+        (4096, "not-applicable", "foreign-sbrk"),
+        (0x31000, "holds", None),
+        (0x9000, "explained", "alignment"),
+    ]
+
+
+def test_the_frame_of_sbrk_is_believed_only_where_it_was_verified(scene):
+    scene.glibc("2.31")
+    scene.brk(4096, by="sbrk")
+    assert verdicts(scene.process()) == [(4096, "unknown", None)]
+
+
+def test_a_refused_heap_makes_a_main_arena_and_no_chunk(scene):
+    scene.glibc()
+    end = scene.brks[1]
+    scene.mmap(4096, "program", prot=0, flags=0x32, at=end + 0x22000, ret=end + 0x22000)
+    scene.brk(0x21000)
+    seq = scene.refused(0x21000)
+    scene.mmap(1 << 20)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.evidence, r.verdict, r.reason) == (
+        "main-arena", "sequence", "explained", "brk-failed",
+    )  # fmt: skip
+    p = scene.process()
+    (step,) = [s for s in p.heap.steps if s.seq == seq]
+    assert (step.delta, step.asked, step.cause) == (0, end + 0x42000, "next-mapping")
+    assert p.calls["brk"].failed == p.metrics["heap.refused"] == 1
+    assert p.threshold.low == 131072
+
+
+def test_a_refusal_without_a_mapping_in_the_way_has_no_stated_cause(scene):
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.refused(1 << 30)
+    step = scene.process().heap.steps[-1]
+    assert (step.delta, step.cause, step.verdict) == (0, None, "unknown")
+
+
+def test_a_header_beats_the_sequence(scene):
+    # The program's own sbrk failed, then malloc mapped a chunk as ever.
+    scene.glibc()
+    scene.refused(1 << 40, by="sbrk")
+    a = scene.mmap(2 << 20)
+    born = scene.seq
+    assert scene.region(born).candidates == ["malloc-chunk", "main-arena"]
+    scene.seen(born, (2 << 20) | 2)
+    scene.munmap(a, 2 << 20)
+    assert (scene.region(born).kind, scene.region(born).evidence) == ("malloc-chunk", "header")
+    assert scene.process().threshold.low == 2 << 20
+
+
+def test_a_thread_has_a_stack_a_guard_and_an_arena(scene):
+    # A thread that allocates: allocate_stack, then arena.c's alloc_new_heap.
+    scene.glibc()
+    scene.brk(0x21000)
+    stack = scene.mmap(0x801000, prot=0, flags=0x20022)
+    stack_seq = scene.seq
+    scene.call("mprotect", [stack + 0x1000, 0x800000, 3], 0)
+    guard_seq = scene.seq
+    scene.clone(7, stack + 0x800F00)
+    base = 0x7E0000000000
+    low = base - 0x3000000
+    scene.tid = 7
+    scene.mmap(1 << 27, prot=0, flags=0x4022, ret=low)
+    arena_seq = scene.seq
+    scene.munmap(low, base - low)
+    scene.munmap(base + (64 << 20), low + (1 << 27) - base - (64 << 20))
+    scene.call("mprotect", [base, 135168, 3], 0)
+    scene.call("mprotect", [base + 135168, 69632, 3], 0)
+    p = scene.process()
+    (arena,) = p.arenas
+    assert (arena.base, arena.tid, arena.reserved_bytes) == (base, 7, 64 << 20)
+    assert arena.committed_bytes == arena.committed_peak_bytes == 135168 + 69632
+    r = scene.region(arena_seq)
+    assert (r.kind, r.bytes, r.peak_bytes, r.start) == ("arena", 64 << 20, 1 << 27, base)
+    assert r.verdict == "holds"
+    s = scene.region(stack_seq)
+    assert (s.kind, s.evidence, s.start, s.bytes) == ("thread-stack", "caller", stack + 4096, 8 << 20)
+    g = scene.region(guard_seq)
+    assert (g.kind, g.evidence, g.start, g.bytes) == ("guard", "sequence", stack, 4096)
+    assert p.kinds["thread-stack"].peak_bytes == 8 << 20
+    assert p.kinds["guard"].peak_bytes == 4096
+    assert all(step.tid != 7 for step in p.heap.steps)
+    assert p.heap.growths == 1
+
+
+def test_an_arena_that_shrank_by_madvise_has_no_known_size(scene):
+    scene.glibc()
+    base = 0x7E0000000000
+    scene.mmap(1 << 27, prot=0, flags=0x22, ret=base)
+    scene.munmap(base + (64 << 20), 64 << 20)
+    scene.call("mprotect", [base, 0x100000, 3], 0)
+    scene.call("madvise", [base + 0x80000, 0x80000, 4], 0)
+    (arena,) = scene.process().arenas
+    assert (arena.committed_bytes, arena.committed_peak_bytes) == (None, 0x100000)
+
+
+def test_an_arena_in_a_static_program_is_proven_by_the_sequence(scene):
+    scene.exec()
+    base = 0x7E0000000000
+    scene.mmap(1 << 27, by="", prot=0, flags=0x22, ret=base - 0x1000000)
+    seq = scene.seq
+    scene.munmap(base - 0x1000000, 0x1000000, by="")
+    scene.munmap(base + (64 << 20), 0x3000000, by="")
+    scene.call("mprotect", [base, 135168, 3], 0, by="")
+    r = scene.region(seq)
+    assert (r.kind, r.evidence) == ("arena", "sequence")
+
+
+def test_a_reservation_that_nothing_follows_is_no_arena(scene):
+    scene.exec()
+    scene.mmap(1 << 27, by="", prot=0, flags=0x22)
+    seq = scene.seq
+    scene.query()
+    r = scene.region(seq)
+    assert (r.kind, r.candidates) == ("unknown", ["arena", "anon"])
+    assert scene.process().arenas == []
+
+
+def test_realloc_keeps_one_region_through_its_moves(scene):
+    # m100000 m200000 r1,300000 r1,50000000 r1,1000
+    scene.glibc()
+    scene.brk(0x21000)
+    a = scene.mmap(200704)
+    seq = scene.seq
+    scene.call("mremap", [a, 200704, 303104, 1], 0x7D0000000000)
+    scene.call("mremap", [0x7D0000000000, 303104, 50003968, 1], 0x7C0000000000)
+    scene.call("mremap", [0x7C0000000000, 50003968, 4096, 1], 0x7C0000000000)
+    r = scene.region(seq)
+    assert (r.start, r.bytes, r.peak_bytes, r.moves) == (0x7C0000000000, 4096, 50003968, 3)
+    assert (r.kind, r.verdict, r.reason) == ("malloc-chunk", "explained", "mremap-shrink")
+    assert scene.process().threshold.history == []
+
+
+def test_what_the_program_maps_itself_is_not_mallocs(scene):
+    # M500000 and M135168: the second has a chunk's shape, its caller says otherwise
+    scene.glibc()
+    scene.mmap(500000, "program")
+    odd = scene.seq
+    a = scene.mmap(CHUNK, "program")
+    own = scene.seq
+    scene.mmap(CHUNK)
+    chunk = scene.seq
+    for seq in (odd, own):
+        r = scene.region(seq)
+        assert (r.kind, r.evidence, r.verdict, r.reason) == (
+            "anon", "caller", "not-applicable", "direct-call",
+        )  # fmt: skip
+        assert r.request is None
+    assert scene.region(chunk).kind == "malloc-chunk"
+    scene.munmap(a, CHUNK, by="program")
+    assert scene.process().threshold.low == 131072
+
+
+def test_without_caller_and_header_a_chunks_shape_stays_unknown(scene):
+    scene.glibc()
+    scene.mmap(CHUNK, by="")
+    r = scene.region(scene.seq)
+    assert (r.kind, r.evidence, r.candidates) == ("unknown", "none", ["malloc-chunk", "anon"])
+    assert (r.verdict, r.request) == ("unknown", None)
+
+
+@pytest.mark.parametrize(
+    ("version", "word", "kind"),
+    [
+        ("2.36", CHUNK | 2, "malloc-chunk"),
+        ("2.36", CHUNK - 16 | 2, "unknown"),
+        ("2.43", CHUNK - 16 | 2, "malloc-chunk"),
+        ("2.43", CHUNK | 2, "unknown"),
+        ("2.36", CHUNK | 1, "unknown"),  # an arena's first chunk
+        ("2.36", 0, "unknown"),
+    ],
+)
+def test_a_header_proves_a_chunk_in_its_versions_layout(scene, version, word, kind):
+    scene.glibc(version)
+    scene.mmap(CHUNK, by="")
+    seq = scene.seq
+    scene.seen(seq, word).query()
+    assert scene.region(seq).kind == kind
+
+
+def test_a_header_in_a_static_program_proves_glibc(scene):
+    scene.exec()
+    a = scene.mmap(CHUNK, by="")
+    seq = scene.seq
+    scene.seen(seq, CHUNK | 2)
+    scene.munmap(a, CHUNK, by="")
+    p = scene.process()
+    assert (p.allocator.name, p.allocator.version) == ("glibc", None)
+    assert scene.region(seq).verdict == "holds"
+    # which of both layouts: unknown, so is the size that T took
+    assert (p.threshold.low, p.threshold.high) == (CHUNK - 16, CHUNK)
+
+
+def test_a_childs_threshold_is_its_parents(scene):
+    # fork after T was raised: the child's request for 500000 by brk
+    scene.glibc()
+    a = scene.mmap(503808)
+    scene.munmap(a, 503808)
+    scene.fork(2, 2).as_(2, 2)
+    scene.brk(0x9B000)
+    scene.exec(3, pid=2, old_mm=2)
+    scene.library("/lib/libc.so.6")
+    p = scene.process(1)
+    assert verdicts(p) == [(0x9B000, "explained", "inherited")]
+    assert p.threshold.initial == p.threshold.low == 503808
+    assert p.threshold.history == []
+    assert p.heap.growths == 1
+    assert scene.process(2).threshold.low is None  # its libc is not identified in this trace
+
+
+def test_a_forked_child_starts_without_steps_but_with_the_extent(scene):
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.mmap(CHUNK)
+    scene.fork(2, 2)
+    child = scene.process(1)
+    assert child.heap.steps == []
+    assert (child.heap.growths, child.heap.final_bytes, child.heap.peak_bytes) == (0, 0x21000, 0x21000)
+    assert child.kinds["malloc-chunk"].count == 1
+    assert child.metrics["chunks.mapped"] == 0
+    assert child.metrics["chunks.alive_at_exit"] == 1
+    assert {r.born_seq for r in child.regions} == {child.born_seq}
+
+
+@pytest.mark.parametrize("library", ["jemalloc.so.2", "tcmalloc_minimal.so.4", "mimalloc.so.2.0"])
+def test_another_malloc_has_no_threshold(scene, library):
+    path = f"/usr/lib/lib{library}"
+    name = library.partition(".")[0].partition("_")[0]
+    scene.exec()
+    scene.library(path)
+    scene.library("/lib/libc.so.6")
+    scene.life(Libc(t=10**6, mm=1, path="/lib/libc.so.6", version="2.36"))
+    scene.mmap(5 << 20, path)
+    seq = scene.seq
+    p = scene.process()
+    assert p.allocator.name == name
+    assert p.allocator.rule == "not-applicable"
+    assert (p.threshold.initial, p.threshold.low, p.threshold.high) == (None, None, None)
+    r = scene.region(seq)
+    assert (r.kind, r.owner, r.verdict, r.reason) == (
+        "runtime-heap", name, "not-applicable", "other-allocator",
+    )  # fmt: skip
+
+
+def test_pythons_arenas_are_its_own(scene):
+    python = "/usr/bin/python3.11"
+    maps = [line.replace("/bin/prog", python) for line in scene_maps()]
+    scene.glibc(exe=python, maps=maps)
+    scene.mmap(1 << 20, python)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.owner, r.evidence) == ("runtime-heap", "pymalloc", "caller")
+    scene.mmap(4 << 20, python)
+    assert scene.region(scene.seq).kind == "anon"
+
+
+def scene_maps():
+    return [
+        "400000-401000 r-xp 00000000 fe:00 1 /bin/prog",
+        "7ff000000000-7ff000020000 r-xp 00000000 fe:00 2 /lib/ld-linux-x86-64.so.2",
+    ]
+
+
+def test_the_loaders_memory_is_the_loaders(scene):
+    scene.glibc()
+    scene.mmap(8192, "loader")
+    assert (scene.region(scene.seq).kind, scene.region(scene.seq).evidence) == ("loader", "caller")
+    scene.mmap(40000, "loader", prot=1, flags=2, file="/etc/ld.so.cache")
+    assert scene.region(scene.seq).kind == "file"
+
+
+def test_a_kind_of_every_mapping(scene):
+    scene.glibc()
+    expected = {}
+    for flags, file, kind in [
+        (0x21, "", "shared-anon"), (0x22, "", "anon"), (0x1, "/tmp/f", "shared-file"), (0x2, "/tmp/f", "file"),
+    ]:  # fmt: skip
+        scene.mmap(4096, "program", flags=flags, file=file)
+        expected[scene.seq] = kind
+    assert {seq: scene.region(seq).kind for seq in expected} == expected
+    kinds = scene.process().kinds
+    assert {k for k in kinds if k in ("stack", "vdso", "loader", "library")} == {
+        "stack", "vdso", "loader", "library",
+    }  # fmt: skip
+
+
+def test_a_split_mapping_lives_until_its_last_byte(scene):
+    scene.glibc()
+    a = scene.mmap(0x10000, "program")
+    seq = scene.seq
+    scene.munmap(a + 0x4000, 0x4000, "program")
+    assert (scene.region(seq).bytes, scene.region(seq).died_seq) == (0xC000, None)
+    assert (scene.region(seq).start, scene.region(seq).end) == (a, a + 0x10000)
+    scene.munmap(a, 0x4000, "program")
+    last = scene.munmap(a + 0x8000, 0x8000, "program")
+    r = scene.region(seq)
+    assert (r.bytes, r.peak_bytes, r.died_seq, r.start) == (0x8000, 0x10000, last, a + 0x8000)
+
+
+def test_a_second_libc_makes_a_megabyte_ambiguous(scene):
+    scene.glibc()
+    scene.life(Libc(t=10**6, mm=1, path="/opt/libc.so.6", version="2.41"))
+    scene.mmap(1 << 20)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.candidates) == ("unknown", ["malloc-chunk", "main-arena"])
+    scene.mmap(CHUNK)
+    assert scene.region(scene.seq).kind == "malloc-chunk"
+
+
+def test_an_inline_system_call_is_no_evidence_for_the_program(scene):
+    scene.glibc()
+    scene.mmap(64 << 10, "inline")
+    r = scene.region(scene.seq)
+    assert (r.kind, r.candidates) == ("unknown", ["anon", "runtime-heap"])
+
+
+def test_each_kinds_peak_is_its_own(scene):
+    # B is proven only after A is gone: the peak of chunks was both.
+    scene.glibc()
+    a = scene.mmap(CHUNK)
+    scene.mmap(2 * CHUNK, by="")
+    seq = scene.seq
+    scene.munmap(a, CHUNK)
+    scene.seen(seq, 2 * CHUNK | 2).query()
+    p = scene.process()
+    assert p.kinds["malloc-chunk"].peak_bytes == 3 * CHUNK
+    assert p.kinds["malloc-chunk"].final_bytes == 2 * CHUNK
+    assert "unknown" not in p.kinds
