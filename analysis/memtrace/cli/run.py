@@ -46,12 +46,12 @@ def _engine(_: click.Context, __: click.Parameter, value: str) -> str:
     "125 memtrace failed, 126 not executable, 127 not found.",
 )
 @click.option("-o", "--output", "path", default="trace.json", show_default=True, metavar="FILE",
-              help="The trace; .gz or .zst compresses. An existing file is kept as FILE.old.")  # fmt: skip
+              help="The trace; .gz or .zst compresses. An existing one is kept as FILE.old.")  # fmt: skip
 @click.option("--engine", default="auto", callback=_engine, metavar="auto|ptrace",
               help="How to trace; auto is ptrace, which needs no privilege.")  # fmt: skip
 @click.option("--no-seccomp", is_flag=True,
-              help="Stop at every system call instead of filtering in the kernel: slow, but programs that "
-              "trace others or use CLONE_UNTRACED keep working.")  # fmt: skip
+              help="Stop at every system call instead of filtering in the kernel: slow, but "
+              "programs that use CLONE_UNTRACED keep working.")  # fmt: skip
 @click.option("--snapshots", metavar="every=100ms|every=N|off",
               help="How often to read the kernel's own map for verification (always at exec, fork "
               "and exit). Default: every 100 ms with at least 256 calls between.")  # fmt: skip
@@ -67,16 +67,17 @@ def _engine(_: click.Context, __: click.Parameter, value: str) -> str:
 @common
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[--] PROG [ARGS]...")
 def command(
+    *,
     path: str,
     engine: str,
     no_seccomp: bool,
     snapshots: str | None,
     evidence: str,
-    argv: tuple[str, ...],  # noqa: FBT001
+    argv: tuple[str, ...],
 ) -> int:
     """Run a program and record every change it makes to its address space.
 
-    Threads, children and what they exec are followed. The program's input and output are left alone.
+    Threads, children and what they exec are followed. Its input and output are left alone.
     """
     if not argv:
         raise UsageError("no program is named", hint="memtrace run -- PROG ARGS...")
@@ -102,9 +103,8 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
         else f"exit {os.WEXITSTATUS(status)}"
     )
     name = click.unstyle(argv[0]).encode("ascii", "backslashreplace").decode()[-40:]
-    lines = [
-        f"memtrace  {name}  {how}  {format_time(r.duration_ns)}  {counts.get('calls', 0):,} memory calls"
-    ]
+    calls = f"{counts.get('calls', 0):,} memory calls"
+    lines = [f"memtrace  {name}  {how}  {format_time(r.duration_ns)}  {calls}"]
     if r.result.error is None:
         total, exact = counts["snapshots"], counts["exact"]
         lines.append(
@@ -112,17 +112,12 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
             f"mapped peak {format_size(r.result.vm_peak * PAGE)}, "
             f"resident peak {format_size(r.result.rss_peak * PAGE)}"
         )
-        word = (
-            "exact"
-            if exact == total and total and not counts["lost"]
-            else "NOT exact"
-            if total
-            else "unverified"
-        )
+        word = "exact" if total else "unverified"
+        if exact < total or counts["lost"]:
+            word = "NOT exact"
         lines.append(f"  {word}: {exact} of {total} kernel snapshots reproduced")
-        lines.append(
-            f"  wrote {r.path} ({format_size(r.result.bytes_written)})    next: memtrace report {r.path}"
-        )
+        size = format_size(r.result.bytes_written)
+        lines.append(f"  wrote {r.path} ({size})    next: memtrace report {r.path}")
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +125,7 @@ def _incomplete(r: Recording) -> None:
     """The recording failed although the program ran: its own failure is still its status."""
     error = TargetError(
         f"the trace is incomplete: {r.result.error}",
-        hint=f"df -h {os.path.dirname(os.path.abspath(r.path))}; memtrace run -o /elsewhere/trace.json ...",
+        hint=f"df -h {os.path.dirname(os.path.abspath(r.path))}",
     )
     if r.status == 0:
         raise error
@@ -138,7 +133,7 @@ def _incomplete(r: Recording) -> None:
 
 
 def leave_as(status: int) -> int:
-    """The program's exit code; a program killed by a signal takes this process along the same way."""
+    """The program's exit code; killed by a signal, it takes this process along the same way."""
     if os.WIFEXITED(status):
         return os.WEXITSTATUS(status)
     number = os.WTERMSIG(status)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which system calls are recorded, under which number, on which architecture: one table each.
 
-Another architecture is another `Abi` value. Numbers: the kernel's arch/x86/entry/syscalls/syscall_64.tbl
-and syscall_32.tbl; argument counts: the SYSCALL_DEFINEs.
+Another architecture is another `Abi` value. Numbers: the kernel's
+arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl; argument counts: the SYSCALL_DEFINEs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ROLES = {
 class Abi:
     """One system call interface: its AUDIT_ARCH number and its table.
 
-    `names` maps a number to the name as the kernel has it; names that CALLS lacks (mmap2, old_mmap, ipc) are
+    `names` maps a number to the kernel's name; names that CALLS lacks (mmap2, old_mmap, ipc) are
     normalised by the recorder. `roles` maps the same numbers to their `Role`.
     """
 
@@ -61,6 +61,7 @@ class Abi:
 
     @property
     def roles(self) -> dict[int, Role]:
+        """The role of each recorded number."""
         return {nr: _ROLES.get(name, Role.MEMORY) for nr, name in self.names.items()}
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tracer's end of the pipe to the writer, and the page through which the writer asks back.
 
-The tracer never waits for the disk: it waits only while the pipe is full, so that nothing is lost and
-the target is slowed instead. A dead writer ends the recording, never the target.
+The tracer never waits for the disk: it waits only while the pipe is full, so that nothing is lost
+and the target is slowed instead. A dead writer ends the recording, never the target.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCK = 1 << 15
 
 
 def wish_slot(mm: int) -> int:
-    """The byte of an mm in the page of wishes; distant mms may share one, which costs a snapshot."""
+    """The byte of an mm in the page of wishes; two mms may share one, which costs a snapshot."""
     return mm % mmap.PAGESIZE
 
 

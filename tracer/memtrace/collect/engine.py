@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The ptrace loop: one thread, one waitpid, one decision per stop.
 
-Theory of operation. The target stops at the entry of a recorded call (a seccomp stop, or a syscall stop
-without the filter) and, let on with PTRACE_SYSCALL, at its exit. Entry or exit is never guessed from
-a toggle: PTRACE_GET_SYSCALL_INFO says it. A tracee with a pending call is always restarted with
-PTRACE_SYSCALL, any other with `go` (PTRACE_CONT under the filter). Signals are delivered as they
-came; events and group stops carry none. Any request may fail with ESRCH, because SIGKILL ends a stop
-at any time: the exit status is on its way, and nothing is done.
+Theory of operation. The target stops at the entry of a recorded call (a seccomp stop, or a syscall
+stop without the filter) and, let on with PTRACE_SYSCALL, at its exit. Entry or exit is never
+guessed from a toggle: PTRACE_GET_SYSCALL_INFO says it. A tracee with a pending call is always
+restarted with PTRACE_SYSCALL, any other with `go` (PTRACE_CONT under the filter). Signals are
+delivered as they came; events and group stops carry none. Any request may fail with ESRCH, because
+SIGKILL ends a stop at any time: the exit status is on its way, and nothing is done.
 
 The target waits while this code runs, so the two stops of a memory call are written for speed and
 everything else is a function.
@@ -14,6 +14,7 @@ everything else is a function.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -67,7 +68,9 @@ _NR_MMAP = 9
 _BACKING_MASK, _PLAIN_ANON = 0x4002F, 0x22
 _PROT_RW = 3
 #: Calls whose successful effect is read back.
-_READ_BACK = frozenset(("shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages"))
+_READ_BACK = frozenset(
+    ("shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages")
+)
 _PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
 
 
@@ -95,7 +98,12 @@ class Engine:
         roles = NATIVE.roles
         waitpid, pread, now = os.waitpid, os.pread, time.monotonic_ns
         stack_bytes, evidence, go = _STACK_BYTES.get, self.options.evidence, self.go
-        idle, out, wishes, flush = self.idle, self.channel.out, self.channel.wishes, self.channel.flush
+        idle, out, wishes, flush = (
+            self.idle,
+            self.channel.out,
+            self.channel.wishes,
+            self.channel.flush,
+        )
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
         while True:
@@ -114,7 +122,7 @@ class Engine:
                     continue
                 nr = e[ENTRY_NR]
                 mm = tracee.mm
-                if e[ENTRY_OP] != _NATIVE_SECCOMP or mm is None or roles.get(nr) != 0:
+                if e[ENTRY_OP] != _NATIVE_SECCOMP or not mm.id or roles.get(nr) != 0:
                     self._enter(tracee)
                     continue
                 if nr == 157 or nr == 158:  # prctl, arch_prctl: by their first argument
@@ -178,7 +186,13 @@ class Engine:
                 out += stack
                 out += statm
                 mm.calls += 1
-                if nr == _NR_MMAP and evidence and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095:
+                if (
+                    nr == _NR_MMAP
+                    and evidence
+                    and e[7] == 0x22
+                    and e[6] == _PROT_RW
+                    and not e[4] | e[5] & 4095
+                ):
                     tracee.fresh = (ret, e[5], mm.calls)
                     mm.fresh[tid] = tracee
                 if len(out) > 32768:
@@ -197,7 +211,9 @@ class Engine:
                 if late is not None:
                     tids = [t.tid for t in mm.overlapping] + [late.tid]
                     self.channel.send(
-                        wire.life({"rec": "overlap", "t": self.channel.now(), "mm": mm.id, "tids": tids})
+                        wire.life(
+                            {"rec": "overlap", "t": self.channel.now(), "mm": mm.id, "tids": tids}
+                        )
                     )
                     turns.proceed(late)
 
@@ -212,19 +228,19 @@ class Engine:
         mm = tracee.mm
         args = [e[ENTRY_ARG0 + i] for i in range(6)]
         values = FIRST_ARGUMENTS.get(name)
-        if abi is None or not name or mm is None or (values and args[0] & 0xFFFFFFFF not in values):
+        if abi is None or not name or not mm.id or (values and args[0] & 0xFFFFFFFF not in values):
             request(self.go, tracee.tid, 0, 0)
             return
         role = abi.roles[nr]
         tracee.clone = None
         if role is Role.CLONE3:
-            tracee.clone = self.family.clone3_facts(tracee, args[0])  # type: ignore[assignment]
+            tracee.clone = self.family.clone3_facts(tracee, args[0])
         elif name == "clone":
             tracee.clone = (args[0], args[1] or None)
         if tracee.clone is not None and (tracee.clone[0] or 0) & CLONE_VM:
             request(self.go, tracee.tid, 0, 0)
             return
-        tracee.abi = abi  # type: ignore[assignment]
+        tracee.abi = abi
         tracee.role, tracee.name, tracee.pending = role, name, True
         tracee.stack = b""
         if self.options.evidence:
@@ -249,7 +265,9 @@ class Engine:
             self._proceed(going)
 
     def _syscall_stop(self, tracee: Tracee) -> None:
-        """A syscall stop off the fast path: an entry (no filter), an exit of no interest, or a rare call's."""
+        """A syscall stop off the fast path: an entry (no filter), an exit of no interest, or a rare
+        call's.
+        """
         e = tracee.entry
         if not tracee.pending:
             if request(GET_SYSCALL_INFO, tracee.tid, ENTRY_SIZE, e) <= 0:
@@ -263,7 +281,8 @@ class Engine:
         if request(GET_SYSCALL_INFO, tracee.tid, EXIT_SIZE, x) <= 0:
             return
         if x[0] & 0xFF != ptrace.OP_EXIT:
-            # Under the filter, PTRACE_SYSCALL from a seccomp stop leads to the exit; anything else is a new entry.
+            # Under the filter, PTRACE_SYSCALL from a seccomp stop leads to the exit; anything else
+            # is a new entry.
             tracee.pending = False
             self._give_turn(turns.leave(tracee))
             self._syscall_stop(tracee)
@@ -301,7 +320,16 @@ class Engine:
     ) -> None:
         mm, stack, out = tracee.mm, tracee.stack, self.channel.out
         out += wire.CALL_HEAD.pack(
-            wire.CALL, flags, len(statm), len(stack), len(extra), tracee.tid, mm.id, tracee.t0, t1, ret
+            wire.CALL,
+            flags,
+            len(statm),
+            len(stack),
+            len(extra),
+            tracee.tid,
+            mm.id,
+            tracee.t0,
+            t1,
+            ret,
         )
         out += tracee.entry
         out += stack
@@ -311,7 +339,8 @@ class Engine:
         e = tracee.entry
         if (
             not tracee.name and e[ENTRY_NR] == _NR_MMAP and not -4096 < ret < 0 and not flags
-            and self.options.evidence and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095
+            and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095
+            and self.options.evidence
         ):  # fmt: skip
             tracee.fresh = (ret, e[5], mm.calls)
             mm.fresh[tracee.tid] = tracee
@@ -348,8 +377,9 @@ class Engine:
         return fields
 
     def _normalise(self, tracee: Tracee, name: str, a: list[int]) -> tuple[str, list[int], bytes]:
-        """i386 calls as their 64-bit namesakes: mmap2 counts pages, old_mmap points to its arguments,
-        ipc multiplexes shmat (21) and shmdt (22)."""
+        """i386 calls as their 64-bit namesakes: mmap2 counts pages, old_mmap points to its
+        arguments, ipc multiplexes shmat (21) and shmdt (22).
+        """
         if name == "mmap2":
             a = [*a[:5], a[5] * 4096]
             raw, name = "mmap2", "mmap"
@@ -406,7 +436,7 @@ class Engine:
             tracee, going = self.family.execed(tid, message)
             self._give_turn(going)
         elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
-            if tracee is not None and tracee.mm is not None:
+            if tracee is not None and tracee.mm.id:
                 self.family.born(tracee, message, event)
                 if tracee.pending:
                     # Its result is the child's number: the exit stop has nothing to add.
@@ -419,8 +449,10 @@ class Engine:
         self._restart(tid, tracee)
 
     def _killed_in_call(self, tracee: Tracee) -> None:
-        """The task dies between a call's entry and exit stops. Its registers tell whether the call was made:
-        rax is still -ENOSYS when it was not (`syscall_enter_from_user_mode`), else its result."""
+        """The task dies between a call's entry and exit stops. Its registers tell whether the call
+        was made: rax is still -ENOSYS when it was not (`syscall_enter_from_user_mode`), else its
+        result.
+        """
         tracee.pending = False
         waited = tracee in tracee.mm.waiting
         regs = ptrace.registers(tracee.tid)
@@ -443,7 +475,7 @@ class Engine:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         if tid == self.root:
             self.root_status = status
-        if tracee is not None and tracee.pending and tracee.mm is not None:
+        if tracee is not None and tracee.pending:
             # No exit event was delivered: whether the call happened is unknown.
             tracee.pending = False
             if tracee not in tracee.mm.waiting and not tracee.role:
@@ -459,23 +491,25 @@ class Engine:
 
 
 _ARGUMENTS_TELL = frozenset(
-    nr for nr, name in NATIVE.names.items() if name not in _READ_BACK and name not in FIRST_ARGUMENTS
+    nr
+    for nr, name in NATIVE.names.items()
+    if name not in _READ_BACK and name not in FIRST_ARGUMENTS
 )
 
 SignalHandler = Callable[[int, object], None]
 
 
 def forward_signals(engine: Engine) -> None:
-    """The tracer's manners: ^C and ^\\ reach the child through the terminal, so they are ignored here (the
-    third ^C kills it); SIGTERM and SIGHUP are passed on. PEP 475 restarts waitpid after a handler."""
+    r"""The tracer's manners: ^C and ^\ reach the child through the terminal, so they are ignored
+    here (the third ^C kills it); SIGTERM and SIGHUP are passed on. PEP 475 restarts waitpid after a
+    handler.
+    """
     interrupts = 0
 
     def kill(number: int) -> None:
         if engine.root_status is None and engine.root:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(engine.root, number)
-            except ProcessLookupError:
-                pass
 
     def interrupted(_: int, __: object) -> None:
         nonlocal interrupts
@@ -498,3 +532,11 @@ def forward_signals(engine: Engine) -> None:
     signal.signal(signal.SIGHUP, passed_on)
     signal.signal(signal.SIGALRM, alarm)
     signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+
+
+def stop_ticking() -> None:
+    """Nothing is left to trace. Ignored before it is switched off, because the interpreter gives
+    SIGALRM its deadly default back when it ends, and the handler may set the timer again.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)

@@ -48,7 +48,7 @@ class Family:
 
     def add_root(self, pid: int) -> Tracee:
         """The child that will exec the program: it has no address space of the trace yet."""
-        root = self.tracees[pid] = Tracee(pid, pid, None)
+        root = self.tracees[pid] = Tracee(pid, pid, Mm(0, pid))
         return root
 
     def born(self, parent: Tracee, child_tid: int, event: int) -> None:
@@ -60,27 +60,27 @@ class Family:
             shares = bool(flags & CLONE_VM) if flags is not None else None
             if shares is None:
                 shares = bool(same_mm(parent.tid, child_tid))
-            self._adopt(parent, child_tid, pid, shares, flags, stack)
+            self._adopt(parent, child_tid, pid, shares=shares, flags=flags, stack=stack)
         elif stack is not None and child.announced and child.mm is parent.mm:
             # It came first and was announced without what only the parent's registers tell.
             self._emit_clone(parent, child, flags, stack)
 
     def early(self, tid: int) -> Tracee:
-        """A task that stops before its parent's event was seen: found out from /proc and kcmp(2)."""
+        """A task that stops before its parent's event: found out from /proc and kcmp(2)."""
         tgid, ppid = procfs.status_field(tid, "Tgid", "PPid")
         pid = tgid if tgid is not None else tid
         if pid != tid and pid in self.process_mm:
             parent = next((t for t in self.tracees.values() if t.pid == pid), None)
             if parent is not None:
-                return self._adopt(parent, tid, pid, True, None, None)
-        candidates = [t for t in self.tracees.values() if t.mm is not None]
+                return self._adopt(parent, tid, pid, shares=True)
+        candidates = [t for t in self.tracees.values() if t.mm.id]
         forking = [t for t in candidates if t.pending and t.role in (Role.FORK, Role.CLONE3)]
         ours = [t for t in candidates if t.pid == ppid]
         for t in ours + candidates:
             if same_mm(t.tid, tid):
-                return self._adopt(t, tid, pid, True, None, None)
+                return self._adopt(t, tid, pid, shares=True)
         for t in [t for t in forking if t.pid == ppid] + forking + ours:
-            return self._adopt(t, tid, pid, False, None, None)
+            return self._adopt(t, tid, pid, shares=False)
         # Its parent is gone and nothing shares its memory: an address space of its own, unseeded.
         mm = self._new_mm(pid)
         child = self.tracees[tid] = Tracee(tid, pid, mm)
@@ -91,12 +91,19 @@ class Family:
         return child
 
     def _adopt(
-        self, parent: Tracee, tid: int, pid: int, shares: bool, flags: int | None, stack: int | None
+        self,
+        parent: Tracee,
+        tid: int,
+        pid: int,
+        *,
+        shares: bool,
+        flags: int | None = None,
+        stack: int | None = None,
     ) -> Tracee:
         mm = parent.mm
-        if shares or mm is None:
+        if shares or not mm.id:
             child = self.tracees[tid] = Tracee(tid, pid, mm)
-            if mm is not None:
+            if mm.id:
                 self.process_mm.setdefault(pid, mm)
                 self._emit_clone(parent, child, flags, stack)
         else:
@@ -112,7 +119,9 @@ class Family:
         child.announced = True
         return child
 
-    def _emit_clone(self, parent: Tracee, child: Tracee, flags: int | None, stack: int | None) -> None:
+    def _emit_clone(
+        self, parent: Tracee, child: Tracee, flags: int | None, stack: int | None
+    ) -> None:
         self._emit({
             "rec": "clone", "pid": parent.pid, "tid": parent.tid, "mm": parent.mm.id,
             "child": child.tid, "child_pid": child.pid, "flags": flags, "stack": stack,
@@ -132,7 +141,7 @@ class Family:
             return int(regs.rdi), int(regs.rsi) or None
         if regs.orig_rax == _NR_CLONE_I386 and regs.cs != 0x33:
             return int(regs.rbx & 0xFFFFFFFF), int(regs.rcx & 0xFFFFFFFF) or None
-        if regs.orig_rax == _NR_CLONE3 and parent.mm is not None:
+        if regs.orig_rax == _NR_CLONE3:
             return self.clone3_facts(parent, int(regs.rdi if regs.cs == 0x33 else regs.rbx))
         return 0, None
 
@@ -152,7 +161,7 @@ class Family:
         Returns the tracee with its new mm, and whoever now has the old mm's turn.
         """
         caller = self.tracees.get(old_tid) or self.tracees.get(pid)
-        old = caller.mm if caller is not None else None
+        old = caller.mm if caller is not None and caller.mm.id else None
         going: Tracee | None = None
         for t in [t for t in self.tracees.values() if t.pid == pid]:
             del self.tracees[t.tid]
@@ -180,7 +189,7 @@ class Family:
     def exiting(self, tracee: Tracee) -> None:
         """PTRACE_EVENT_EXIT: the last live user's is the last moment the mm can be read."""
         mm = tracee.mm
-        if mm is None:
+        if not mm.id:
             return
         mm.live.discard(tracee.tid)
         if not mm.live:
@@ -189,20 +198,19 @@ class Family:
     def ended(self, tid: int, code: int | None, signal: int | None) -> Tracee | None:
         """A task's exit status; returns whoever now has the mm's turn."""
         tracee = self.tracees.pop(tid, None)
-        if tracee is None or tracee.mm is None:
+        if tracee is None or not tracee.mm.id:
             return None
         mm = tracee.mm
         going = self._leave_mm(tracee)
         self._emit({
-            "rec": "exit", "pid": tracee.pid, "tid": tid, "mm": mm.id, "code": code, "signal": signal,
+            "rec": "exit", "pid": tracee.pid, "tid": tid, "mm": mm.id,
+            "code": code, "signal": signal,
         })  # fmt: skip
         self._bury(mm)
         return going
 
     def _leave_mm(self, tracee: Tracee) -> Tracee | None:
         mm = tracee.mm
-        if mm is None:
-            return None
         mm.tids.discard(tracee.tid)
         mm.live.discard(tracee.tid)
         mm.fresh.pop(tracee.tid, None)

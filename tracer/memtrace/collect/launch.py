@@ -29,7 +29,9 @@ def resolve(program: str, path: str | None = None) -> str:
         NotExecutableError: it is there and cannot be executed.
     """
     if not program:
-        raise NotFoundError("cannot run '': no program is named", hint="memtrace run -- PROG ARGS...")
+        raise NotFoundError(
+            "cannot run '': no program is named", hint="memtrace run -- PROG ARGS..."
+        )
     if "/" in program:
         candidates = [program]
     else:
@@ -48,7 +50,9 @@ def resolve(program: str, path: str | None = None) -> str:
     where = "" if "/" in program else " in PATH"
     raise NotFoundError(
         f"cannot run {program}: no such file{where}",
-        hint=f"command -v {os.path.basename(program)}; ls -l {program}" if where else f"ls -l {program}",
+        hint=f"command -v {os.path.basename(program)}; ls -l {program}"
+        if where
+        else f"ls -l {program}",
     )
 
 
@@ -59,7 +63,8 @@ def not_executable(program: str, number: int) -> TargetError:
     if number == errno.ENOENT:
         # execve(2): also when the script's or the ELF file's interpreter is missing.
         return NotFoundError(
-            f"cannot run {program}: its interpreter does not exist", hint=f"head -c 80 {program}; file {program}"
+            f"cannot run {program}: its interpreter does not exist",
+            hint=f"head -c 80 {program}; file {program}",
         )
     if number == errno.ENOEXEC:
         return NotExecutableError(
@@ -73,8 +78,8 @@ def not_executable(program: str, number: int) -> TargetError:
 class Launch:
     """A child that waits to be let into its program.
 
-    `pid` is seized and waiting; `go` lets it exec; `error` tells, once it has exec'ed or ended, why it
-    could not.
+    `pid` is seized and waiting; `go` lets it exec; `error` tells, once it has exec'ed or ended, why
+    it could not.
 
     Raises:
         TargetError: the kernel does not let us trace our own child.
@@ -107,7 +112,9 @@ class Launch:
         os.close(self._go)
 
     def error(self) -> TargetError | None:
-        """Why there was no exec, None when there was one. Call after the first exec event or the end."""
+        """Why there was no exec, None when there was one. Call after the first exec event or the
+        end.
+        """
         data = os.read(self._error, _ERROR.size)
         os.close(self._error)
         if len(data) < _ERROR.size:
@@ -136,7 +143,7 @@ def _child(
         if seccomp_filter is not None and (number := seccomp_filter.install()):
             os.write(failed, _ERROR.pack(b"S", number))
             os._exit(126)
-        os.execv(program, list(argv))
+        os.execv(program, list(argv))  # noqa: S606
     except OSError as e:
         os.write(failed, _ERROR.pack(b"X", e.errno or 0))
     finally:

@@ -7,7 +7,9 @@ import os
 import re
 from typing import Any
 
-_NAMES = re.compile(r"(?:libc\.so\.6|libc-2\.\d+\.so|ld-musl-[\w-]+\.so\.1|libc\.musl-[\w-]+\.so\.1)\Z")
+_NAMES = re.compile(
+    r"(?:libc\.so\.6|libc-2\.\d+\.so|ld-musl-[\w-]+\.so\.1|libc\.musl-[\w-]+\.so\.1)\Z"
+)
 _GLIBC = re.compile(rb"GNU C Library [^\0\n]*? version (\d+\.\d+(?:\.\d+)?)")
 _MAX_FILE = 64 << 20
 

@@ -36,7 +36,7 @@ def require_kernel(release: str | None = None) -> None:
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise TargetError(
-            f"this version traces on x86-64 Linux only, not on {platform.system()} {platform.machine()}",
+            f"memtrace traces on x86-64 Linux only, not {platform.system()} {platform.machine()}",
             hint="uname -sm",
         )
     release = release or platform.release()

@@ -45,7 +45,7 @@ class Observer:
     # -- snapshots ----------------------------------------------------------------------------
 
     def due(self, mm: Mm, now: int) -> str:
-        """Why a snapshot is due at this exit stop ("" when none is). `now` is CLOCK_MONOTONIC ns."""
+        """Why a snapshot is due at this exit stop ("": none is). `now` is CLOCK_MONOTONIC ns."""
         if self.channel.wishes[mm.slot]:
             self.channel.wishes[mm.slot] = 0
             return "statm"
@@ -61,7 +61,9 @@ class Observer:
         return "periodic"
 
     def snapshot(self, mm: Mm, tracee: Tracee, why: str) -> bool:
-        """Queue the kernel's own map of the mm. The tracee is stopped and no call of the mm in flight."""
+        """Queue the kernel's own map of the mm. The tracee is stopped and no call of the mm in
+        flight.
+        """
         begun = time.monotonic_ns()
         self.peek_all(mm)
         raw = procfs.read_fd(mm.maps_fd)
@@ -143,7 +145,7 @@ class Observer:
         return word0, word1
 
     def peek_before(self, tracee: Tracee) -> None:
-        """At a call's entry: the thread's own fresh mapping, and any other that the call touches."""
+        """At a call's entry: the thread's own fresh mapping, and any other the call touches."""
         if tracee.fresh is not None:
             self.peek(tracee, final=True)
         mm = tracee.mm
@@ -152,7 +154,11 @@ class Observer:
             low = e[ENTRY_ARG0]
             high = low + e[ENTRY_ARG0 + 1]
             for other in list(mm.fresh.values()):
-                if other.fresh is not None and low < other.fresh[0] + other.fresh[1] and other.fresh[0] < high:
+                if (
+                    other.fresh is not None
+                    and low < other.fresh[0] + other.fresh[1]
+                    and other.fresh[0] < high
+                ):
                     self.peek(other, final=True)
 
     def peek_all(self, mm: Mm) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import parse_time
 
-#: Snapshots by default: at most ten a second and one in 256 calls, so that they stay a small part of the trace.
+#: Snapshots by default: at most ten a second and one in 256 calls, so that they stay a small part
+#: of the trace.
 DEFAULT_EVERY_NS = 100_000_000
 DEFAULT_MIN_CALLS = 256
 NEVER = 1 << 62

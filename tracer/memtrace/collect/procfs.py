@@ -92,7 +92,7 @@ class MapsQuery:
             pass
 
     def covering(self, fd: int, address: int) -> tuple[bytes, int] | None:
-        """(line of maps text, page size of the mapping) at the address; None when nothing is there."""
+        """(line of maps text, page size) of the mapping at the address; None: there is none."""
         q: Any = bytearray(
             _QUERY.pack(_QUERY.size, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, 4096, 0, self._address, 0)
         )
@@ -100,7 +100,9 @@ class MapsQuery:
             fcntl.ioctl(fd, _PROCMAP_QUERY, q)
         except OSError:
             return None
-        _, _, _, start, end, flags, page, offset, ino, major, minor, size, _, _, _ = _QUERY.unpack(q)
+        _, _, _, start, end, flags, page, offset, ino, major, minor, size, _, _, _ = _QUERY.unpack(
+            q
+        )
         name = self._name.raw[: size - 1] if size else b""
         perms = (
             ("r" if flags & 1 else "-") + ("w" if flags & 2 else "-")
@@ -111,10 +113,12 @@ class MapsQuery:
 
 
 def exec_facts(pid: int) -> dict[str, Any]:
-    """What a trace keeps of a process at its exec: see `records.Exec`. Missing facts are left out."""
+    """What a trace keeps of a process at its exec (`records.Exec`). Unknown facts are left out."""
     facts: dict[str, Any] = {}
     try:
-        facts["exe"] = os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode("utf-8", "backslashreplace")
+        facts["exe"] = os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode(
+            "utf-8", "backslashreplace"
+        )
     except OSError:
         facts["exe"] = ""
     argv = read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
@@ -143,7 +147,7 @@ def exec_facts(pid: int) -> dict[str, Any]:
 
 
 def _environment(raw: bytes) -> dict[str, str]:
-    kept = {}
+    kept: dict[str, str] = {}
     for entry in raw.split(b"\0"):
         name, eq, value = entry.decode("utf-8", "backslashreplace").partition("=")
         # getenv and the tunables parser both take the first of two equal names.

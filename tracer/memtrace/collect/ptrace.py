@@ -44,7 +44,7 @@ WALL = 0x40000000
 _SYS_KCMP, _KCMP_VM = 312, 1  # x86-64
 
 _libc = ctypes.PyDLL(None, use_errno=True)
-request: Callable[..., int] = _libc.ptrace  # type: ignore[assignment]
+request: Callable[..., int] = _libc.ptrace
 _libc.ptrace.restype = ctypes.c_long
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memtrace.collect import machine
-from memtrace.collect.engine import Engine, forward_signals
+from memtrace.collect.engine import Engine, forward_signals, stop_ticking
 from memtrace.collect.launch import Launch, resolve
 from memtrace.collect.options import Options
 from memtrace.collect.writing import Result, Writer
@@ -65,6 +65,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     begun = time.monotonic_ns()
     launch.go()
     status = engine.loop(launch.pid)
+    stop_ticking()
     duration = time.monotonic_ns() - begun
     error = launch.error()
     result = writer.finish("the last process ended" if error is None else "not started")

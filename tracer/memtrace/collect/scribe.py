@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from memtrace.collect import procfs, wire
-from memtrace.collect.abi import ABIS, CALLS, INDEX, NATIVE, X32_BIT, Abi
+from memtrace.collect.abi import INDEX
+from memtrace.collect.decode import decode
 from memtrace.collect.libc import LibcFinder
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import Change, apply
@@ -25,11 +26,9 @@ from memtrace.trace.mapping import decode_maps
 from memtrace.trace.records import Call, Ext, FileId, Life, LifeRecord, Site
 from memtrace.trace.sizes import PAGE, round_up
 
-_MAP_ANONYMOUS, _PROT_EXEC = 0x20, 4
-_MREMAP_NEEDS_ADDRESS = 6  # MREMAP_FIXED | MREMAP_DONTUNMAP
+_MAP_ANONYMOUS = 0x20
+_MAX_UNPEEKED = 4096
 _SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
-
-_I64 = 1 << 63
 
 
 class Model:
@@ -57,7 +56,14 @@ class Scribe:
     def __init__(self, ask: Callable[[int], None], find_libc: LibcFinder | None = None) -> None:
         self.lines: list[bytes] = []
         self.seq = 0
-        self.counts = {"records": 0, "calls": 0, "snapshots": 0, "exact": 0, "lost": 0, "overlaps": 0}
+        self.counts = {
+            "records": 0,
+            "calls": 0,
+            "snapshots": 0,
+            "exact": 0,
+            "lost": 0,
+            "overlaps": 0,
+        }
         self.grown = 0
         self.drift: list[tuple[int, int]] = []
         self.first_exec = 0
@@ -100,32 +106,8 @@ class Scribe:
         if model is None:
             model = self._models[m.mm] = Model(0)
         model.calls += 1
-        entry = m.entry
         extra = m.extra
-        if entry[0] >> 32 == NATIVE.audit and (extra is None or "call" not in extra):
-            abi: Abi = NATIVE
-            name = NATIVE.names.get(entry[3] & ~X32_BIT, "")
-        else:
-            abi = ABIS.get(entry[0] >> 32, NATIVE)
-            name = abi.names.get(entry[3], "")
-        args: tuple[int, ...] | list[int] = entry[4:10]
-        ret: int | None = None if m.flags & wire.UNFINISHED else m.ret
-        ext: Ext | None = None
-        if abi.word == 4:
-            ext = Ext(abi=abi.name)
-            if ret is not None and ret < -4095:
-                ret &= 0xFFFFFFFF
-        elif entry[3] & X32_BIT:
-            ext = Ext(abi="x32")
-        if extra is not None:
-            ext = ext or Ext()
-            if "call" in extra:
-                name, args, ext.raw = extra["call"], extra["args"], extra["raw"]
-            ext.name = extra.get("name")
-        count = CALLS[name]
-        if name == "mremap" and not args[3] & _MREMAP_NEEDS_ADDRESS:
-            count = 4
-        used = list(args[:count])
+        name, used, ret, ext = decode(m)
         space = model.space
         file: FileId | None = None
         if extra is not None and ext is not None:
@@ -143,23 +125,24 @@ class Scribe:
         if self._headers:
             ext = ext or Ext()
             ext.h, self._headers = self._headers, []
-        vm = rss = None
-        if m.statm:
-            counts = procfs.statm(m.statm)
-            if counts is not None:
-                vm, rss = counts
-                if vm * PAGE != space.total + model.offset and not model.asked:
-                    model.asked = True
-                    self._ask(m.mm)
-                if vm > self.vm_peak:
-                    self.vm_peak = vm
-                if rss > self.rss_peak:
-                    self.rss_peak = rss
+        vm, rss = self._count_pages(model, m)
         t = m.t1 - self._start
-        site = self._site(model, entry, m.stack, name)
+        site = self._site(model, m.entry, m.stack, name)
         self.lines.append(
             encode(
-                Call(t - self._t, m.t1 - m.t0, m.tid, m.mm, INDEX[name], used, ret, site, vm, rss, ext)
+                Call(
+                    t - self._t,
+                    m.t1 - m.t0,
+                    m.tid,
+                    m.mm,
+                    INDEX[name],
+                    used,
+                    ret,
+                    site,
+                    vm,
+                    rss,
+                    ext,
+                )
             )
         )
         self._t = t
@@ -167,14 +150,31 @@ class Scribe:
         if name == "mmap":
             if used[3] & _MAP_ANONYMOUS:
                 model.malloc[model.calls] = seq
-                if len(model.malloc) > 4096:
+                if len(model.malloc) > _MAX_UNPEEKED:
                     del model.malloc[next(iter(model.malloc))]
             elif file is not None and ret is not None:
                 self._look_for_libc(m.mm, model, file.dev, file.ino, file.path)
         elif name == "brk" and space.start_brk is not None and ret is not None:
             self.heap_peak = max(self.heap_peak, ret - space.start_brk)
 
-    def _backing(self, space: AddressSpace, ext: Ext, args: list[int], back: list[Any]) -> FileId | None:
+    def _count_pages(self, model: Model, m: wire.CallMessage) -> tuple[int | None, int | None]:
+        """(total, resident) pages after the call; where the total is not the model's, ask."""
+        counts = procfs.statm(m.statm)
+        if counts is None:
+            return None, None
+        vm, rss = counts
+        if vm * PAGE != model.space.total + model.offset and not model.asked:
+            model.asked = True
+            self._ask(m.mm)
+        if vm > self.vm_peak:
+            self.vm_peak = vm
+        if rss > self.rss_peak:
+            self.rss_peak = rss
+        return vm, rss
+
+    def _backing(
+        self, space: AddressSpace, ext: Ext, args: list[int], back: list[Any]
+    ) -> FileId | None:
         """Compare the line the kernel shows for a new mapping with what its arguments promise:
         then a file number is enough, else the line itself is the record."""
         low, high, raw = back
@@ -195,7 +195,9 @@ class Scribe:
         ext.x = (low, high, lines)
         return None
 
-    def _site(self, model: Model, entry: tuple[int, ...], stack: bytes, name: str) -> int | Site | None:
+    def _site(
+        self, model: Model, entry: tuple[int, ...], stack: bytes, name: str
+    ) -> int | Site | None:
         if not stack:
             return None
         ret = int.from_bytes(stack[:8], "little")
@@ -209,8 +211,10 @@ class Scribe:
             return known
         space = model.space
         places = (
-            _place(space, entry[1]) or entry[1], _place(space, ret), _place(space, outer) if outer else None
-        )  # fmt: skip
+            _place(space, entry[1]) or entry[1],
+            _place(space, ret),
+            _place(space, outer) if outer else None,
+        )
         number, definition = self._interner.site(*places)
         if len(model.sites) > 65536:
             model.sites.clear()
@@ -261,7 +265,9 @@ class Scribe:
         if model is None:
             return
         model.asked = False
-        result = compare(model.space, fields.get("maps", []), self._cache, self.seq, fields["mm"], fields["why"])
+        result = compare(
+            model.space, fields.get("maps", []), self._cache, self.seq, fields["mm"], fields["why"]
+        )
         self.counts["snapshots"] += 1
         self.grown += result.grown
         if result.drift is None:
@@ -269,16 +275,20 @@ class Scribe:
         elif len(self.drift) < 100:
             self.drift.append((self.seq, fields["mm"]))
         if "vm" in fields:
-            # A kernel whose count differs from its own map by a constant must not be asked for ever.
+            # A kernel whose count differs from its own map by a constant must not be asked for
+            # ever.
             model.offset = fields["vm"] * PAGE - model.space.total
-            self.vm_peak, self.rss_peak = max(self.vm_peak, fields["vm"]), max(self.rss_peak, fields["rss"])
+            self.vm_peak, self.rss_peak = (
+                max(self.vm_peak, fields["vm"]),
+                max(self.rss_peak, fields["rss"]),
+            )
 
     def _write(self, fields: dict[str, Any]) -> None:
         self.seq += 1
         if self._headers:
             fields["h"], self._headers = self._headers, []
         self._t = fields["t"]
-        record: Life = msgspec.convert(fields, LifeRecord)  # type: ignore[arg-type]
+        record: Life = msgspec.convert(fields, LifeRecord)
         self.lines.append(encode(record))
 
 
@@ -292,8 +302,9 @@ def _touches_code(change: Change) -> bool:
 
 
 def _place(space: AddressSpace, address: int) -> tuple[str, int, str, int] | int | None:
-    """A code address as (dev, inode, path, file offset); the bare address in code without a file; None when
-    it points to no code."""
+    """A code address as (dev, inode, path, file offset); the bare address in code without a file;
+    None when it points to no code.
+    """
     piece = space.at(address)
     if piece is None or piece[2].perms[2] != "x":
         return None

@@ -2,8 +2,9 @@
 """The seccomp filter that makes a traced program stop for memory calls only.
 
 Everything else is decided on the number alone, so that kernels since 5.11 answer it from their
-per-number bitmap (`seccomp_cache_prepare`) without running the filter. SECCOMP_FILTER_FLAG_SPEC_ALLOW keeps kernels
-before 5.16 from switching on speculation mitigations in the target.
+per-number bitmap (`seccomp_cache_prepare`) without running the filter.
+SECCOMP_FILTER_FLAG_SPEC_ALLOW keeps kernels before 5.16 from switching on speculation mitigations
+in the target.
 
 A filter stays until the process dies and is inherited. When its tracer is gone, filtered calls
 fail with ENOSYS (`__seccomp_filter`): that is why `run` sets PTRACE_O_EXITKILL.
@@ -73,7 +74,7 @@ def _branch(abi: Abi) -> list[Instruction]:
 
 
 def assemble(instructions: list[Instruction]) -> bytes:
-    """struct sock_filter[], as the kernel takes it."""
+    """Struct sock_filter[], as the kernel takes it."""
     return b"".join(struct.pack("<HBBI", *i) for i in instructions)
 
 

@@ -10,21 +10,24 @@ import os
 from collections import deque
 from typing import Any
 
+from memtrace.collect.abi import NATIVE, Abi
 from memtrace.collect.channel import wish_slot
 from memtrace.collect.ptrace import SyscallEntry
 
 
 class Mm:
-    """One address space being traced.
+    """One address space being traced; number 0 is memtrace's own child before its exec.
 
     Calls of one mm are serialised: `holder` is the tracee inside a call, `waiting` those stopped at
     their entry. `overlapping` holds tracees whose call was let in beside the holder's after the
-    time limit. `exec_snap` is the number of calls at the last snapshot before an exec. `tids` are its tasks, `live` those that have not reached their exit stop.
+    time limit. `exec_snap` is the number of calls at the last snapshot before an exec. `tids` are
+    its tasks, `live` those that have not reached their exit stop.
     """
 
     __slots__ = (
-        "calls", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd", "mem_fd",
-        "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd", "tids", "waiting",
+        "calls", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd",
+        "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd", "tids",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -49,7 +52,12 @@ class Mm:
         /proc/PID/mem and maps pin the mm they were opened on; statm follows the task.
         """
         self.close()
-        for name, slot in (("mem", "mem_fd"), ("statm", "statm_fd"), ("maps", "maps_fd"), ("pagemap", "pagemap_fd")):
+        for name, slot in (
+            ("mem", "mem_fd"),
+            ("statm", "statm_fd"),
+            ("maps", "maps_fd"),
+            ("pagemap", "pagemap_fd"),
+        ):
             try:
                 setattr(self, slot, os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
             except OSError:
@@ -76,8 +84,8 @@ class Mm:
 class Tracee:
     """One task.
 
-    `pending` is set between a recorded call's entry and its exit. `fresh` is a malloc-shaped mapping whose
-    first words have not been read yet: (address, length, call number).
+    `pending` is set between a recorded call's entry and its exit. `fresh` is a malloc-shaped
+    mapping whose first words have not been read yet: (address, length, call number).
     """
 
     __slots__ = (
@@ -85,21 +93,20 @@ class Tracee:
         "snap_at_first_stop", "stack", "t0", "tid",
     )  # fmt: skip
 
-    def __init__(self, tid: int, pid: int, mm: Mm | None) -> None:
+    def __init__(self, tid: int, pid: int, mm: Mm) -> None:
         self.tid = tid
         self.pid = pid
-        self.mm: Mm = mm  # type: ignore[assignment]  # None only before the first exec
+        self.mm = mm
         self.entry: Any = SyscallEntry()
         self.pending = False
         self.role = 0
         self.name = ""
-        self.abi = None
+        self.abi: Abi = NATIVE
         self.t0 = 0
         self.stack = b""
         self.fresh: tuple[int, int, int] | None = None
         self.announced = False
         self.snap_at_first_stop = False
-        self.clone: tuple[int, int | None] | None = None
-        if mm is not None:
-            mm.tids.add(tid)
-            mm.live.add(tid)
+        self.clone: tuple[int | None, int | None] | None = None
+        mm.tids.add(tid)
+        mm.live.add(tid)

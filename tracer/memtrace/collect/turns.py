@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Taking turns: memory calls of one mm are let through one at a time.
 
-Stops tell entry and exit of a call, not the order inside the kernel: a munmap by one thread may be done, its range given to
-another thread's mmap, and the mmap's exit be seen first. So a thread is held at its entry while another call of
-the same mm is in flight. Exit order is then the order of application, and at an exit stop the map
-stands still. A thread may wait inside a call for one that is held (userfaultfd, FUSE): after
-`LIMIT_NS` the next is let through, and the overlap is recorded.
+Stops tell entry and exit of a call, not the order inside the kernel: a munmap by one thread may be
+done, its range given to another thread's mmap, and the mmap's exit be seen first. So a thread is
+held at its entry while another call of the same mm is in flight. Exit order is then the order of
+application, and at an exit stop the map stands still. A thread may wait inside a call for one that
+is held (userfaultfd, FUSE): after `LIMIT_NS` the next is let through, and the overlap is recorded.
 """
 
 from __future__ import annotations

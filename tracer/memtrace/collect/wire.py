@@ -2,9 +2,9 @@
 """The messages from the tracer to the writer: raw, because every microsecond the tracer spends, the
 target waits.
 
-    CALL    one memory call: the entry's register block as the kernel wrote it, and what was read beside it
-    LIFE    a life-cycle record as JSON, with a blob (raw maps text)
-    HEADER  the two words at a fresh mapping
+    CALL    one memory call: the entry's register block as the kernel wrote it, and what was read
+    beside it LIFE    a life-cycle record as JSON, with a blob (raw maps text) HEADER  the two words
+    at a fresh mapping
 
 Both sides are on one machine and of one version: the layout is private.
 """
@@ -93,7 +93,9 @@ class Parser:
             if kind == CALL:
                 if end - position < head_size:
                     break
-                (_, flags, n_statm, n_stack, n_extra, tid, mm, t0, t1, ret) = unpack_head(view, position)
+                (_, flags, n_statm, n_stack, n_extra, tid, mm, t0, t1, ret) = unpack_head(
+                    view, position
+                )
                 p = position + head_size + entry_size
                 total = p + n_stack + n_statm + n_extra
                 if total > end:
@@ -111,7 +113,9 @@ class Parser:
                 p = position + LIFE_HEAD.size
                 if p + n_text + n_blob > end:
                     break
-                yield LifeMessage(_decode(view[p : p + n_text]), view[p + n_text : p + n_text + n_blob])
+                yield LifeMessage(
+                    _decode(view[p : p + n_text]), view[p + n_text : p + n_text + n_blob]
+                )
                 position = p + n_text + n_blob
             elif kind == HEADER:
                 if end - position < HEADER_MESSAGE.size:

@@ -99,7 +99,7 @@ def _main(fd: int, status: int, output: Output, wishes: Wishes, start_ns: int) -
         os.dup2(null, standard)
     try:
         result = _write_trace(fd, output, Scribe(wishes.ask), start_ns)
-    except Exception as e:  # the last resort: said to the user, and the target runs on
+    except Exception as e:  # noqa: BLE001 - the last resort: said to the user, and the target runs on
         result = Result(f"the writer failed: {type(e).__name__}: {e}", "", {}, 0, 0, 0, 0, 0, [])
         while os.read(fd, 1 << 20):
             pass
@@ -116,10 +116,7 @@ def _write_trace(fd: int, output: Output, scribe: Scribe, start_ns: int) -> Resu
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     while True:
-        if not poll.poll(100 if lines else None):
-            data = None
-        else:
-            data = os.read(fd, 1 << 20)
+        data = os.read(fd, 1 << 20) if poll.poll(100 if lines else None) else None
         if data:
             for message in parser.feed(data):
                 if isinstance(message, wire.LifeMessage) and message.fields["rec"] == "end":

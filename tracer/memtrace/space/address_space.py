@@ -2,8 +2,9 @@
 """One process's address space: disjoint pieces, cut and put.
 
 `AddressSpace` knows ranges, not syscalls (those are in `space/calls.py`). A piece is
-[start, end) with an `Attr` and a tag, an integer that names the region the piece came from: it follows the pages through
-splits, mprotect and mremap, so that a replay can say which mapping a page belongs to.
+[start, end) with an `Attr` and a tag, an integer that names the region the piece came from: it
+follows the pages through splits, mprotect and mremap, so that a replay can say which mapping a page
+belongs to.
 
 Structure: a sorted list of starts and a dict start -> (end, attr, tag). Pieces are never coalesced
 while replaying; neighbours are merged only on output. An exact munmap is one dict hit.
@@ -28,8 +29,9 @@ ANON_RWX = Attr("rwxp", "00:00", 0, 0, "")
 class AddressSpace:
     """The mapped pages of one mm.
 
-    `total` is the mapped bytes: what statm's first field counts (`mm->total_vm`). `brk` and `start_brk`
-    are byte exact, None while unknown. `paths` gives the last seen path of each (dev, inode).
+    `total` is the mapped bytes: what statm's first field counts (`mm->total_vm`). `brk` and
+    `start_brk` are byte exact, None while unknown. `paths` gives the last seen path of each (dev,
+    inode).
     """
 
     __slots__ = (
@@ -204,13 +206,16 @@ class AddressSpace:
             if position < end:
                 self.put(position, end, attr, self.new_tag())
 
-    def set_range(self, low: int, high: int, parsed: Iterable[tuple[int, int, Attr, str]]) -> tuple[list[Piece], list[Piece]]:
-        """Make [low, high) what the kernel said it is; returns (removed, added), only what differed."""
+    def set_range(
+        self, low: int, high: int, parsed: Iterable[tuple[int, int, Attr, str]]
+    ) -> tuple[list[Piece], list[Piece]]:
+        """Make [low, high) what the kernel said it is; returns (removed, added), only what
+        differed.
+        """
         want: list[tuple[int, int, Attr]] = []
-        for s, e, attr, path in parsed:
-            s, e = max(s, low), min(e, high)
-            if s < e:
-                want.append((s, e, attr))
+        for start, end, attr, path in parsed:
+            if start < high and end > low:
+                want.append((max(start, low), min(end, high), attr))
                 if path and attr.ino:
                     self.paths[attr.dev, attr.ino] = path
         if merge(want) == self.canonical(low, high):

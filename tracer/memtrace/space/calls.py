@@ -37,7 +37,8 @@ TASK_MAX = 1 << 57
 class Change:
     """What one call changed: pieces that went and pieces that came (re-protected ones are in both).
 
-    `conflict` is set when the call's result contradicts the model: a non-FIXED mmap that lands on mapped pages.
+    `conflict` is set when the call's result contradicts the model: a non-FIXED mmap that lands on
+    mapped pages.
     """
 
     __slots__ = ("added", "conflict", "removed")
@@ -71,7 +72,11 @@ def apply(
     """Apply one call; None when it changed nothing.
 
     Args:
+        space: changed in place.
+        call: the canonical name.
+        args: the used arguments, signed.
         ret: the kernel's signed return, None when the call never returned (no derived effect).
+        ext: what was read back.
         file: `ext.f` resolved.
         cache: parser of `ext.x`.
     """
@@ -150,6 +155,9 @@ def _brk(
 ) -> None:
     # Success is ret == asked, byte exact; anything else answers the current break.
     old, new = space.brk, ret
+    if not 0 <= new < TASK_MAX:
+        change.conflict = True
+        return
     if old is None or new == old:
         space.brk = new
         return
@@ -194,8 +202,8 @@ def _mremap(
         return
     # mremap_to: a shrinking move drops the tail first; a growing one extends the (then only) piece.
     limit, grown = old + (new_end - new), new_end - new > old_end - old
-    for i, (s, e, attr, tag) in enumerate(moved):
-        e = limit if grown and i == len(moved) - 1 else min(e, limit)
+    for i, (s, end, attr, tag) in enumerate(moved):
+        e = limit if grown and i == len(moved) - 1 else min(end, limit)
         # Since 6.17 several pieces move at once: what lies under their gaps at the target stays.
         _place(space, new + s - old, new + e - old, _moved(attr, new - old), tag, change)
 
@@ -279,7 +287,12 @@ def _io_destroy(
 
 
 def _prctl(
-    space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, name: str | None
+    space: AddressSpace,
+    a: list[int],
+    ret: int,
+    change: Change,
+    file: FileId | None,
+    name: str | None,
 ) -> None:
     if a[0] == PR_SET_MM and a[1] == PR_SET_MM_BRK:
         space.brk = a[2]

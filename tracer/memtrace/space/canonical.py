@@ -24,8 +24,9 @@ class Attr(NamedTuple):
     """What a run of pages is. Two neighbours with equal attributes are one run.
 
     `delta` is file offset minus address, so that it is the same for every page of a mapping and
-    equal across a seam exactly when offsets continue; 0 for memory without an inode. `name` is a special name such as
-    `[vdso]`, "" for ordinary memory and for files (a path is no identity). `flags` is not part of f.
+    equal across a seam exactly when offsets continue; 0 for memory without an inode. `name` is a
+    special name such as `[vdso]`, "" for ordinary memory and for files (a path is no identity).
+    `flags` is not part of f.
     """
 
     perms: str

@@ -2,8 +2,9 @@
 """The replayed map held against the kernel's.
 
 A snapshot is reproduced when both canonical forms are equal. One thing may be imported: a growing
-piece (the stack) whose start moved down in a page fault, which no syscall shows (`expand_downwards`);
-its bytes are counted. Any other difference is a `Drift`: named with its event, then resynchronised.
+piece (the stack) whose start moved down in a page fault, which no syscall shows
+(`expand_downwards`); its bytes are counted. Any other difference is a `Drift`: named with its
+event, then resynchronised.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The outcome of one snapshot: `drift` None means reproduced; `grown` bytes of stack were imported."""
+    """The outcome of one snapshot: `drift` None means reproduced; `grown` bytes of stack were
+    imported.
+    """
 
     grown: int
     drift: Drift | None
@@ -70,7 +73,8 @@ def compare(
 def import_growth(space: AddressSpace, parsed: Sequence[tuple[int, int, Attr, str]]) -> int:
     """Move growing pieces down to where the kernel has them; returns the bytes.
 
-    Only if the piece starts inside a kernel line of the same key and the gap below is unmapped in the model.
+    Only if the piece starts inside a kernel line of the same key and the gap below is unmapped in
+    the model.
     """
     grown = 0
     for start, _, attr in list(space.lowest_growing()):

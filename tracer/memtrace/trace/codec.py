@@ -29,7 +29,7 @@ from memtrace.trace.records import (
 
 _json = msgspec.json.Encoder()
 _row = msgspec.json.Decoder(Call)
-_life = msgspec.json.Decoder(LifeRecord)  # type: ignore[arg-type]
+_life = msgspec.json.Decoder(LifeRecord)
 _header = msgspec.json.Decoder(Header)
 _footer = msgspec.json.Decoder(Footer)
 _any = msgspec.json.Decoder()
@@ -114,9 +114,9 @@ class Decoder:
             if body[:1] == b"[":
                 row = _row.decode(body) if self._order is None else self._reordered(body)
                 if row.site.__class__ is Site:
-                    self._define_site(row.site)  # type: ignore[arg-type]
+                    self._define_site(row.site)
                 if row.ext is not None and row.ext.f.__class__ is FileId:
-                    self.files[row.ext.f.id] = row.ext.f  # type: ignore[union-attr]
+                    self.files[row.ext.f.id] = row.ext.f
                 if not 0 <= row.call < len(self.header.calls):
                     raise ValueError(f"call {row.call} is not in the header's list")
                 return row
@@ -137,25 +137,24 @@ class Decoder:
             return Unknown(data["rec"], t if isinstance(t, int) else 0, data)
 
     def _reordered(self, body: bytes) -> Call:
-        assert self._order is not None
         values: list[Any] = _any.decode(body)
-        row = [values[i] if 0 <= i < len(values) else None for i in self._order]
+        row = [values[i] if 0 <= i < len(values) else None for i in self._order or ()]
         return msgspec.convert(row, Call)
 
     def _define_site(self, site: Site) -> None:
         self.sites[site.id] = site
         for place in (site.ip, site.ret, site.outer):
             if place is not None and place[0].__class__ is FileId:
-                self.files[place[0].id] = place[0]  # type: ignore[union-attr]
+                self.files[place[0].id] = place[0]
 
     def site(self, call: Call) -> Site | None:
         """The call's site, resolved."""
         s = call.site
-        return self.sites.get(s) if s.__class__ is int else s  # type: ignore[arg-type,return-value]
+        return self.sites.get(s) if s.__class__ is int else s  # type: ignore[return-value]
 
     def file(self, f: int | FileId | None) -> FileId | None:
         """A file reference, resolved; None when absent or never defined."""
-        return self.files.get(f) if f.__class__ is int else f  # type: ignore[arg-type,return-value]
+        return self.files.get(f) if f.__class__ is int else f  # type: ignore[return-value]
 
     def place(self, p: Place | None) -> tuple[FileId | None, int] | None:
         """A code address as (file, offset in the file), or (None, address)."""

@@ -54,12 +54,12 @@ def parse_line(line: str) -> Mapping:
 
 
 def decode_maps(raw: bytes) -> list[str]:
-    """Raw text of /proc/PID/maps as single-spaced lines, the form a trace stores.
+    r"""Raw text of /proc/PID/maps as single-spaced lines, the form a trace stores.
 
-    A path's bytes that are not UTF-8 become `\\xNN`; `[vsyscall]`, which belongs to no process, is
+    A path's bytes that are not UTF-8 become `\xNN`; `[vsyscall]`, which belongs to no process, is
     left out.
 
-    >>> decode_maps(b"10-20 rw-p 00000000 00:00 0                 [heap]\\n20-30 r--p 00000000 00:00 0 \\n")
+    >>> decode_maps(b"10-20 rw-p 00000000 00:00 0      [heap]\n20-30 r--p 00000000 00:00 0 \n")
     ['10-20 rw-p 00000000 00:00 0 [heap]', '20-30 r--p 00000000 00:00 0']
     """
     lines = []

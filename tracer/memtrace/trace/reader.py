@@ -14,9 +14,10 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Generator, Iterator
+from typing import IO, Any, Self
 
+from memtrace.trace import zstd
 from memtrace.trace.codec import Decoder, decode_footer, decode_header
 from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.records import Call, Footer, Record
@@ -24,14 +25,6 @@ from memtrace.trace.records import Call, Footer, Record
 MAX_LINE = 256 << 20
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _RERECORD = "memtrace run -o trace.json -- PROG ARGS..."
-
-
-def _zstd() -> Any:
-    try:
-        from compression import zstd  # Python 3.14
-    except ImportError:
-        from backports import zstd
-    return zstd
 
 
 class Trace:
@@ -104,10 +97,10 @@ class Trace:
                 continue
             if self.footer is not None:
                 self.problem(seq + 1, "a record after the footer")
-            if record.__class__ is Call:
-                t += record.dt  # type: ignore[union-attr]
+            if isinstance(record, Call):
+                t += record.dt
             else:
-                t = record.t  # type: ignore[union-attr]
+                t = record.t
             self.count += 1
             yield seq, t, record
         if pending_error is not None:
@@ -118,7 +111,7 @@ class Trace:
         """Release the file; harmless when already done."""
         self._lines.close()
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -129,9 +122,7 @@ def _open(path: str) -> IO[bytes]:
     try:
         f = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - closed by the generator
     except FileNotFoundError as e:
-        raise TraceFormatError(
-            f"cannot read {path}: no such file", hint=_RERECORD
-        ) from e
+        raise TraceFormatError(f"cannot read {path}: no such file", hint=_RERECORD) from e
     except OSError as e:
         raise TraceFormatError(
             f"cannot read {path}: {(e.strerror or str(e)).lower()}", hint=f"ls -l {path}"
@@ -142,15 +133,15 @@ def _open(path: str) -> IO[bytes]:
     return f
 
 
-def _lines(trace: Trace) -> Iterator[bytes]:
-    """The file's lines, decompressed; damage ends the stream with a note, never with a traceback."""
+def _lines(trace: Trace) -> Generator[bytes]:
+    """The file's lines, decompressed; damage ends the stream with a note, never an error."""
     with _open(trace.path) as raw:
         head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
         f: Any = raw
         if head[:2] == b"\x1f\x8b":
             f = gzip.GzipFile(fileobj=raw)
         elif head == _ZSTD:
-            f = _zstd().ZstdFile(raw)
+            f = zstd.ZstdFile(raw)
         try:
             while line := f.readline(MAX_LINE):
                 if len(line) >= MAX_LINE:
@@ -161,7 +152,5 @@ def _lines(trace: Trace) -> Iterator[bytes]:
             if not (isinstance(e, EOFError) or trace.footer is None):
                 trace.problem(0, f"damaged compression: {e}")
             trace.torn = True
-        except Exception as e:
-            if type(e).__name__ != "ZstdError":
-                raise
+        except zstd.ZstdError:
             trace.torn = True

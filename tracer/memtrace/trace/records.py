@@ -23,7 +23,9 @@ COLUMNS = ("dt", "dur", "tid", "mm", "call", "args", "ret", "site", "vm", "rss",
 
 
 class FileId(msgspec.Struct, frozen=True):
-    """A file behind a mapping, as the line of maps names it. Identity is (dev, ino); `path` is text."""
+    """A file behind a mapping, as the line of maps names it. Identity is (dev, ino); `path` is
+    text.
+    """
 
     id: int
     dev: str
@@ -56,8 +58,8 @@ class Ext(msgspec.Struct, omit_defaults=True):
     `f`: the file behind the new mapping. `x`: `[low, high, lines]`, the range as re-read from the
     kernel after the call: it replaces the range, whatever the call's arguments say. `h`: headers
     of malloc chunks peeked since the last record, `[seq of the mmap, size word]` each (0: the words
-    there were no chunk header). `abi`: "i386" or "x32" when not the native one. `raw`: the name of the call
-    actually made (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA).
+    there were no chunk header). `abi`: "i386" or "x32" when not the native one. `raw`: the name of
+    the call actually made (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA).
     """
 
     f: int | FileId | None = None
@@ -71,8 +73,8 @@ class Ext(msgspec.Struct, omit_defaults=True):
 class Call(msgspec.Struct, array_like=True):
     """One memory syscall, in the order of application.
 
-    `dt`: ns since the record before. `dur`: ns from entry to exit. `call`: index into the header's `calls`.
-    `args`: the used arguments, signed 64-bit. `ret`: the kernel's signed return, None when
+    `dt`: ns since the record before. `dur`: ns from entry to exit. `call`: index into the header's
+    `calls`. `args`: the used arguments, signed 64-bit. `ret`: the kernel's signed return, None when
     the thread died inside. `vm`, `rss`: pages after the call.
     """
 
@@ -90,7 +92,7 @@ class Call(msgspec.Struct, array_like=True):
 
 
 class Life(msgspec.Struct, tag_field="rec", kw_only=True, omit_defaults=True):
-    """Common to all life-cycle records: the time, and chunk headers peeked since the last record."""
+    """Common to all life-cycle records: the time, and chunk headers peeked since the last one."""
 
     t: int
     h: list[tuple[int, int]] | None = None
@@ -99,9 +101,9 @@ class Life(msgspec.Struct, tag_field="rec", kw_only=True, omit_defaults=True):
 class Exec(Life, tag="exec"):
     """A new address space: `mm` begins here with `maps`; the first one is the traced program's.
 
-    `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had before
-    (None for the first). `start_stack` is field 28 and `start_brk` field 47 of /proc/PID/stat.
-    `env` holds only GLIBC_TUNABLES, MALLOC_* and LD_PRELOAD.
+    `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had
+    before (None for the first). `start_stack` is field 28 and `start_brk` field 47 of
+    /proc/PID/stat. `env` holds only GLIBC_TUNABLES, MALLOC_* and LD_PRELOAD.
     """
 
     pid: int
@@ -134,8 +136,10 @@ class Fork(Life, tag="fork"):
 
 
 class Clone(Life, tag="clone"):
-    """A new task in the same address space: a thread (`child_pid` == `pid`), or a vfork, posix_spawn
-    or CLONE_VM child process. `stack` is the stack pointer the child starts with, where known."""
+    """A new task in the same address space: a thread (`child_pid` == `pid`), or a vfork,
+    posix_spawn or CLONE_VM child process. `stack` is the stack pointer the child starts with, where
+    known.
+    """
 
     pid: int
     tid: int
@@ -147,7 +151,7 @@ class Clone(Life, tag="clone"):
 
 
 class Exit(Life, tag="exit"):
-    """A task ended. `code` or `signal` is set; a process's own status is its leader's (tid == pid)."""
+    """A task ended, by `code` or `signal`. A process's own status is its leader's (tid == pid)."""
 
     pid: int
     tid: int

@@ -85,5 +85,11 @@ def format_time(ns: int) -> str:
     for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if ns >= scale:
             v = ns / scale
-            return f"{v:.0f} {unit}" if v >= 99.95 else f"{v:.1f} {unit}" if v >= 9.995 else f"{v:.2f} {unit}"
+            return (
+                f"{v:.0f} {unit}"
+                if v >= 99.95
+                else f"{v:.1f} {unit}"
+                if v >= 9.995
+                else f"{v:.2f} {unit}"
+            )
     return f"{ns} ns"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from typing import Any, Protocol
+from typing import Protocol
 
 BLOCK = 1 << 16
 
@@ -34,15 +34,12 @@ class _Gzip:
 
 class _Zstd:
     def __init__(self) -> None:
-        try:
-            from compression import zstd
-        except ImportError:
-            from backports import zstd
-        self._compress: Any = zstd.compress
+        from memtrace.trace.zstd import compress
+
+        self._compress = compress
 
     def block(self, data: bytes) -> bytes:
-        out: bytes = self._compress(data, 3)
-        return out
+        return self._compress(data, 3)
 
     def end(self) -> bytes:
         return b""
@@ -99,7 +96,7 @@ class Output:
 
 
 def keep_old(path: str) -> bool:
-    """Rename an existing regular file to `NAME.old`; special files and absent ones are left alone."""
+    """Rename an existing regular file to `NAME.old`; special and absent ones are left alone."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
