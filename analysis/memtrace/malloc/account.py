@@ -52,6 +52,8 @@ class Account:
         self.allocators: list[Allocator] = []
         self.loading = False
         self.libraries: set[tuple[str, int]] = set()
+        self._glibcs = 0  # copies of glibc mapped; the second one has a malloc of its own
+        self._glibc_paths: set[str] = set()
         self._failed: dict[int, tuple[str, str]] = {}
         self._headers: dict[int, Region] = {}
         self._waiting: deque[tuple[int, Region]] = deque()
@@ -99,6 +101,7 @@ class Account:
         self.settings, self.layout = parent.settings, parent.layout
         self.allocator, self.allocators = parent.allocator, list(parent.allocators)
         self.libraries = set(parent.libraries)
+        self._glibcs, self._glibc_paths = parent._glibcs, set(parent._glibc_paths)
         sizes: dict[int, tuple[int, int, int]] = {}
         for s, e, _, tag in self.p.space.pieces():
             low, high, size = sizes.get(tag, (s, e, 0))
@@ -188,6 +191,10 @@ class Account:
         caller = self.callers.of(call.site)
         if name == "brk":
             d = Decision("heap", "sequence")
+        elif name == "mremap" and (source := self._source(args)) is not None:
+            # MREMAP_DONTUNMAP, or old_size 0: a second mapping of the same
+            d = Decision(source.kind, "sequence", source.owner)
+            r.path = source.path
         elif name != "mmap" or len(args) < 4:
             d = origin.special(attr, heap=False) or origin.of_other(name, attr)
         else:
@@ -217,6 +224,12 @@ class Account:
         else:
             self._rule_on(r)
 
+    def _source(self, args: list[int]) -> Region | None:
+        """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
+        piece = self.p.space.at(args[0]) if args else None
+        r = None if piece is None else self.regions.alive.get(piece[3])
+        return r if r is not None and r.kind in origin.NO_RULE else None
+
     def _settle_previous(self, table: dict[int, Region], tid: int) -> None:
         before = table.pop(tid, None)
         if before is not None:
@@ -240,7 +253,11 @@ class Account:
                 self.allocator = found
                 self.threshold.forget()
         key = (attr.dev, attr.ino)
-        if attr.perms[2] != "x" or attr.perms[3] == "s" or key in self.libraries:
+        if attr.perms[2] != "x" or attr.perms[3] == "s":
+            return
+        if key in self.libraries:
+            # dlmopen maps the same libc once more
+            self._glibcs += path in self._glibc_paths
             return
         self.libraries.add(key)
         space = self.p.space
@@ -253,9 +270,8 @@ class Account:
         failed = self._failed.get(tid)
         brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
         version = self.layout.version
-        glibcs = sum(a.name == "glibc" for a in self.allocators)
         old_stdio = version is not None and version < (2, 23)
-        return Scene(brk_failed, glibcs <= 1, old_stdio, self.settings.hugetlb, self.page)
+        return Scene(brk_failed, self._glibcs <= 1, old_stdio, self.settings.hugetlb, self.page)
 
     # -- sequences ------------------------------------------------------------------------------
 
@@ -384,8 +400,7 @@ class Account:
             return  # not free's munmap
         whole = call.args[:1] == [r.start] and len(call.args) > 1 and call.args[1] == r.bytes
         if whole and r.end - r.start == r.bytes and self.glibc:
-            one = sum(a.name == "glibc" for a in self.allocators) <= 1
-            self.threshold.freed(seq, t, r.bytes, self.layout, sure=one)
+            self.threshold.freed(seq, t, r.bytes, self.layout, sure=self._glibcs <= 1)
 
     def _rule_on(self, r: Region) -> None:
         """The verdict of a region that is no mapped chunk."""
@@ -403,9 +418,15 @@ class Account:
 
     def libc(self, seq: int, record: Libc) -> None:
         """A C library was identified."""
-        self._found(allocator.from_libc(record, seq))
         if record.name == "glibc":
+            if self._glibcs == 0:
+                self._glibcs = 1
+            elif record.path not in self._glibc_paths:
+                self._glibcs += 1
+            self._glibc_paths.add(record.path)
             self.callers.add_libc(record.path)
+        if not any(a.path == record.path for a in self.allocators):
+            self._found(allocator.from_libc(record, seq))
 
     def _found(self, a: Allocator) -> None:
         self.allocators.append(a)

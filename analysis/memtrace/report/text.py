@@ -64,7 +64,7 @@ class _Text:
         return out + self._unseen(shown)
 
     def _empty(self) -> list[str]:
-        command = fit(" ".join(self.report.argv) or "trace", self.width - 2)
+        command = fit(" ".join(self.report.argv) or "a trace", self.width - 2)
         return [command, "", "  nothing was recorded: the trace holds no process", ""]
 
     # -- the opening ----------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class _Text:
             facts.append(f"pages {format_size(report.page_size)}")
         tail = "   ".join(fit(f, 24) for f in facts if f)
         room = self.width - columns(tail) - 3
-        name = fit(" ".join(p.argv) or p.exe or f"process {p.pid}", max(room, 20))
+        name = fit(words.command(p), max(room, 20))
         out = [_styled("bold", name) + "   " + tail if room >= 20 else _styled("bold", name)]
         if room < 20:
             out.append("  " + fit(tail, self.width - 2))
@@ -109,7 +109,7 @@ class _Text:
             rows.append(("malloc chunks", "0 B", "no mapping is proven to be one"))
         if p.arenas:
             peak = sum(a.committed_peak_bytes for a in p.arenas)
-            note = f"opened in {plural(len(p.arenas), 'thread arena')} of 64 MiB address space each"
+            note = f"in {plural(len(p.arenas), 'thread arena')}, each at its peak; each reserves 64 MiB"
             rows.append(("thread arenas", format_size(peak), note))
         if p.memory.vm_peak_bytes is not None:
             note = f"peak, at #{p.peak_seq}: all address space in use, touched or not"
@@ -166,7 +166,7 @@ class _Text:
                 "" if p.heap.peak_bytes is None else format_size(p.heap.peak_bytes),
                 f"{calls:,}",
                 fit(words.ending(p), 10),
-                fit(" ".join(p.argv) or p.exe, 22) + (" (fork)" if p.inherited else ""),
+                fit(words.command(p), 22) + (" (fork)" if p.inherited else ""),
             ))  # fmt: skip
         out = [_heading("processes", "one line per address space: fork and exec begin a new one")]
         lines = table(rows, "<>>>><<")
@@ -185,7 +185,7 @@ class _Text:
         out: list[str] = []
         if named:
             title = f"── process {p.pid}, born #{p.born_seq} "
-            name = fit(" ".join(p.argv) or p.exe, self.width - columns(title) - 4)
+            name = fit(words.command(p), self.width - columns(title) - 4)
             line = title + name + " "
             out = [_styled("bold", line + "─" * max(self.width - columns(line), 0)), ""]
         out += self._kinds(p)
@@ -265,7 +265,7 @@ class _Text:
         own = [r for r in p.regions if r.kind not in ("library", "vdso", "loader", "stack")]
         if not own:
             return []
-        rows = [("address", "bytes", "kind", "proven by", "born", "gone", "")]
+        rows = [("address", "peak", "kind", "proven by", "born", "gone", "")]
         for r in own[:_REGIONS]:
             rows.append((
                 f"{r.start:x}",

@@ -52,6 +52,12 @@ _REASONS = {
 }
 
 
+def command(p: ProcessRow) -> str:
+    """The program's name and arguments."""
+    name = (p.argv[0] if p.argv else p.exe).rpartition("/")[2] or p.exe or f"process {p.pid}"
+    return " ".join([name, *p.argv[1:]])
+
+
 def ending(p: ProcessRow) -> str:
     """How the process ended, as far as it was seen."""
     if p.exit is None:
@@ -154,7 +160,8 @@ def oddities(p: ProcessRow) -> list[str]:
         if after:
             text = f"{plural(len(after), 'heap growth')} came after it (first #{after[0].seq})"
             if p.over_default:
-                text += f"; {p.over_default:,} of all prove a request of 128 KiB or more served by the heap"
+                proofs = "1 growth proves" if p.over_default == 1 else f"{p.over_default:,} growths prove"
+                text += f"; {proofs} that the heap served a request of 128 KiB or more"
             out.append(text)
     for m in t.history:
         if m.cause == "contradiction":
