@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the live tests: where the samples are, and what makes a trace."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.live.tracing import ROOT, Traced, trace
+
+BUILT = ROOT / "build" / "samples"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here traces real processes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of the built samples; built by one worker while the others wait."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(
+            ["make", "-s", "-C", str(ROOT / "samples"), f"OUT={BUILT}"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    return BUILT
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Traced]:
+    """`trace` into a fresh file; `suffix` names its form (`.json`, `.json.gz`, `.json.zst`)."""
+    numbers = itertools.count()
+
+    def go(*argv: str | bytes | Path, options: tuple[str, ...] = (), suffix: str = ".json",
+           **kw: object) -> Traced:  # fmt: skip
+        return trace(tmp_path / f"t{next(numbers)}{suffix}", argv, *options, **kw)  # type: ignore[arg-type]
+
+    return go
+
+
+@pytest.fixture
+def sample(run: Callable[..., Traced], samples: Path) -> Callable[..., Traced]:
+    """A sample by name and arguments, traced; it must have ended well."""
+
+    def go(name: str, *arguments: object, **kw: object) -> Traced:
+        done = run(samples / name, *map(str, arguments), **kw)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return go

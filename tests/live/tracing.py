@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`trace`: run a real program under `memtrace run`, and ask the trace what happened.
+
+The command is started as a user starts it, as a process of its own; traces are read back through
+the replay that the verbs `verify`, `events` and `maps` use, or through the verbs themselves
+(`cli`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from memtrace.cli.events import Events
+from memtrace.replay import trust
+from memtrace.replay.engine import Replay, replay
+from memtrace.replay.observer import Observer
+from memtrace.replay.process import Process
+from memtrace.space.calls import Change
+from memtrace.space.canonical import Run, canonical
+from memtrace.trace.reader import Trace
+from memtrace.trace.records import Call
+
+ROOT = Path(__file__).resolve().parents[2]
+MEMTRACE = [sys.executable, "-m", "memtrace"]
+#: Seconds. Only against a hang: no test measures time, and the machine may be busy.
+PATIENCE = 100
+ACCOUNT_FD = 3
+
+Event = dict[str, Any]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment in which memtrace is found, installed or not."""
+    path = [str(ROOT / "tracer"), str(ROOT / "analysis"), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    for name in ("GLIBC_TUNABLES", "LD_PRELOAD", "COVERAGE_PROCESS_START"):
+        env.pop(name, None)
+    return {**env, **(extra or {})}
+
+
+def command(path: Path, argv: Sequence[str | bytes | Path], *options: str) -> list[str | bytes]:
+    """The command line `memtrace run -o path [options] -- argv`."""
+    words = [a if isinstance(a, bytes) else str(a) for a in argv]
+    return [*MEMTRACE, "run", "-o", str(path), *options, "--", *words]
+
+
+def cli(*arguments: object, **kw: Any) -> subprocess.CompletedProcess[str]:
+    """Any verb of the command line, to its end."""
+    return subprocess.run(
+        [*MEMTRACE, *map(str, arguments)],
+        env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE, **kw,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Watched(Observer):
+    """The canonical map after each of some events."""
+
+    wanted: frozenset[int]
+    seen: dict[int, list[Run]]
+
+    def call(
+        self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
+    ) -> None:
+        if seq in self.wanted:
+            self.seen[seq] = p.space.canonical()
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A finished `memtrace run`. `returncode` is memtrace's (-N: died of signal N)."""
+
+    path: Path
+    returncode: int
+    stdout: bytes
+    stderr: str
+    account: list[Event]
+
+    def told(self, what: str) -> list[Event]:
+        """The account's lines of one kind."""
+        return [line for line in self.account if line["what"] == what]
+
+    @cached_property
+    def replayed(self) -> Replay:
+        """The whole trace, replayed and checked."""
+        with Trace(str(self.path)) as trace:
+            return replay(trace)
+
+    @property
+    def exactness(self) -> str:
+        """exact, unverified, drift or incomplete."""
+        return trust.exactness(self.replayed)
+
+    @property
+    def sentence(self) -> str:
+        """`verify`'s first line, for a failing test's message."""
+        return trust.sentence(self.replayed) + "\n" + self.stderr
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """The lines of `memtrace events --format jsonl`."""
+        with Trace(str(self.path)) as trace:
+            view = Events(trace, {})
+            return [json.loads(line) for line in view.lines(view.jsonl, None, None)]
+
+    def calls(self, *names: str, **equal: object) -> list[Event]:
+        """The events of these names (records too; none: all system calls) with these values."""
+        return [
+            e for e in self.events
+            if (e["call"] in names if names else e["args"] or e["ret"] is not None)
+            and all(e.get(k) == v for k, v in equal.items())
+        ]  # fmt: skip
+
+    def maps(self, seqs: Iterable[int]) -> dict[int, list[Run]]:
+        """The replayed map after each of these events, of the mm that made the call."""
+        watched = Watched(frozenset(seqs), {})
+        with Trace(str(self.path)) as trace:
+            replay(trace, [watched])
+        return watched.seen
+
+    def assert_exact(self) -> None:
+        """Complete, every kernel map and every checksum reproduced, one at least per mm."""
+        assert self.exactness == "exact", self.sentence
+        for p in self.replayed.processes:
+            assert p.snapshots == p.exact, self.sentence
+            assert p.unexplained == 0, self.sentence
+            if p.exit_signal != 9:
+                assert p.snapshots >= 1, f"mm {p.mm} of {p.argv} has no snapshot: {self.sentence}"
+
+    def assert_marks(self) -> int:
+        """Each map that the program read and told equals the replayed one at that event; returns
+        how many.
+        """
+        told = {(m["pid"], m["mark"]): m["maps"] for m in self.told("mark")}
+        at = {
+            (e["pid"], e["args"][0] >> 12): e["seq"]
+            for e in self.calls("munmap", ret=-22)
+            if e["args"][1] == 0
+        }
+        assert set(told) <= set(at), "a mark is not in the trace"
+        maps = self.maps(at.values())
+        for key, lines in told.items():
+            theirs = [run for run in canonical(normal(lines)) if run.name != "[vsyscall]"]
+            assert maps[at[key]] == theirs, f"pid, mark {key} at event {at[key]}: {self.path}"
+        return len(told)
+
+
+def normal(lines: Iterable[str]) -> list[str]:
+    """Lines of /proc/PID/maps without the padding before the path."""
+    return [" ".join(line.split(None, 5)) for line in lines]
+
+
+def trace(
+    path: Path,
+    argv: Sequence[str | bytes | Path],
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    stdin: IO[bytes] | int | None = None,
+    data: bytes | None = None,
+    **kw: Any,
+) -> Traced:
+    """`memtrace run -o path [options] -- argv`, to its end, with the account on descriptor 3.
+
+    Args:
+        data: what the program gets on stdin; with neither `data` nor `stdin` it gets nothing.
+    """
+    told = path.with_name(path.name + ".account")
+    with told.open("wb") as account:
+        move = f"{ACCOUNT_FD}>&{account.fileno()} {account.fileno()}>&-"
+        words = ["bash", "-c", f'exec "$@" {move if account.fileno() != ACCOUNT_FD else ""}', "sh"]
+        done = subprocess.run(
+            [*words, *command(path, argv, *options)],
+            pass_fds=[account.fileno()], env=environment(env), capture_output=True,
+            timeout=PATIENCE, check=False, **({"input": data} if data is not None else
+            {"stdin": subprocess.DEVNULL if stdin is None else stdin}), **kw,
+        )  # fmt: skip
+    return Traced(
+        path, done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"), account_of(told)
+    )
+
+
+def account_of(path: Path) -> list[Event]:
+    """The JSON lines of an account; a last line cut by a crash is left out."""
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    return [json.loads(line) for line in whole.split(b"\n") if line]
