@@ -14,22 +14,17 @@ everything else is a function.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable
 
-from memtrace.collect import ptrace, turns, wire
+from memtrace.collect import ptrace, readback, turns, wire
 from memtrace.collect.abi import (
     ABIS,
-    ARCH_MAP_VDSO,
     CLONE_VM,
     ENOSYS,
     ERESTART,
     FIRST_ARGUMENTS,
     NATIVE,
-    PR_SET_VMA,
     X32_BIT,
     Role,
 )
@@ -55,6 +50,7 @@ from memtrace.collect.ptrace import (
     SyscallExit,
     request,
 )
+from memtrace.collect.readback import BACKING_MASK, PLAIN_ANON, ReadBack
 from memtrace.collect.tracee import Tracee
 
 _NATIVE_SECCOMP = ptrace.OP_SECCOMP | NATIVE.audit << 32
@@ -64,14 +60,7 @@ _NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
 _STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
 
 _NR_MMAP = 9
-#: mmap flags under which the arguments tell the backing: private, anonymous, ordinary pages.
-_BACKING_MASK, _PLAIN_ANON = 0x4002F, 0x22
 _PROT_RW = 3
-#: Calls whose successful effect is read back.
-_READ_BACK = frozenset(
-    ("shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages")
-)
-_PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
 
 
 class Engine:
@@ -82,6 +71,7 @@ class Engine:
         self.options = options
         self.observer = Observer(channel, options)
         self.family = Family(channel, self.observer)
+        self._read_back = ReadBack()
         self.go = CONT if options.seccomp else SYSCALL
         self.idle = [False]
         self.root_status: int | None = None
@@ -162,7 +152,7 @@ class Engine:
                 except OSError:
                     statm = b"0"
                 nr = e[ENTRY_NR]
-                plain = nr != _NR_MMAP or e[7] & _BACKING_MASK == _PLAIN_ANON
+                plain = nr != _NR_MMAP or e[7] & BACKING_MASK == PLAIN_ANON
                 if (
                     -4096 < ret < 0
                     or not plain
@@ -244,7 +234,7 @@ class Engine:
         tracee.role, tracee.name, tracee.pending = role, name, True
         tracee.stack = b""
         if self.options.evidence:
-            tracee.stack = self.observer.bytes_at(mm, e[ENTRY_SP], 8)
+            tracee.stack = mm.bytes_at(e[ENTRY_SP], 8)
             if mm.fresh:
                 self.observer.peek_before(tracee)
         if turns.enter(tracee):
@@ -301,7 +291,7 @@ class Engine:
             return
         if statm[:1] in (b"0", b""):
             statm = observer.statm(mm, tracee)
-        self._write_call(tracee, ret, t1, statm, self._read_back(tracee, ret))
+        self._write_call(tracee, ret, t1, statm, self._read_back.after(tracee, ret))
         if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
         alone = not mm.overlapping
@@ -346,53 +336,6 @@ class Engine:
             mm.fresh[tracee.tid] = tracee
         if len(out) > 32768:
             self.channel.flush()
-
-    def _read_back(self, tracee: Tracee, ret: int) -> bytes:
-        """What the arguments do not tell, for this call and result."""
-        e, observer = tracee.entry, self.observer
-        abi = ABIS.get(e[ENTRY_OP] >> 32) or NATIVE
-        name = tracee.name or NATIVE.names.get(e[ENTRY_NR], "")
-        a = [e[ENTRY_ARG0 + i] for i in range(6)]
-        fields = b""
-        if name in _PLAIN_I386:
-            name, a, fields = self._normalise(tracee, name, a)
-        if -4096 < ret < 0:
-            return observer.after_failure(tracee, name, a) or fields
-        address = ret & 0xFFFFFFFF if abi.word == 4 else ret
-        if name == "mmap":
-            if a[3] & _BACKING_MASK == _PLAIN_ANON:
-                return fields
-            back = observer.after_mapping(tracee, address, a[1], a[3])
-            return back[:-1] + b"," + fields[1:] if fields else back
-        if name == "shmat" or name == "map_shadow_stack":
-            return observer.whole_line(tracee, address)
-        if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
-            return observer.whole_line(tracee, address)
-        if name == "io_setup":
-            context = observer.word_at(tracee.mm, a[1], abi.word)
-            return observer.whole_line(tracee, context) if context else b""
-        if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_VMA:
-            text = observer.bytes_at(tracee.mm, a[4], 80).split(b"\0")[0] if a[4] else b""
-            return wire.extra({"name": text.decode("utf-8", "backslashreplace")})
-        return fields
-
-    def _normalise(self, tracee: Tracee, name: str, a: list[int]) -> tuple[str, list[int], bytes]:
-        """i386 calls as their 64-bit namesakes: mmap2 counts pages, old_mmap points to its
-        arguments, ipc multiplexes shmat (21) and shmdt (22).
-        """
-        if name == "mmap2":
-            a = [*a[:5], a[5] * 4096]
-            raw, name = "mmap2", "mmap"
-        elif name == "old_mmap":
-            words = self.observer.bytes_at(tracee.mm, a[0], 24)
-            if len(words) == 24:
-                a = [int.from_bytes(words[i : i + 4], "little") for i in range(0, 24, 4)]
-            raw, name = "old_mmap", "mmap"
-        else:
-            raw = "ipc"
-            name = {21: "shmat", 22: "shmdt"}.get(a[0] & 0xFFFF, "")
-            a = [a[1], a[4], a[2], 0, 0, 0] if name == "shmat" else [a[4], 0, 0, 0, 0, 0]
-        return name, a, wire.extra({"args": a, "call": name, "raw": raw})
 
     # -- all other stops ----------------------------------------------------------------------
 
@@ -466,7 +409,7 @@ class Engine:
             if result is None or result == -ENOSYS:
                 self._write_call(tracee, 0, now, statm, b"", wire.UNFINISHED)
             else:
-                self._write_call(tracee, result, now, statm, self._read_back(tracee, result))
+                self._write_call(tracee, result, now, statm, self._read_back.after(tracee, result))
         self._give_turn(turns.leave(tracee))
 
     def _ended(self, tid: int, status: int) -> None:
@@ -493,50 +436,5 @@ class Engine:
 _ARGUMENTS_TELL = frozenset(
     nr
     for nr, name in NATIVE.names.items()
-    if name not in _READ_BACK and name not in FIRST_ARGUMENTS
+    if name not in readback.ALWAYS and name not in FIRST_ARGUMENTS
 )
-
-SignalHandler = Callable[[int, object], None]
-
-
-def forward_signals(engine: Engine) -> None:
-    r"""The tracer's manners: ^C and ^\ reach the child through the terminal, so they are ignored
-    here (the third ^C kills it); SIGTERM and SIGHUP are passed on. PEP 475 restarts waitpid after a
-    handler.
-    """
-    interrupts = 0
-
-    def kill(number: int) -> None:
-        if engine.root_status is None and engine.root:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(engine.root, number)
-
-    def interrupted(_: int, __: object) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts >= 3:
-            kill(signal.SIGKILL)
-
-    def passed_on(number: int, _: object) -> None:
-        kill(number)
-
-    def alarm(_: int, __: object) -> None:
-        if engine.idle[0]:
-            engine.tick()
-        else:
-            signal.setitimer(signal.ITIMER_REAL, 0.002, 0.1)
-
-    signal.signal(signal.SIGINT, interrupted)
-    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, passed_on)
-    signal.signal(signal.SIGHUP, passed_on)
-    signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
-
-
-def stop_ticking() -> None:
-    """Nothing is left to trace. Ignored before it is switched off, because the interpreter gives
-    SIGALRM its deadly default back when it ends, and the handler may set the timer again.
-    """
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    signal.setitimer(signal.ITIMER_REAL, 0)

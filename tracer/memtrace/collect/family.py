@@ -147,7 +147,7 @@ class Family:
 
     def clone3_facts(self, parent: Tracee, address: int) -> tuple[int | None, int | None]:
         """Flags and stack top from struct clone_args in the caller's memory."""
-        raw = self.observer.bytes_at(parent.mm, address, 56)
+        raw = parent.mm.bytes_at(address, 56)
         if len(raw) < 56:
             return None, None
         flags, _, _, _, _, stack, size = struct.unpack("<7Q", raw)

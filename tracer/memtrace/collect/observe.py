@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is read from a stopped target beside the call itself: snapshots, chunk headers, read-backs.
-
-Rule: derive what is deterministic, read back what is not. Read back are the identity of files and
-of shared and special mappings, and the range of a failed call (mprotect stops at a hole with the
-part before it changed; `mmap_region` has unmapped a MAP_FIXED target before a driver refuses).
-"""
+"""What is read of a stopped target beside its calls: snapshots, headers of fresh chunks."""
 
 from __future__ import annotations
 
@@ -19,18 +14,8 @@ from memtrace.collect.channel import Channel
 from memtrace.collect.options import Options
 from memtrace.collect.ptrace import ENTRY_ARG0, event_message
 from memtrace.collect.tracee import Mm, Tracee
-from memtrace.trace.mapping import decode_maps
-from memtrace.trace.sizes import PAGE, round_up
+from memtrace.trace.sizes import PAGE
 
-TASK_SIZE = 1 << 47
-MAP_FIXED, MAP_ANONYMOUS, MAP_HUGETLB = 0x10, 0x20, 0x40000
-MREMAP_FIXED = 2
-SHM_REMAP = 0o40000
-PR_SET_VMA = 0x53564D41
-
-_RANGE_CALLS = frozenset(
-    ("munmap", "mprotect", "pkey_mprotect", "mremap", "remap_file_pages", "shmat", "mmap")
-)
 _PRESENT = 3 << 62  # pagemap: present or swapped
 
 
@@ -40,7 +25,6 @@ class Observer:
     def __init__(self, channel: Channel, options: Options) -> None:
         self.channel = channel
         self.options = options
-        self.query = procfs.MapsQuery()
 
     # -- snapshots ----------------------------------------------------------------------------
 
@@ -165,70 +149,3 @@ class Observer:
         """Before a snapshot."""
         for other in list(mm.fresh.values()):
             self.peek(other, final=False)
-
-    # -- read-backs ---------------------------------------------------------------------------
-
-    def after_failure(self, tracee: Tracee, name: str, a: list[int]) -> bytes:
-        """After a failed range call: the lines of that range as they are now."""
-        if name not in _RANGE_CALLS:
-            return b""
-        low, high = a[0], a[0] + a[1]
-        if name == "mmap" and not a[3] & MAP_FIXED:
-            return b""
-        if name == "shmat":
-            if not a[2] & SHM_REMAP:
-                return b""
-            high = a[1] + PAGE
-            low = a[1]
-        if name == "mremap" and a[3] & MREMAP_FIXED:
-            low, high = min(low, a[4]), max(high, a[4] + a[2])
-        low, high = low & ~(PAGE - 1), min(round_up(high), TASK_SIZE)
-        if low >= high or low < 0 or high - low < PAGE or (name != "shmat" and a[1] == 0):
-            return b""
-        lines = _overlapping(procfs.read_fd(tracee.mm.maps_fd), low, high)
-        return wire.extra({"x": [low, high, lines]})
-
-    def after_mapping(self, tracee: Tracee, address: int, length: int, flags: int) -> bytes:
-        """After an mmap whose backing the arguments do not tell: its line, and its true end."""
-        mm = tracee.mm
-        high = address + round_up(length)
-        found = self.query.covering(mm.maps_fd, address) if self.query.available else None
-        if found is not None:
-            line, page = found
-            if page > PAGE:
-                high = address + round_up(length, page)
-            lines = [line.decode("utf-8", "backslashreplace")]
-        else:
-            lines = _overlapping(procfs.read_fd(mm.maps_fd), address, high)
-            if lines and (flags & MAP_HUGETLB or "hugepage" in lines[-1]):
-                high = max(high, int(lines[-1].split("-", 2)[1].split()[0], 16))
-        return wire.extra({"b": [address, high, lines]})
-
-    def whole_line(self, tracee: Tracee, address: int) -> bytes:
-        """The line that holds an address, as the range it covers (shmat, io_setup, vdso)."""
-        lines = _overlapping(procfs.read_fd(tracee.mm.maps_fd), address, address + 1)
-        if not lines:
-            return b""
-        start, end = (int(v, 16) for v in lines[0].split(None, 1)[0].split("-"))
-        return wire.extra({"x": [max(start, address), end, lines]})
-
-    def word_at(self, mm: Mm, address: int, size: int = 8) -> int | None:
-        """An integer in the target's memory."""
-        data = self.bytes_at(mm, address, size)
-        return int.from_bytes(data, "little") if len(data) == size else None
-
-    def bytes_at(self, mm: Mm, address: int, size: int) -> bytes:
-        """Up to `size` bytes of the target's memory; fewer at an unmapped page."""
-        try:
-            return os.pread(mm.mem_fd, size, address)
-        except (OSError, OverflowError):
-            return b""
-
-
-def _overlapping(raw: bytes, low: int, high: int) -> list[str]:
-    out = []
-    for line in decode_maps(raw):
-        start, _, rest = line.partition("-")
-        if int(start, 16) < high and int(rest.split(" ", 1)[0], 16) > low:
-            out.append(line)
-    return out

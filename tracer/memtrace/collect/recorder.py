@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memtrace.collect import machine
-from memtrace.collect.engine import Engine, forward_signals, stop_ticking
+from memtrace.collect.engine import Engine
 from memtrace.collect.launch import Launch, resolve
 from memtrace.collect.options import Options
+from memtrace.collect.signals import forward_signals, stop_ticking
 from memtrace.collect.writing import Result, Writer
 from memtrace.trace.codec import encode_header
 from memtrace.trace.errors import TargetError

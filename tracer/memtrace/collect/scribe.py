@@ -23,7 +23,7 @@ from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.trace.codec import Interner, encode
 from memtrace.trace.mapping import decode_maps
-from memtrace.trace.records import Call, Ext, FileId, Life, LifeRecord, Site
+from memtrace.trace.records import MMAP_TAIL, Call, Ext, FileId, Life, LifeRecord, Site
 from memtrace.trace.sizes import PAGE, round_up
 
 _MAP_ANONYMOUS = 0x20
@@ -127,6 +127,7 @@ class Scribe:
             ext.h, self._headers = self._headers, []
         vm, rss = self._count_pages(model, m)
         t = m.t1 - self._start
+        written = used[:4] if name == "mmap" and used[4:] == MMAP_TAIL else used
         site = self._site(model, m.entry, m.stack, name)
         self.lines.append(
             encode(
@@ -136,7 +137,7 @@ class Scribe:
                     m.tid,
                     m.mm,
                     INDEX[name],
-                    used,
+                    written,
                     ret,
                     site,
                     vm,

@@ -72,6 +72,13 @@ class Mm:
         except OSError:
             self.statm_fd = -1
 
+    def bytes_at(self, address: int, size: int) -> bytes:
+        """Up to `size` bytes of the target's memory; fewer where a page is not mapped."""
+        try:
+            return os.pread(self.mem_fd, size, address)
+        except (OSError, OverflowError):
+            return b""
+
     def close(self) -> None:
         """Close the descriptors."""
         for slot in ("mem_fd", "statm_fd", "maps_fd", "pagemap_fd"):

@@ -15,6 +15,7 @@ from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.records import (
     COLUMNS,
     FORMAT,
+    MMAP_TAIL,
     Call,
     FileId,
     Footer,
@@ -96,6 +97,7 @@ class Decoder:
         self.files: dict[int, FileId] = {}
         self.sites: dict[int, Site] = {}
         self._order: list[int] | None = None
+        self._mmap = header.calls.index("mmap") if "mmap" in header.calls else -1
         if tuple(header.columns[: len(COLUMNS)]) != COLUMNS:
             # Another order of columns: a row is put into ours by name.
             missing = [c for c in COLUMNS[:7] if c not in header.columns]
@@ -119,6 +121,8 @@ class Decoder:
                     self.files[row.ext.f.id] = row.ext.f
                 if not 0 <= row.call < len(self.header.calls):
                     raise ValueError(f"call {row.call} is not in the header's list")
+                if row.call == self._mmap and len(row.args) == 4:
+                    row.args += MMAP_TAIL
                 return row
             return self._object(body)
         except msgspec.MsgspecError as e:

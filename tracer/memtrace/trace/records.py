@@ -18,6 +18,10 @@ import msgspec
 
 FORMAT = 1
 
+#: The last two arguments (fd, offset) that glibc gives an anonymous mmap. A row leaves them out when
+#: they are exactly these, and the reader puts them back: nearly every mmap of a program is one.
+MMAP_TAIL = [0xFFFFFFFF, 0]
+
 #: Names of the columns of a call's row, in order; trailing ones may be left out.
 COLUMNS = ("dt", "dur", "tid", "mm", "call", "args", "ret", "site", "vm", "rss", "ext")
 

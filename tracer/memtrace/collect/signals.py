@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tracer's own signals while a program runs under it.
+
+PEP 475: waitpid goes on after a handler, so a handler itself does what has to happen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from memtrace.collect.engine import Engine
+
+TICK_SECONDS = 0.1
+
+
+def forward_signals(engine: Engine) -> None:
+    r"""The tracer's manners: ^C and ^\ reach the child through the terminal, so they are ignored
+    here (the third ^C kills it); SIGTERM and SIGHUP are passed on; a timer makes the engine flush.
+    """
+    interrupts = 0
+
+    def kill(number: int) -> None:
+        if engine.root_status is None and engine.root:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(engine.root, number)
+
+    def interrupted(_: int, __: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts >= 3:
+            kill(signal.SIGKILL)
+
+    def passed_on(number: int, _: object) -> None:
+        kill(number)
+
+    def alarm(_: int, __: object) -> None:
+        if engine.idle[0]:
+            engine.tick()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.002, TICK_SECONDS)
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, passed_on)
+    signal.signal(signal.SIGHUP, passed_on)
+    signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+
+
+def stop_ticking() -> None:
+    """Nothing is left to trace. Ignored before it is switched off, because the interpreter gives
+    SIGALRM its deadly default back when it ends, and the handler may set the timer again.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
