@@ -18,7 +18,7 @@ import msgspec
 
 FORMAT = 1
 
-#: The last two arguments (fd, offset) that glibc gives an anonymous mmap. A row leaves them out when
+#: The last two arguments (fd, offset) glibc gives an anonymous mmap. A row leaves them out when
 #: they are exactly these, and the reader puts them back: nearly every mmap of a program is one.
 MMAP_TAIL = [0xFFFFFFFF, 0]
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What memtrace costs its target, beside strace, in one interleaved run. See README.md here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CHURN = ROOT / "build" / "samples" / "syscall-churn"
+MEMTRACE = [sys.executable, "-m", "memtrace", "run", "-q", "-o"]
+STRACE = ["strace", "-f", "--seccomp-bpf", "-e", "trace=memory", "-o"]
+
+#: mode of syscall-churn -> (batches, calls per batch)
+MODES = {"mmap": (15, 2000), "malloc-churn": (15, 2000), "getppid": (15, 20000)}
+
+
+def tracers(folder: Path) -> dict[str, list[str]]:
+    """What stands in front of the target's command line."""
+    return {
+        "native": [],
+        "strace": [*STRACE, str(folder / "strace.log")],
+        "memtrace": [*MEMTRACE, str(folder / "trace.json")],
+    }
+
+
+def per_call(prefix: list[str], mode: str) -> tuple[float, float]:
+    """(best, median) ns per call as the target itself measures them."""
+    batches, calls = MODES[mode]
+    run = subprocess.run(
+        [*prefix, str(CHURN), mode, str(batches), str(calls)],
+        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    told = json.loads(run.stdout)
+    return told["best_ns_per_call"], told["median_ns_per_call"]
+
+
+def call_costs(rounds: int, folder: Path) -> None:
+    """Per-call cost of each mode under each tracer; ratios are taken within a round."""
+    names = tracers(folder)
+    for mode in MODES:
+        rows: list[dict[str, tuple[float, float]]] = []
+        for _ in range(rounds):
+            order = list(names)
+            random.shuffle(order)
+            rows.append({n: per_call(names[n], mode) for n in order})
+        print(f"\n{mode}: ns per call, as the target measures itself")
+        for n in names:
+            best = statistics.median(r[n][0] for r in rows)
+            middle = statistics.median(r[n][1] for r in rows)
+            print(f"  {n:10} best batch {best:10.0f}   median batch {middle:10.0f}")
+        for a, b, bound in (("memtrace", "strace", 2.0), ("memtrace", "native", 1.3)):
+            if (mode == "getppid") != (b == "native"):
+                continue
+            best = [r[a][0] / r[b][0] for r in rows]
+            middle = [r[a][1] / r[b][1] for r in rows]
+            print(
+                f"  {a} / {b}: best {statistics.median(best):.2f}, median "
+                f"{statistics.median(middle):.2f} ({min(middle):.2f}-{max(middle):.2f}); "
+                f"target {bound:.1f}"
+            )
+    size = (folder / "trace.json").stat().st_size
+    print(f"\nlast trace: {size:,} bytes")
+
+
+def start_up(rounds: int, folder: Path) -> None:
+    """How much later `true` ends."""
+    command = [shutil.which("true") or "/bin/true"]
+    late, strace = [], []
+    for _ in range(rounds):
+        plain = wall(command)
+        late.append(wall([*MEMTRACE, str(folder / "true.json"), *command]) - plain)
+        strace.append(wall([*STRACE, str(folder / "true.log"), *command]) - plain)
+    print("\nstart-up: seconds that `true` ends later")
+    print(f"  strace     median {statistics.median(strace):.3f}")
+    print(f"  memtrace   median {statistics.median(late):.3f}; target 0.300")
+
+
+def bytes_per_event(folder: Path) -> None:
+    """Size of a malloc-churn trace, evidence and snapshots included."""
+    print("\ntrace size: bytes per call, evidence and snapshots included")
+    for suffix, bound in (("json", 80), ("json.gz", 20), ("json.zst", 20)):
+        path = folder / f"churn.{suffix}"
+        per_call([*MEMTRACE, str(path)], "malloc-churn")
+        batches, calls = MODES["malloc-churn"]
+        size = path.stat().st_size / ((batches + 1) * calls)
+        print(f"  .{suffix:9} {size:5.1f}; target {bound}")
+
+
+def wall(command: list[str]) -> float:
+    """Seconds from start to end."""
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    kernel = os.uname()
+    print(
+        f"{kernel.sysname} {kernel.release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        call_costs(rounds, folder)
+        start_up(rounds * 3, folder)
+        bytes_per_event(folder)
+
+
+if __name__ == "__main__":
+    main()
