@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each call does to a map: one known case of the kernel's semantics per row."""
+
+from __future__ import annotations
+
+import pytest
+
+from memtrace.space.address_space import READ_IMPLIES_EXEC, AddressSpace
+from memtrace.space.calls import Change, apply
+from memtrace.space.canonical import MapsCache, canonical
+from memtrace.space.compare import compare
+from memtrace.trace.records import Ext, FileId
+
+CACHE = MapsCache()
+RW, ANON, FIXED = 3, 0x22, 0x10
+FILE = FileId(1, "fe:01", 9, "/lib/x")
+START = [
+    "10000-14000 rw-p 00000000 00:00 0",
+    "20000-24000 r--p 00001000 fe:01 9 /lib/x",
+    "30000-32000 rw-s 00000000 00:01 5 /dev/zero (deleted)",
+    "f0000-f4000 rw-p 00000000 00:00 0 [stack]",
+]
+
+
+def space_of(lines: list[str] = START) -> AddressSpace:
+    space = AddressSpace()
+    space.load(CACHE.parse(lines))
+    space.start_brk = space.brk = 0x50010
+    space.start_stack = 0xF3F00
+    return space
+
+
+def do(
+    space: AddressSpace,
+    call: str,
+    args: list[int],
+    ret: int | None = 0,
+    ext: Ext | None = None,
+    file: FileId | None = None,
+) -> Change | None:
+    return apply(space, call, args, ret, ext, file, CACHE)
+
+
+def shown(space: AddressSpace) -> list[str]:
+    """The map in short: range, permissions and, for files, the offset."""
+    return [
+        f"{m.start:x}-{m.end:x} {m.perms}" + (f" @{m.offset:x}" if m.ino else "")
+        for m in space.mappings()
+    ]
+
+
+A, F, S, T = "10000-14000 rw-p", "20000-24000 r--p @1000", "30000-32000 rw-s @0", "f0000-f4000 rw-p"
+
+CASES = {
+    "munmap of a middle leaves both ends": (
+        "munmap", [0x11000, 0x1000], 0,
+        ["10000-11000 rw-p", "12000-14000 rw-p", F, S, T]),
+    "munmap rounds its length up": (
+        "munmap", [0x10000, 1], 0, ["11000-14000 rw-p", F, S, T]),
+    "munmap crosses holes": (
+        "munmap", [0x13000, 0xE000], 0, ["10000-13000 rw-p", "21000-24000 r--p @2000", S, T]),
+    "munmap of nothing": ("munmap", [0x60000, 0x5000], 0, [A, F, S, T]),
+    "a failed munmap": ("munmap", [0x10000, 0], -22, [A, F, S, T]),
+    "an unfinished munmap": ("munmap", [0x10000, 0x4000], None, [A, F, S, T]),
+    "mmap ignores the offset of anonymous memory and rounds up": (
+        "mmap", [0, 5000, RW, ANON, -1, 0x7000], 0x60000, [A, F, S, "60000-62000 rw-p", T]),
+    "mmap with MAP_FIXED replaces": (
+        "mmap", [0x12000, 0x10000, 1, ANON | FIXED, -1, 0], 0x12000,
+        ["10000-12000 rw-p", "12000-22000 r--p", "22000-24000 r--p @3000", S, T]),
+    "neighbours that are alike are one line": (
+        "mmap", [0, 0x1000, RW, ANON, -1, 0], 0x14000, ["10000-15000 rw-p", F, S, T]),
+    "mprotect splits": (
+        "mprotect", [0x11000, 0x1000, 0], 0,
+        ["10000-11000 rw-p", "11000-12000 ---p", "12000-14000 rw-p", F, S, T]),
+    "mprotect of a file keeps its offsets": (
+        "mprotect", [0x22000, 0x1000, RW], 0,
+        [A, "20000-22000 r--p @1000", "22000-23000 rw-p @3000", "23000-24000 r--p @4000", S, T]),
+    "pkey_mprotect is mprotect": (
+        "pkey_mprotect", [0x30000, 0x2000, 1, 1], 0, [A, F, "30000-32000 r--s @0", T]),
+    "mprotect with PROT_GROWSDOWN begins at the stack's start": (
+        "mprotect", [0xF2000, 0x1000, 0x01000007], 0,
+        [A, F, S, "f0000-f3000 rwxp", "f3000-f4000 rw-p"]),
+    "a failed mprotect by itself changes nothing": (
+        "mprotect", [0x12000, 0x4000, 1], -12, [A, F, S, T]),
+    "brk grows from the rounded old to the rounded new": (
+        "brk", [0x52001], 0x52001, [A, F, S, "51000-53000 rw-p", T]),
+    "brk(0) asks": ("brk", [0], 0x50010, [A, F, S, T]),
+    "a refused brk answers the old break": ("brk", [0x90000000], 0x50010, [A, F, S, T]),
+    "mremap grows in place": (
+        "mremap", [0x10000, 0x4000, 0x6000, 1], 0x10000, ["10000-16000 rw-p", F, S, T]),
+    "mremap shrinks": (
+        "mremap", [0x10000, 0x4000, 0x1000, 1], 0x10000, ["10000-11000 rw-p", F, S, T]),
+    "mremap moves a part of a file with its offset": (
+        "mremap", [0x22000, 0x1000, 0x1000, 3, 0x60000], 0x60000,
+        [A, "20000-22000 r--p @1000", "23000-24000 r--p @4000", S, "60000-61000 r--p @3000", T]),
+    "mremap moves and grows": (
+        "mremap", [0x10000, 0x4000, 0x8000, 1], 0x60000, [F, S, "60000-68000 rw-p", T]),
+    "mremap moves and shrinks": (
+        "mremap", [0x10000, 0x4000, 0x1000, 3, 0x60000], 0x60000, [F, S, "60000-61000 rw-p", T]),
+    "mremap with MREMAP_DONTUNMAP leaves the old pages mapped": (
+        "mremap", [0x10000, 0x4000, 0x4000, 5, 0], 0x60000, [A, F, S, "60000-64000 rw-p", T]),
+    "mremap of old size 0 duplicates a shared mapping": (
+        "mremap", [0x31000, 0, 0x1000, 1], 0x60000, [A, F, S, "60000-61000 rw-s @1000", T]),
+    "mremap onto a mapping replaces it": (
+        "mremap", [0x10000, 0x2000, 0x2000, 3, 0x21000], 0x21000,
+        ["12000-14000 rw-p", "20000-21000 r--p @1000", "21000-23000 rw-p",
+         "23000-24000 r--p @4000", S, T]),
+    "mremap of several mappings keeps the gap and what lies under it (6.17)": (
+        "mremap", [0x13000, 0xE000, 0xE000, 3, 0x28000], 0x28000,
+        ["10000-13000 rw-p", "21000-24000 r--p @2000", "28000-29000 rw-p", S,
+         "35000-36000 r--p @1000", T]),
+    "a failed mremap": ("mremap", [0x10000, 0x4000, 0x8000, 1], -12, [A, F, S, T]),
+    "madvise DONTNEED shows nothing": ("madvise", [0x10000, 0x4000, 4], 0, [A, F, S, T]),
+    "mlock shows nothing": ("mlock", [0x10000, 0x4000], 0, [A, F, S, T]),
+    "remap_file_pages maps another offset": (
+        "remap_file_pages", [0x31000, 0x1000, 0, 0, 0], 0,
+        [A, F, "30000-31000 rw-s @0", "31000-32000 rw-s @0", T]),
+    "shmdt takes all of the segment attached there": ("shmdt", [0x30000], 0, [A, F, T]),
+    "io_destroy unmaps the ring": ("io_destroy", [0x30000], 0, [A, F, T]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "args", "ret", "expected"), CASES.values(), ids=CASES.keys())
+def test_a_call(call: str, args: list[int], ret: int | None, expected: list[str]) -> None:
+    space = space_of()
+    do(space, call, args, ret)
+    assert shown(space) == expected
+    assert space.total == sum(e - s for s, e, _, _ in space.pieces())
+
+
+def test_mmap_of_a_file_takes_identity_and_path_from_the_file() -> None:
+    space = space_of([])
+    do(space, "mmap", [0, 0x2000, 5, 2, 3, 0x3000], 0x60000, Ext(f=1), FILE)
+    (m,) = space.mappings()
+    assert (m.dev, m.ino, m.offset, m.path, m.perms) == ("fe:01", 9, 0x3000, "/lib/x", "r-xp")
+
+
+def test_the_range_as_read_back_replaces_what_was_derived() -> None:
+    space = space_of([])
+    lines = ["60000-260000 rw-s 00000000 00:0f 77 /anon_hugepage (deleted)"]
+    do(space, "mmap", [0, 5000, RW, 0x40021, -1, 0], 0x60000, Ext(x=(0x60000, 0x260000, lines)))
+    assert shown(space) == ["60000-260000 rw-s @0"]
+
+
+def test_a_failed_mprotect_changed_what_lies_before_the_hole() -> None:
+    space = space_of()
+    lines = ["10000-12000 rw-p 00000000 00:00 0", "12000-14000 r--p 00000000 00:00 0"]
+    do(space, "mprotect", [0x12000, 0x4000, 1], -12, Ext(x=(0x12000, 0x16000, lines)))
+    assert shown(space)[:2] == ["10000-12000 rw-p", "12000-14000 r--p"]
+
+
+def test_brk_grows_and_shrinks_and_is_labelled_by_address() -> None:
+    space = space_of([])
+    do(space, "brk", [0x60000], 0x60000)
+    do(space, "brk", [0x53001], 0x53001)
+    (m,) = space.mappings()
+    assert (m.start, m.end, m.path) == (0x51000, 0x54000, "[heap]")
+    assert space.brk == 0x53001
+    do(space, "brk", [0x50010], 0x50010)
+    assert space.mappings() == []
+
+
+def test_a_child_lacks_what_dontfork_took_out_until_dofork_gives_it_back() -> None:
+    space = space_of()
+    do(space, "madvise", [0x11000, 0x2000, 10])
+    assert shown(space)[0] == A
+    assert shown(space.fork())[:2] == ["10000-11000 rw-p", "13000-14000 rw-p"]
+    do(space, "madvise", [0x11000, 0x1000, 11])
+    child = space.fork()
+    assert shown(child)[:2] == ["10000-12000 rw-p", "13000-14000 rw-p"]
+    assert child.total == space.total - 0x1000
+    do(child, "munmap", [0x10000, 0x10000])
+    assert shown(space)[0] == A
+
+
+def test_read_implies_exec_adds_x_to_what_is_readable() -> None:
+    space = space_of([])
+    space.personality = READ_IMPLIES_EXEC
+    do(space, "mmap", [0, 0x1000, 1, ANON, -1, 0], 0x60000)
+    do(space, "mmap", [0, 0x1000, 2, ANON, -1, 0], 0x70000)
+    do(space, "brk", [0x52000], 0x52000)
+    assert shown(space) == ["51000-52000 rwxp", "60000-61000 r-xp", "70000-71000 -w-p"]
+
+
+def test_a_prctl_names_anonymous_memory() -> None:
+    space = space_of()
+    do(space, "prctl", [0x53564D41, 0, 0x11000, 0x1000, 0], 0, Ext(name="pool"))
+    names = [m.path for m in space.mappings()]
+    assert names == ["", "[anon:pool]", "", "/lib/x", "/dev/zero (deleted)", "[stack]"]
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "ret"),
+    [
+        ("mmap", [0x12000, 0x1000, RW, ANON, -1, 0], 0x12000),
+        ("mremap", [0x90000, 0x1000, 0x2000, 1], 0xA0000),
+        ("mremap", [0x90000, 0x1000, 0x2000, 1], 0x90000),
+        ("mremap", [0x90000, 0, 0x2000, 1], 0xA0000),
+        ("brk", [0x50010], -1 << 20),
+        ("munmap", [], 0),
+    ],
+)
+def test_a_result_that_contradicts_the_map_is_a_conflict(
+    call: str, args: list[int], ret: int
+) -> None:
+    change = do(space_of(), call, args, ret)
+    assert change is not None
+    assert change.conflict
+
+
+def test_lines_that_only_faults_and_labels_divide_are_the_same_map() -> None:
+    one = ["10000-14000 rw-p 0 00:00 0 [heap]", "14000-15000 rw-p 0 00:00 0",
+           "20000-22000 r--p 0 fe:01 9 /a", "22000-24000 r--p 2000 fe:01 9 /b"]  # fmt: skip
+    other = ["10000-12000 rw-p 0 00:00 0", "12000-15000 rw-p 0 00:00 0",
+             "20000-24000 r--p 0 fe:01 9 /a"]  # fmt: skip
+    assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["10000-14000 r--p 0 00:00 0", "10000-14000 rw-s 0 00:00 0", "10000-14000 rw-p 0 fe:00 1 /a",
+     "10000-14000 rw-p 0 00:00 0 [anon:x]", "10000-13000 rw-p 0 00:00 0", ""],
+)  # fmt: skip
+def test_what_a_page_shows_makes_a_different_map(line: str) -> None:
+    assert canonical([line] if line else []) != canonical(["10000-14000 rw-p 0 00:00 0"])
+
+
+def test_stack_growth_is_imported_and_counted_and_nothing_else_is() -> None:
+    space = space_of()
+    kernel = [*START[:3], "ec000-f4000 rw-p 00000000 00:00 0 [stack]"]
+    outcome = compare(space, kernel, CACHE, 5, 1, "exit")
+    assert (outcome.grown, outcome.drift) == (0x4000, None)
+    more = [*kernel, "ff000-100000 rw-p 00000000 00:00 0"]
+    drift = compare(space, more, CACHE, 6, 1, "exit").drift
+    assert drift is not None
+    assert drift.model == ()
+    assert [(r.start, r.end) for r in drift.kernel] == [(0xFF000, 0x100000)]
+    assert compare(space, more, CACHE, 7, 1, "exit").drift is None
