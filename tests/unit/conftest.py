@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`scene`: a trace written by hand, call by call, through the real codec.
 
-It stands for a program on x86-64: what it maps gets the addresses the kernel could have given. Who calls is named:
-"malloc" (from libc's text), "loader", "program" (through libc's wrapper), "sbrk" (the program's own),
-"inline" (the system call instruction stands in the program), or the path of a library.
+It stands for a program on x86-64: what it maps gets the addresses the kernel could have given.
+Who calls is named: "malloc" (from libc's text), "loader", "program" (through libc's wrapper),
+"sbrk" (the program's own), "inline" (the system call
+instruction stands in the program), or the path of a library.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ MAPS = [
     "7ff000000000-7ff000020000 r-xp 00000000 fe:00 2 " + LD,
     "7ff000020000-7ff000022000 rw-p 00000000 00:00 0",
     "7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0 [stack]",
-    "7fffffffd0000000-7fffffffd0002000 r-xp 00000000 00:00 0 [vdso]".replace("7fffffffd0", "7ffed0"),
+    "7fffffffd0000000-7fffffffd0002000 r-xp 00000000 00:00 0 [vdso]".replace(
+        "7fffffffd0", "7ffed0"
+    ),
 ]
 INODES = {EXE: 1, LD: 2, LIBC: 3}
 
@@ -106,7 +109,9 @@ class Scene:
         return self
 
     def fork(self, child_mm: int, pid: int = 2) -> Scene:
-        self.life(Fork(t=self._t(), pid=self.tid, tid=self.tid, mm=self.mm, child=pid, child_mm=child_mm))
+        self.life(
+            Fork(t=self._t(), pid=self.tid, tid=self.tid, mm=self.mm, child=pid, child_mm=child_mm)
+        )
         self.brks[child_mm] = self.brks[self.mm]
         return self
 
@@ -117,7 +122,16 @@ class Scene:
 
     def clone(self, tid: int, stack: int | None) -> Scene:
         return self.life(
-            Clone(t=self._t(), pid=1, tid=1, mm=self.mm, child=tid, child_pid=1, flags=0x3D0F00, stack=stack)
+            Clone(
+                t=self._t(),
+                pid=1,
+                tid=1,
+                mm=self.mm,
+                child=tid,
+                child_pid=1,
+                flags=0x3D0F00,
+                stack=stack,
+            )
         )
 
     def exit(self, code: int = 0) -> Scene:
@@ -130,8 +144,15 @@ class Scene:
     # -- calls ----------------------------------------------------------------------------------
 
     def call(
-        self, name: str, args: list[int], ret: int | None, *, by: str = "malloc", file: str = "",
-        ext: Ext | None = None, tid: int | None = None,
+        self,
+        name: str,
+        args: list[int],
+        ret: int | None,
+        *,
+        by: str = "malloc",
+        file: str = "",
+        ext: Ext | None = None,
+        tid: int | None = None,
     ) -> int:
         ext = ext or (Ext() if file or self.pending is not None else None)
         if file:
@@ -142,7 +163,19 @@ class Scene:
             ext.h, self.pending = self.pending, None
         site = self._site(by)
         self.records.append(
-            Call(1000, 10, tid or self.tid, self.mm, CALLS.index(name), args, ret, site, None, None, ext)
+            Call(
+                1000,
+                10,
+                tid or self.tid,
+                self.mm,
+                CALLS.index(name),
+                args,
+                ret,
+                site,
+                None,
+                None,
+                ext,
+            )
         )
         return self.seq
 
@@ -159,8 +192,15 @@ class Scene:
         return self.call("brk", [old + delta], old, by=by)
 
     def mmap(
-        self, length: int, by: str = "malloc", *, prot: int = 3, flags: int = 0x22, at: int = 0,
-        ret: int | None = None, **kw: Any,
+        self,
+        length: int,
+        by: str = "malloc",
+        *,
+        prot: int = 3,
+        flags: int = 0x22,
+        at: int = 0,
+        ret: int | None = None,
+        **kw: Any,
     ) -> int:
         """Returns the address."""
         address = self._place(length) if ret is None else ret

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One address space's account: regions, heap, arenas and threshold, as its calls tell them.
 
-`Accounts` observes a replay and keeps one `Account` per process; after the pass each of them is final.
+`Accounts` observes a replay and keeps one `Account` per process; after the pass each of them is
+final.
 What is decided where: who called in `caller.py`, kinds in `origin.py`, sums in `regions.py`, the
 break in `heap.py`, the threshold in `threshold.py`. This file only brings the calls to them.
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from memtrace.malloc import allocator, origin
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.arenas import Arenas
-from memtrace.malloc.caller import ALLOCATOR, LIBC, LOADER, PROGRAM, UNKNOWN, Callers
+from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, LOADER, PROGRAM, UNKNOWN, Callers
 from memtrace.malloc.glibc import HEAP_MAX, Layout, Settings, parse_version, settings
 from memtrace.malloc.heap import Heap, Judge
 from memtrace.malloc.origin import Decision, Scene
@@ -65,7 +66,7 @@ class Account:
 
     def begin(self, seq: int, record: Exec) -> None:
         """A program was loaded: its first map is the kernel's work."""
-        p, space = self.p, self.p.space
+        space = self.p.space
         self.loading = True
         self.heap = Heap.begin(space)
         runnable = {(a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2] == "x"}
@@ -88,9 +89,10 @@ class Account:
             return Decision("library" if known else "file", "sequence")
         if space.start_stack is not None and s <= space.start_stack < e:
             return Decision("stack", "sequence")
-        if space.start_brk is not None and space.brk is not None and s < space.brk and e > space.start_brk:
+        start, brk = space.start_brk, space.brk
+        if start is not None and brk is not None and s < brk and e > start:
             return Decision("heap", "sequence")
-        return Decision("loader", "sequence")  # bss of the program or of its loader (load_elf_binary)
+        return Decision("loader", "sequence")  # bss of program and loader (load_elf_binary)
 
     def inherit(self, parent: Account, seq: int) -> None:
         """A fork: everything as the parent has it now, nothing of what it did."""
@@ -202,7 +204,7 @@ class Account:
             self._note_file(seq, attr, r.path)
             known = (attr.dev, attr.ino) in self.libraries
             d = self._in_arena(low, args) or origin.of_mmap(
-                args, attr, known, caller, self._scene(tid)
+                args, attr, caller, self._scene(tid), is_library=known
             )
             failed = self._failed.get(tid)
             r.no_arena = failed is not None and failed[1] == "reserve"
@@ -276,7 +278,7 @@ class Account:
     # -- sequences ------------------------------------------------------------------------------
 
     def _opened(self, tid: int, args: list[int]) -> None:
-        """mprotect to read and write: an arena grows."""
+        """An mprotect to read and write: an arena grows."""
         address, length = args[0], args[1]
         if address & (HEAP_MAX - 1) and self.arenas.at(address) is None:
             return
@@ -300,9 +302,12 @@ class Account:
 
     def _stack_step(self, seq: int, tid: int, name: str, args: list[int]) -> None:
         """allocate_stack opens all of its mapping but the guard (`setup_stack_prot`)."""
-        r = self._stacks.pop(tid)
-        if r.kind == "thread-stack" and name == "mprotect" and args and r.start < args[0] < r.end:
+        r = self._stacks[tid]
+        if name == "mprotect" and args and r.start < args[0] < r.end:
+            if r.kind != "thread-stack":
+                return  # a clone onto it may come
             self._carve_guard(seq, r)
+        del self._stacks[tid]
         self.regions.settle(r)
 
     def _carve_guard(self, seq: int, r: Region) -> None:
@@ -331,10 +336,9 @@ class Account:
         by_shape = r.flags & MAP_STACK or r.kind == "unknown"
         if r.kind in ("unknown", "anon") and by_shape and r.flags & MAP_TYPE == 2:
             self._stacks = {tid: x for tid, x in self._stacks.items() if x is not r}
-            r.kind = "unknown"
+            self._carve_guard(seq, r)
             self.regions.become(r, "thread-stack", "sequence")
             self._rule_on(r)
-            self._carve_guard(seq, r)
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -352,9 +356,10 @@ class Account:
         r = self._headers.get(mmap_seq)
         if r is None:
             return
-        if self.allocator.name in ("glibc", "unknown") and self.layout.known and word and (
-            self.layout.is_header(word, r.length) or self.layout.is_header(word, r.bytes)
-        ):
+        layout, possible = self.layout, self.allocator.name in ("glibc", "unknown")
+        if possible and layout.known and word and (
+            layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
+        ):  # fmt: skip
             del self._headers[mmap_seq]
             was = r.kind
             if self.allocator is allocator.UNKNOWN:
@@ -382,7 +387,8 @@ class Account:
         elif r.no_arena:
             r.verdict, r.reason = "explained", "no-arena"
         elif most >= HEAP_MAX // 2:
-            # An arena maps what no heap of it can hold, whatever T is; which arena served is not known.
+            # An arena maps what no heap of it can hold, whatever T is; which arena served is not
+            # known.
             r.verdict, r.reason = "unknown", None
         else:
             cause = self.threshold.at_most(r.born_seq, r.born_t, most)
@@ -396,7 +402,7 @@ class Account:
         if r.kind != "malloc-chunk" or name != "munmap" or r.verdict == "not-applicable":
             return
         caller = self.callers.of(call.site)
-        if caller.who in (PROGRAM, ALLOCATOR, LOADER) or caller.direct:
+        if caller.who in (PROGRAM, LIBRARY, ALLOCATOR, LOADER):
             return  # not free's munmap
         whole = call.args[:1] == [r.start] and len(call.args) > 1 and call.args[1] == r.bytes
         if whole and r.end - r.start == r.bytes and self.glibc:
@@ -430,14 +436,14 @@ class Account:
 
     def _found(self, a: Allocator) -> None:
         self.allocators.append(a)
-        if self.allocator.name not in ("unknown",):
+        if self.allocator.name != "unknown":
             return
         self.allocator = a
         if a.name != "glibc":
             return
         version = parse_version(a.version)
         self.layout = Layout(version, self.layout.abi, self.page)
-        self.settings = settings(self.p.exec.env, self.p.exec.at_secure, version)
+        self.settings = settings(self.p.exec.env, at_secure=self.p.exec.at_secure, version=version)
         self.threshold.configure(self.settings)
 
     def compared(self, seq: int, comparison: Comparison) -> None:
@@ -489,9 +495,11 @@ class Account:
                     return
             if seen & {"holds", "explained"}:
                 r.verdict = "holds"
-        elif r.kind == "malloc-chunk" and r.moves and r.verdict == "holds" and r.t_low is not None:
-            if self.layout.chunk(r.bytes)[1] < r.t_low:
-                r.verdict, r.reason = "explained", "mremap-shrink"
+            return
+        if r.kind != "malloc-chunk" or not r.moves or r.verdict != "holds" or r.t_low is None:
+            return
+        if self.layout.chunk(r.bytes)[1] < r.t_low:
+            r.verdict, r.reason = "explained", "mremap-shrink"
 
 
 _NOTHING = Attr("---p", ANON_DEV, 0, 0, "")
@@ -510,14 +518,13 @@ class Accounts(Observer):
         self._page = trace.header.page_size
 
     def born(self, p: Process, seq: int, t: int, record: Exec | Fork) -> None:
+        """Begin an account."""
         parent = None if p.parent is None else self.of.get(p.parent.mm)
         if isinstance(record, Fork) and parent is not None:
             a = Account(p, parent.callers.fork(), self._page)
             a.inherit(parent, seq)
         else:
-            callers = Callers(
-                self._decoder.sites, self._decoder.place, p.exec.exe, _loader_of(p)
-            )
+            callers = Callers(self._decoder.sites, self._decoder.place, p.exec.exe, _loader_of(p))
             a = Account(p, callers, self._page)
             a.begin(seq, p.exec)
         self.of[p.mm] = a
@@ -525,14 +532,17 @@ class Accounts(Observer):
     def call(
         self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
     ) -> None:
+        """One call."""
         self.of[p.mm].call(seq, t, call, name, change)
 
     def headers(self, p: Process, seq: int, headers: Sequence[tuple[int, int]]) -> None:
+        """Chunk headers."""
         a = self.of[p.mm]
         for mmap_seq, word in headers:
             a.header(seq, mmap_seq, word)
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | UnknownRecord) -> None:
+        """A libc, or a new thread."""
         if p is None or p.mm not in self.of:
             return
         if isinstance(record, Libc):
@@ -541,9 +551,11 @@ class Accounts(Observer):
             self.of[p.mm].clone(seq, record)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
+        """A snapshot."""
         self.of[p.mm].compared(seq, comparison)
 
     def died(self, p: Process, seq: int, t: int) -> None:
+        """Close the account."""
         self.of[p.mm].finish()
 
 

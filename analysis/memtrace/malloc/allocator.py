@@ -37,7 +37,8 @@ def from_libc(record: Libc, seq: int) -> Allocator:
     if record.name == "glibc":
         version = parse_version(record.version)
         text = record.version if version is None else f"{version[0]}.{version[1]}"
-        return Allocator("glibc", text or None, GLIBC_RULE, f"mapped {record.path} (#{seq})", seq, record.path)
+        evidence = f"mapped {record.path} (#{seq})"
+        return Allocator("glibc", text or None, GLIBC_RULE, evidence, seq, record.path)
     rule = NO_RULE if record.name == "musl" else None
     return Allocator(
         record.name, record.version, rule, f"mapped {record.path} (#{seq})", seq, record.path
@@ -53,5 +54,5 @@ def from_library(path: str, seq: int) -> Allocator | None:
 
 
 def version_of(a: Allocator) -> Version | None:
-    """glibc's version as numbers."""
+    """The version of a glibc as numbers."""
     return parse_version(a.version) if a.name == "glibc" else None

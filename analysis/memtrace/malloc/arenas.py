@@ -23,7 +23,7 @@ class Arena:
     committed_peak: int = 0
 
     def opened(self, end: int) -> None:
-        """mprotect made everything up to `end` usable (`grow_heap`)."""
+        """An mprotect made everything up to `end` usable (`grow_heap`)."""
         size = end - self.base
         self.committed_peak = max(self.committed_peak, size)
         if self.committed is not None:
@@ -45,7 +45,7 @@ class Arenas:
         return self.alive.get(address & -HEAP_MAX)
 
     def opened(self, address: int, length: int, tid: int) -> Arena:
-        """An mprotect to readable and writable inside an arena's reservation; the first one founds it."""
+        """An mprotect to read and write inside a reservation; the first one founds the arena."""
         base = address & -HEAP_MAX
         arena = self.alive.get(base)
         if arena is None:
@@ -61,7 +61,7 @@ class Arenas:
             arena.committed = None
 
     def closed(self, address: int) -> None:
-        """mmap(PROT_NONE, MAP_FIXED) over the tail (`shrink_heap` of a secure or no-overcommit program)."""
+        """The tail was mapped PROT_NONE (`shrink_heap` of a secure or no-overcommit program)."""
         arena = self.at(address)
         if arena is not None and address > arena.base and arena.committed is not None:
             arena.committed = min(arena.committed, address - arena.base)

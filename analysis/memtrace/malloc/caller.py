@@ -2,7 +2,8 @@
 """Who made a call: the text a return address lies in, as far as it tells the allocator.
 
 glibc's mmap, munmap and brk wrappers push nothing, so the word at the stack pointer is their
-caller's return address. In a static program the C library and the program are one file and nothing is told apart.
+caller's return address. In a static program the C library and the program are one file and nothing
+is told apart.
 """
 
 from __future__ import annotations
@@ -106,12 +107,11 @@ class Callers:
         """Who called from this site."""
         if site is None:
             return NOBODY
-        number = site.id if site.__class__ is Site else site
-        known = self._known.get(number)  # type: ignore[arg-type]
+        number = site if isinstance(site, int) else site.id
+        known = self._known.get(number)
         if known is None:
-            s = site if site.__class__ is Site else self.sites.get(number)  # type: ignore[arg-type]
-            known = NOBODY if s is None else self._judge(s)  # type: ignore[arg-type]
-            self._known[number] = known  # type: ignore[index]
+            found = self.sites.get(site) if isinstance(site, int) else site
+            known = self._known[number] = NOBODY if found is None else self._judge(found)
         return known
 
     def _judge(self, site: Site) -> Caller:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """glibc's malloc in numbers: what a mapping's length, its header and a setting say.
 
-Terms as in glibc's malloc/malloc.c: `nb` is a chunk's size (the request plus header, rounded up), L the
-length of a mapped chunk's mapping, T `mp_.mmap_threshold`. All sizes are bytes.
+Terms as in glibc's malloc/malloc.c: `nb` is a chunk's size (the request plus header, rounded up), L
+the length of a mapped chunk's mapping, T `mp_.mmap_threshold`. All sizes are bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Version = tuple[int, int]
 def parse_version(text: str | None) -> Version | None:
     """The release of a version banner; None when there is none.
 
-    >>> parse_version("2.36"), parse_version("GNU C Library (X) stable release version 2.41."), parse_version("")
-    ((2, 36), (2, 41), None)
+    >>> parse_version("GNU C Library (X) stable release version 2.41."), parse_version("")
+    ((2, 41), None)
     """
     for word in reversed((text or "").replace(",", " ").split()):
         major, dot, rest = word.strip("().").partition(".")
@@ -65,7 +65,7 @@ class Layout:
         return self.abi == "i386"
 
     def is_header(self, word: int, length: int) -> bool:
-        """Whether `word` is the size field `sysmalloc_mmap` writes into a mapping of `length` bytes."""
+        """Whether `sysmalloc_mmap` writes this size field into a mapping of `length` bytes."""
         if self.i386:
             return word == (length - 8) | IS_MMAPPED
         old, new = length | IS_MMAPPED, (length - 16) | IS_MMAPPED
@@ -158,8 +158,8 @@ _ALIASES = {
 def parse_number(text: str) -> tuple[int, bool]:
     """The value `_dl_strtoul` reads, and whether it read the whole text. 64 bits, unsigned.
 
-    >>> parse_number("64k"), parse_number("0x20000"), parse_number("0400"), parse_number("-1")[0] == 2**64 - 1
-    ((64, False), (131072, True), (256, True), True)
+    >>> parse_number("64k"), parse_number("0x20000"), parse_number("0400")
+    ((64, False), (131072, True), (256, True))
     """
     s = text.lstrip(" \t")
     negative = s[:1] == "-"
@@ -188,7 +188,9 @@ def _tunables(text: str) -> dict[str, str]:
     return found
 
 
-def settings(env: Mapping[str, str], at_secure: bool | None, version: Version | None) -> Settings:
+def settings(
+    env: Mapping[str, str], *, at_secure: bool | None, version: Version | None
+) -> Settings:
     """What the environment of an exec means to this glibc (`ptmalloc_init`, `__tunables_init`).
 
     A tunable wins over its MALLOC_* alias. AT_SECURE programs ignore all of them. A number with a
@@ -215,11 +217,11 @@ def settings(env: Mapping[str, str], at_secure: bool | None, version: Version | 
         values[name], source[name] = value, where
     if values and at_secure is None:
         certain = False
-    return _settled(values, source, version, certain)
+    return _settled(values, source, version, certain=certain)
 
 
 def _settled(
-    values: dict[str, int], source: dict[str, str], version: Version | None, certain: bool
+    values: dict[str, int], source: dict[str, str], version: Version | None, *, certain: bool
 ) -> Settings:
     fixed_by = None
     threshold: int | None = DEFAULT_THRESHOLD

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The heap's ledger: every move of the break, byte exact, held against glibc's rule.
 
-A growth G that glibc's sysmalloc made proves nb >= G - page - top_pad - MINSIZE + 16, and nb < T, because it was not mapped.
+A growth G that glibc's sysmalloc made proves nb >= G - page - top_pad - MINSIZE + 16, and nb < T,
+because it was not mapped.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _HUGE = 2 << 20
 class Step:
     """A move of the break, or a refused one (`delta` 0, `asked` the break that was asked for).
 
-    `delta` is new minus old break, `end` the break after. `cause` names what refused it: `next-mapping`
-    when a mapping is in the way, else None. `verdict` and `reason` are those of the report.
+    `delta` is new minus old break, `end` the break after. `cause` names what refused it:
+    `next-mapping` when a mapping is in the way, else None. `verdict` and `reason` are those of the
+    report.
     """
 
     seq: int
@@ -60,7 +62,9 @@ class Heap:
     over_default: int = 0
     steps_total: int = 0
     steps: list[Step] = field(default_factory=list)
-    last_growth: tuple[int, int] | None = None  # tid, bytes: set while that thread made no other call
+    last_growth: tuple[int, int] | None = (
+        None  # tid, bytes: set while that thread made no other call
+    )
     own: bool = False  # malloc has grown it before
     pair: bool = False  # malloc's next growth comes in two
     second: bool = False  # the growth just made was the first of two
@@ -150,8 +154,8 @@ class Heap:
 class Judge:
     """What is known at a brk call that decides its verdict.
 
-    `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an mmap that failed.
-    `chunks`: malloc's mapped chunks alive.
+    `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
+    mmap that failed. `chunks`: malloc's mapped chunks alive.
     """
 
     caller: Caller
@@ -163,7 +167,7 @@ class Judge:
     chunks: int = 0
 
     def _whose(self) -> str:
-        """"malloc", "foreign" (somebody else's sbrk or brk), "allocator", or "unknown"."""
+        """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator" or "unknown"."""
         c = self.caller
         if c.who == ALLOCATOR:
             return "allocator"

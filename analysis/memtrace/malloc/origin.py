@@ -2,9 +2,9 @@
 """What a region is for: its kind, and what proves it.
 
 The ladder of evidence: `header` (a malloc chunk's size word, read in the mapping itself), `caller`
-(the text that made the call), `sequence` (the calls around it), `shape` (the call's own arguments), `none`.
-Shape proves what the arguments say (a file, shared memory); it never proves a malloc chunk: that
-stays `unknown` with candidates. A guess is never a kind.
+(the text that made the call), `sequence` (the calls around it), `shape` (the call's own arguments),
+`none`. Shape proves what the arguments say (a file, shared memory); it never proves a malloc chunk:
+that stays `unknown` with candidates. A guess is never a kind.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ MAP_NORESERVE = 0x4000
 PROT_RW = 3
 PLAIN = 0x22  # MAP_PRIVATE | MAP_ANONYMOUS
 
-#: Kinds that malloc's rule says nothing about, because the program or the system mapped them itself.
+#: Kinds that malloc's rule says nothing about: the program or the system mapped them itself.
 NO_RULE = frozenset({
-    "stack", "thread-stack", "guard", "tls", "library", "file", "shared-file", "shared-anon", "anon",
-    "loader", "vdso", "jit", "runtime-heap",
+    "stack", "thread-stack", "guard", "tls", "library", "file", "shared-file", "shared-anon",
+    "anon", "loader", "vdso", "jit", "runtime-heap",
 })  # fmt: skip
 
 
 class Decision(NamedTuple):
-    """A kind with its evidence. `wait`: what may still prove more: "header", "stack", "reserve" or ""."""
+    """A kind with its evidence.
+
+    `wait`: what may still prove more: "header", "stack", "reserve" or "".
+    """
 
     kind: str
     evidence: str
@@ -42,8 +45,8 @@ class Scene(NamedTuple):
     """What else is known when a region is born.
 
     `brk_failed`: the same thread's call just before was a refused growth of the break, by malloc
-    ("malloc") or by whoever ("any"). `one_libc`: only one glibc is mapped. `old_stdio`: a glibc before
-    2.23, whose stdio maps its buffers itself. `hugetlb`: tunable of that name.
+    ("malloc") or by whoever ("any"). `one_libc`: only one glibc is mapped. `old_stdio`: a glibc
+    before 2.23, whose stdio maps its buffers itself. `hugetlb`: tunable of that name.
     """
 
     brk_failed: str = ""
@@ -53,7 +56,7 @@ class Scene(NamedTuple):
     page: int = 4096
 
 
-def special(attr: Attr, heap: bool) -> Decision | None:
+def special(attr: Attr, *, heap: bool) -> Decision | None:
     """Pages the kernel names itself."""
     if heap:
         return Decision("heap", "sequence")
@@ -81,8 +84,13 @@ def is_reserve(args: list[int]) -> bool:
     return args[1] == 2 * HEAP_MAX or (args[1] == HEAP_MAX and args[0] != 0)
 
 
-def of_mmap(args: list[int], attr: Attr, is_library: bool, caller: Caller, scene: Scene) -> Decision:
-    """The kind of a new mmap; `attr` is what it became, `is_library` that the file has executable pages."""
+def of_mmap(
+    args: list[int], attr: Attr, caller: Caller, scene: Scene, *, is_library: bool
+) -> Decision:
+    """The kind of a new mmap; `attr` is what it became.
+
+    `is_library`: executable pages of the same file are mapped.
+    """
     if len(args) < 4:
         return Decision("unknown", "none")
     flags = args[3]
@@ -129,7 +137,8 @@ def _of_libc(args: list[int], scene: Scene) -> Decision:
 
 def _of_owner(args: list[int], owner: str) -> Decision:
     if owner == "pymalloc":
-        # _PyObject_Arena maps 1 MiB (256 KiB before 3.10); anything else is Python mapping for its user.
+        # _PyObject_Arena maps 1 MiB (256 KiB before 3.10); anything else is Python mapping for its
+        # user.
         if args[1] in (1 << 20, 256 << 10) and args[3] == PLAIN and args[2] == PROT_RW:
             return Decision("runtime-heap", "caller", owner)
         return Decision("anon", "caller")

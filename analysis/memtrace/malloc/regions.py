@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Region lifetimes, and how much memory each kind held over time.
 
-One region is one birth: an mmap, a line of the map an exec or a fork began with, a growth of the heap from nothing. Its
-pages carry its tag (`AddressSpace`), so that it stays one region through splits, mprotect and mremap
-until its last byte is gone, and two neighbours that the kernel shows as one line stay two.
+One region is one birth: an mmap, a line of the map an exec or a fork began with, a growth of the
+heap from nothing. Its pages carry its tag (`AddressSpace`), so that it stays one region through
+splits, mprotect and mremap until its last byte is gone, and two neighbours that the kernel shows as
+one line stay two.
 
 A kind may be proven only after the birth. The account of the kinds waits for it, in order, so that
 each kind's peak is its own; a wait too long is ended by counting the region as what it is then.
@@ -25,14 +26,15 @@ _WAITING = 20_000
 class Region:
     """One region. Sizes are bytes, `bytes` of it are mapped now; the evidence key is `born_seq`.
 
-    `start`, `end`: the extent at birth, once dead the last one; of the living the address space knows.
-    `length`: bytes at birth. `t_low`: the threshold's lower bound at birth. `settled`: the kind may be counted.
+    `start`, `end`: the extent at birth, once dead the last one; of the living the address space
+    knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth. `settled`: the
+    kind may be counted.
     """
 
     __slots__ = (
-        "born_seq", "born_t", "bytes", "call", "candidates", "counted", "counted_as", "died_seq", "end", "evidence", "flags",
-        "inherited", "kind", "length", "moves", "no_arena", "owner", "path", "peak", "prot", "reason",
-        "settled", "start", "t_low", "tag", "tid", "verdict",
+        "born_seq", "born_t", "bytes", "call", "candidates", "counted", "counted_as", "died_seq",
+        "end", "evidence", "flags", "inherited", "kind", "length", "moves", "no_arena", "owner",
+        "path", "peak", "prot", "reason", "settled", "start", "t_low", "tag", "tid", "verdict",
     )  # fmt: skip
 
     def __init__(self, tag: int, start: int, end: int, born_seq: int, tid: int | None) -> None:
@@ -77,7 +79,8 @@ class Region:
 class Kind:
     """What one kind of region adds up to.
 
-    `count` regions ever, `born` of them not inherited; `alive` now with `bytes`; most ever `peak` bytes.
+    `count` regions ever, `born` of them not inherited; `alive` now with `bytes`; most ever `peak`
+    bytes.
     """
 
     __slots__ = ("alive", "born", "bytes", "count", "peak")
@@ -111,7 +114,8 @@ class Regions:
         """Follow a change of the map.
 
         Returns:
-            The births as (tag, start, end), the regions that died, those that changed size or place.
+            The births as (tag, start, end), the regions that died, those that changed size or
+            place.
         """
         alive = self.alive
         deltas: dict[int, int] = {}
@@ -153,7 +157,7 @@ class Regions:
         self._move(r, delta)
 
     def carve(self, r: Region, part: Region) -> None:
-        """`part`, already retagged in the map, was never what `r` is: it leaves `r` from the start."""
+        """Part `r`: `part`, retagged in the map already, was never what `r` is."""
         size = part.bytes
         if not r.settled:
             for i, (waiting, delta) in enumerate(self._waiting):
@@ -244,8 +248,7 @@ class Regions:
 
     def _recount(self, r: Region) -> None:
         """Move what was counted under another kind."""
-        assert r.counted_as is not None
-        old = self.kinds[r.counted_as]
+        old = self.kinds[r.counted_as or r.kind]
         new = self.kinds.setdefault(r.kind, Kind())
         r.counted_as = r.kind
         for k, sign in ((old, -1), (new, 1)):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where glibc's mmap threshold stands, as an interval over time.
 
-What is stated, and what is not. The interval follows from the recorded configuration and from the recorded
-frees of mapped chunks. Two things leave no mark in system calls: a call of mallopt, and whether a
-freed chunk came from the memalign family (it then raises T to less than its length). The interval
-is the one without them, and every mapped chunk and every growth of the heap is held against it:
-evidence that excludes it is a contradiction, which widens the interval to what the evidence alone proves and
-names no cause.
+What is stated, and what is not. The interval follows from the recorded configuration and from the
+recorded frees of mapped chunks. Two things leave no mark in system calls: a call of mallopt, and
+whether a freed chunk came from the memalign family (it then raises T to less than its length). The
+interval is the one without them, and every mapped chunk and every growth of the heap is held
+against it: evidence that excludes it is a contradiction, which widens the interval to what the
+evidence alone proves and names no cause.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ KEEP = 1000
 class Move:
     """A change of the interval, at record `seq`.
 
-    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `contradiction` (evidence excludes the
-    interval before; what moved the threshold is unknown), `aligned-or-mallopt` (a mapping below it: a freed chunk was an
-    aligned one, or mallopt was called).
+    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `contradiction` (evidence
+    excludes the interval before; what moved the threshold is unknown), `aligned-or-mallopt` (a
+    mapping below it: a freed chunk was an aligned one, or mallopt was called).
     """
 
     seq: int

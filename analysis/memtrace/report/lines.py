@@ -83,7 +83,9 @@ def sparkline(values: Sequence[int], width: int) -> str:
     n = min(width, len(values))
     out = ""
     for i in range(n):
-        part = values[i * len(values) // n : max((i + 1) * len(values) // n, i * len(values) // n + 1)]
+        part = values[
+            i * len(values) // n : max((i + 1) * len(values) // n, i * len(values) // n + 1)
+        ]
         out += _BLOCKS[max(0, min(7, max(part) * 7 // top))]
     return out
 

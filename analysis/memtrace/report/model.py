@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The report as values: field for field the JSON that docs/report-json.md describes.
 
-Sizes are bytes, times nanoseconds since the trace's start, addresses integers, absent knowledge None.
-Fields under `# text only` are not part of the JSON.
+Sizes are bytes, times nanoseconds since the trace's start, addresses integers, absent knowledge
+None. Fields under `# text only` are not part of the JSON.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from memtrace.report import words
-from memtrace.report.lines import clean, columns, fit, fit_end, paragraph, plural, sparkline, table
+from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
 from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRow
 from memtrace.trace.sizes import format_size, format_time
 
@@ -84,8 +84,8 @@ class _Text:
         out.append("")
         if len(report.processes) > 1:
             text = (
-                f"{plural(len(report.processes), 'address space')} in this trace; the next lines are "
-                f"about the largest, process {p.pid} (born #{p.born_seq})"
+                f"{plural(len(report.processes), 'address space')} in this trace; the next "
+                f"lines are about the largest, process {p.pid} (born #{p.born_seq})"
             )
             out += [*paragraph(text, self.width, "  "), ""]
         out += self._how_much(p)
@@ -109,7 +109,8 @@ class _Text:
             rows.append(("malloc chunks", "0 B", "no mapping is proven to be one"))
         if p.arenas:
             peak = sum(a.committed_peak_bytes for a in p.arenas)
-            note = f"in {plural(len(p.arenas), 'thread arena')}, each at its peak; each reserves 64 MiB"
+            count = plural(len(p.arenas), "thread arena")
+            note = f"in {count}, each at its peak; each reserves 64 MiB"
             rows.append(("thread arenas", format_size(peak), note))
         if p.memory.vm_peak_bytes is not None:
             note = f"peak, at #{p.peak_seq}: all address space in use, touched or not"
@@ -168,9 +169,10 @@ class _Text:
                 fit(words.ending(p), 10),
                 fit(words.command(p), 22) + (" (fork)" if p.inherited else ""),
             ))  # fmt: skip
-        out = [_heading("processes", "one line per address space: fork and exec begin a new one")]
-        lines = table(rows, "<>>>><<")
-        out += [fit(lines[0], self.width), *(fit(line, self.width) for line in lines[1:])]
+        out = [
+            self._heading("processes", "one line per address space: fork and exec begin a new one")
+        ]
+        out += [fit(line, self.width) for line in table(rows, "<>>>><<")]
         hidden = len(every) - len(listed)
         if hidden:
             out.append(f"  and {hidden:,} smaller ones")
@@ -203,15 +205,16 @@ class _Text:
         order = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
         for name, k in order:
             gloss = words.KINDS.get(name, "")
-            rows.append((
-                name, f"{k.count:,}", format_size(k.peak_bytes), format_size(k.final_bytes), gloss
-            ))  # fmt: skip
-        heading = _heading("memory by kind", "count: regions ever; peak: the most at one time")
+            peak, final = format_size(k.peak_bytes), format_size(k.final_bytes)
+            rows.append((name, f"{k.count:,}", peak, final, gloss))
+        heading = self._heading("memory by kind", "count: regions ever; peak: the most at one time")
         return [heading, *(fit(x, self.width) for x in table(rows, "<>>><")), ""]
 
     def _heap(self, p: ProcessRow) -> list[str]:
         heap = p.heap
-        out = [_heading("heap", "the area that brk moves the end of; small requests live here")]
+        out = [
+            self._heading("heap", "the area that brk moves the end of; small requests live here")
+        ]
         if heap.start is None or heap.final_bytes is None:
             return [*out, "  not seen: no call told where it is", ""]
         if not p.steps_total:
@@ -244,14 +247,17 @@ class _Text:
 
     def _threshold(self, p: ProcessRow) -> list[str]:
         t = p.threshold
-        out = [_heading("mmap threshold", "requests of this size or more get a mapping of their own")]
+        out = [
+            self._heading(
+                "mmap threshold", "requests of this size or more get a mapping of their own"
+            )
+        ]
         if p.allocator.name != "glibc":
             return [*out, *paragraph(words.no_threshold(p), self.width, "  "), ""]
         rows = [("start", words.interval(t.initial, t.initial), words.start(p))]
         moves = t.history
         shown = moves if len(moves) <= 10 else [*moves[:5], *moves[-4:]]
-        for m in shown:
-            rows.append((f"#{m.seq}", words.interval(m.low, m.high), words.CAUSES[m.cause]))
+        rows += [(f"#{m.seq}", words.interval(m.low, m.high), words.CAUSES[m.cause]) for m in shown]
         if len(moves) > len(shown):
             rows.append(("...", "", f"{len(moves) - len(shown):,} more moves"))
         end = "at exit" if p.died_seq is not None else "at the end"
@@ -265,23 +271,25 @@ class _Text:
         own = [r for r in p.regions if r.kind not in ("library", "vdso", "loader", "stack")]
         if not own:
             return []
-        rows = [("address", "peak", "kind", "proven by", "born", "gone", "")]
-        for r in own[:_REGIONS]:
-            rows.append((
-                f"{r.start:x}",
-                format_size(r.peak_bytes),
-                r.kind,
-                r.evidence if r.kind != "unknown" else "-",
-                "fork" if r.inherited else f"#{r.born_seq}",
-                "" if r.died_seq is None else f"#{r.died_seq}",
-                self._about(r),
-            ))  # fmt: skip
+        rows: list[tuple[str, ...]] = [("address", "peak", "kind", "proven by", "born", "gone", "")]
+        rows += [self._region(r) for r in own[:_REGIONS]]
         note = "without the program's own files, its loader and stack"
-        out = [_heading("largest regions", note)]
+        out = [self._heading("largest regions", note)]
         out += [fit(x, self.width) for x in table(rows, "<><<>><")]
         if len(own) > _REGIONS:
             out.append(f"  and {p.regions_total - _REGIONS - (len(p.regions) - len(own)):,} more")
         return [*out, ""]
+
+    def _region(self, r: RegionRow) -> tuple[str, ...]:
+        return (
+            f"{r.start:x}",
+            format_size(r.peak_bytes),
+            r.kind,
+            r.evidence if r.kind != "unknown" else "-",
+            "fork" if r.inherited else f"#{r.born_seq}",
+            "" if r.died_seq is None else f"#{r.died_seq}",
+            self._about(r),
+        )
 
     def _about(self, r: RegionRow) -> str:
         if r.owner is not None:
@@ -306,8 +314,10 @@ class _Text:
                 f"{a.base:x}", "" if a.tid is None else str(a.tid),
                 format_size(a.committed_peak_bytes), now, format_size(a.reserved_bytes),
             ))  # fmt: skip
-        out = [_heading("thread arenas", "threads do not use the heap; each gets one of these")]
-        out += table(rows, "<>>>>")
+        out = [
+            self._heading("thread arenas", "threads do not use the heap; each gets one of these")
+        ]
+        out += [fit(x, self.width) for x in table(rows, "<>>>>")]
         if len(p.arenas) > _REGIONS:
             out.append(f"  and {len(p.arenas) - _REGIONS:,} more")
         return [*out, ""]
@@ -317,23 +327,26 @@ class _Text:
             return []
         order = sorted(p.calls.items(), key=lambda kv: (-kv[1].count, kv[0]))
         rows = [("call", "count", "failed")]
-        rows += [(fit(n, 30), f"{c.count:,}", f"{c.failed:,}" if c.failed else "") for n, c in order]
+        rows += [
+            (fit(n, 30), f"{c.count:,}", f"{c.failed:,}" if c.failed else "") for n, c in order
+        ]
         total = sum(c.count for c in p.calls.values())
         failed = sum(c.failed for c in p.calls.values())
         rows.append(("total", f"{total:,}", f"{failed:,}" if failed else ""))
-        return [_heading("system calls", "failed: refused by the kernel"), *table(rows, "<>>"), ""]
+        lines = [fit(x, self.width) for x in table(rows, "<>>")]
+        return [self._heading("system calls", "failed: refused by the kernel"), *lines, ""]
+
+    def _heading(self, title: str, note: str) -> str:
+        note = fit(note, self.width - columns(title) - 3)
+        return _styled("bold", title) + (f"   {_styled('dim', note)}" if note else "")
 
     # -- the end --------------------------------------------------------------------------------
 
     def _unseen(self, shown: list[ProcessRow]) -> list[str]:
-        out = [_heading("what this trace cannot know", "")]
+        out = [self._heading("what this trace cannot know", "")]
         for text in words.unseen(shown):
             out += paragraph(text, self.width, "  - ")
         return out
-
-
-def _heading(title: str, note: str) -> str:
-    return _styled("bold", title) + (f"   {_styled('dim', note)}" if note else "")
 
 
 def _weight(p: ProcessRow) -> tuple[int, int]:

@@ -32,8 +32,14 @@ KINDS = {
 
 CAUSES = {
     "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
-    "contradiction": "a mapping or growth here excludes the value before; what moved it is unknown (mallopt makes no system call)",
-    "aligned-or-mallopt": "a chunk was mapped below it: a chunk freed before was an aligned one (memalign), or mallopt was called",
+    "contradiction": (
+        "a mapping or growth here excludes the value before; what moved it is unknown (mallopt "
+        "makes no system call)"
+    ),
+    "aligned-or-mallopt": (
+        "a chunk was mapped below it: a chunk freed before was an aligned one (memalign), or "
+        "mallopt was called"
+    ),
 }
 
 _REASONS = {
@@ -153,14 +159,19 @@ def oddities(p: ProcessRow) -> list[str]:
     if rises:
         text = (
             f"the mmap threshold moved: {interval(t.initial, t.initial)} at the start, "
-            f"{interval(t.low, t.high)} now; first at #{rises[0].seq}, when a mapped chunk was freed"
+            f"{interval(t.low, t.high)} now; first at #{rises[0].seq}, when a mapped "
+            "chunk was freed"
         )
         out.append(text)
         after = [s for s in heap.steps if s.reason == "dynamic-threshold"]
         if after:
             text = f"{plural(len(after), 'heap growth')} came after it (first #{after[0].seq})"
             if p.over_default:
-                proofs = "1 growth proves" if p.over_default == 1 else f"{p.over_default:,} growths prove"
+                proofs = (
+                    "1 growth proves"
+                    if p.over_default == 1
+                    else f"{p.over_default:,} growths prove"
+                )
                 text += f"; {proofs} that the heap served a request of 128 KiB or more"
             out.append(text)
     for m in t.history:
@@ -190,8 +201,8 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
     ]
     if any(p.allocator.name == "glibc" for p in shown):
         out.append(
-            "calls of mallopt, and whether a freed chunk was an aligned one (memalign): neither leaves "
-            "a mark, so the threshold stated is the one without them"
+            "calls of mallopt, and whether a freed chunk was an aligned one (memalign): neither "
+            "leaves a mark, so the threshold stated is the one without them"
         )
     if any(a.committed_bytes is None for p in shown for a in p.arenas):
         out.append("how much of a thread arena is open after it shrank: growing back makes no call")
@@ -199,6 +210,8 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
         out.append("why a growth of the heap was refused, where no mapping was in the way")
     unknown = sum(p.kinds["unknown"].count for p in shown if "unknown" in p.kinds)
     if unknown:
-        out.append(f"what {plural(unknown, 'region is', 'regions are')} for: no evidence was recorded")
+        out.append(
+            f"what {plural(unknown, 'region is', 'regions are')} for: no evidence was recorded"
+        )
     out.append("resident memory between the recorded moments, and per region")
     return out

@@ -4,18 +4,27 @@
 The comments name what the traced program would have done (m131049: malloc(131049)).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pytest
+
 from memtrace.trace.records import Libc
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Scene
+
+    from memtrace.report.model import ProcessRow
 
 CHUNK = 135168  # the smallest mapping of malloc's defaults
 
 
-def verdicts(process):
+def verdicts(process: ProcessRow) -> list[tuple[int, str, str | None]]:
     return [(s.delta, s.verdict, s.reason) for s in process.heap.steps]
 
 
-def test_a_request_below_the_threshold_starts_the_heap(scene):
-    # m131048
+def test_a_request_below_the_threshold_starts_the_heap(scene: Scene) -> None:
     scene.glibc().query()
     scene.brk(0x21000)
     p = scene.exit().process()
@@ -26,7 +35,7 @@ def test_a_request_below_the_threshold_starts_the_heap(scene):
     assert "malloc-chunk" not in p.kinds
 
 
-def test_two_growths_below_the_threshold_hold(scene):
+def test_two_growths_below_the_threshold_hold(scene: Scene) -> None:
     # m100000 m131048
     scene.glibc()
     scene.brk(0x21000)
@@ -36,17 +45,18 @@ def test_two_growths_below_the_threshold_hold(scene):
     assert p.threshold.history == []
 
 
-def test_a_chunk_has_the_interval_of_its_request(scene):
+def test_a_chunk_has_the_interval_of_its_request(scene: Scene) -> None:
     # m100000 m131049
     scene.glibc()
     scene.brk(0x21000)
     scene.mmap(CHUNK)
     r = scene.region(scene.seq)
     assert (r.kind, r.evidence, r.verdict) == ("malloc-chunk", "caller", "holds")
+    assert r.request is not None
     assert (r.request.min, r.request.max) == (131049, 135144)
 
 
-def test_a_freed_chunk_moves_the_threshold(scene):
+def test_a_freed_chunk_moves_the_threshold(scene: Scene) -> None:
     # m100000 m131049 f1 m131049 m135144 m135145
     scene.glibc()
     scene.brk(0x21000)
@@ -58,7 +68,9 @@ def test_a_freed_chunk_moves_the_threshold(scene):
     p = scene.exit().process()
     assert p.threshold.initial == 131072
     assert (p.threshold.low, p.threshold.high) == (135168, 135168)
-    assert [(m.seq, m.low, m.cause) for m in p.threshold.history] == [(freed, 135168, "freed-chunk")]
+    assert [(m.seq, m.low, m.cause) for m in p.threshold.history] == [
+        (freed, 135168, "freed-chunk")
+    ]
     assert verdicts(p) == [
         (0x21000, "holds", None),
         (0x38000, "explained", "dynamic-threshold"),
@@ -70,7 +82,7 @@ def test_a_freed_chunk_moves_the_threshold(scene):
     assert p.kinds["malloc-chunk"].peak_bytes == 139264
 
 
-def test_top_pad_zero_freezes_the_threshold(scene):
+def test_top_pad_zero_freezes_the_threshold(scene: Scene) -> None:
     # MALLOC_TOP_PAD_=0: m1 m200000 f1 m200000
     scene.glibc(env={"MALLOC_TOP_PAD_": "0"})
     scene.brk(0x1000)
@@ -83,7 +95,7 @@ def test_top_pad_zero_freezes_the_threshold(scene):
     assert p.threshold.history == []
 
 
-def test_mmap_max_zero_sends_everything_to_the_heap(scene):
+def test_mmap_max_zero_sends_everything_to_the_heap(scene: Scene) -> None:
     # MALLOC_MMAP_MAX_=0: m100000 m1000000 f1
     scene.glibc(env={"MALLOC_MMAP_MAX_": "0"})
     scene.brk(0x21000)
@@ -97,7 +109,7 @@ def test_mmap_max_zero_sends_everything_to_the_heap(scene):
     assert p.heap.shrunk_bytes == 0xF4000
 
 
-def test_the_same_growth_without_a_setting_is_a_contradiction(scene):
+def test_the_same_growth_without_a_setting_is_a_contradiction(scene: Scene) -> None:
     # mallopt(M_MMAP_MAX, 0), which leaves no trace: m100000 m1000000
     scene.glibc()
     scene.brk(0x21000)
@@ -106,11 +118,11 @@ def test_the_same_growth_without_a_setting_is_a_contradiction(scene):
     assert verdicts(p)[1] == (0x10C000, "contradiction", None)
     (move,) = p.threshold.history
     assert (move.seq, move.cause, move.high) == (seq, "contradiction", None)
-    # nb < T and nb >= G - 4096 - top_pad - 16
+    # What a growth proves: the request was below T, and not below this.
     assert move.low == 0x10C000 - 4096 - 131072 - 16 + 1
 
 
-def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene):
+def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene: Scene) -> None:
     # MALLOC_MMAP_THRESHOLD_=4096: m1 m100000 m100000
     scene.glibc(env={"MALLOC_MMAP_THRESHOLD_": "4096"})
     scene.brk(0x21000)
@@ -120,7 +132,7 @@ def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene):
     assert scene.process().threshold.low == 4096
 
 
-def test_a_small_chunk_without_a_setting_is_a_contradiction(scene):
+def test_a_small_chunk_without_a_setting_is_a_contradiction(scene: Scene) -> None:
     scene.glibc()
     scene.brk(0x21000)
     scene.mmap(102400)
@@ -132,7 +144,7 @@ def test_a_small_chunk_without_a_setting_is_a_contradiction(scene):
     assert (t.history[0].seq, t.history[0].cause) == (seq, "contradiction")
 
 
-def test_a_mapping_below_a_raised_threshold_may_be_an_aligned_chunks_doing(scene):
+def test_a_mapping_below_a_raised_threshold_may_be_an_aligned_chunks_doing(scene: Scene) -> None:
     scene.glibc()
     a = scene.mmap(3149824)
     scene.munmap(a, 3149824)
@@ -152,7 +164,9 @@ def test_a_mapping_below_a_raised_threshold_may_be_an_aligned_chunks_doing(scene
         ("2.43", 135168, 135152),
     ],
 )
-def test_the_size_that_raises_depends_on_the_version(scene, version, length, raised):
+def test_the_size_that_raises_depends_on_the_version(
+    scene: Scene, version: str, length: int, raised: int | None
+) -> None:
     scene.glibc(version)
     a = scene.mmap(length)
     scene.munmap(a, length)
@@ -160,7 +174,7 @@ def test_the_size_that_raises_depends_on_the_version(scene, version, length, rai
     assert (t.low, t.high) == ((raised, raised) if raised else (131072, 131072))
 
 
-def test_a_shrink_by_free_and_none_when_pinned(scene):
+def test_a_shrink_by_free_and_none_when_pinned(scene: Scene) -> None:
     # n400,1000 F0,399
     scene.glibc()
     for _ in range(3):
@@ -173,7 +187,7 @@ def test_a_shrink_by_free_and_none_when_pinned(scene):
     assert p.heap.grown_bytes - p.heap.shrunk_bytes == 0x22000
 
 
-def test_a_foreign_sbrk_and_the_pair_of_growths_after_it(scene):
+def test_a_foreign_sbrk_and_the_pair_of_growths_after_it(scene: Scene) -> None:
     # m100000 s4096 m100000
     scene.glibc()
     scene.brk(0x21000)
@@ -187,13 +201,13 @@ def test_a_foreign_sbrk_and_the_pair_of_growths_after_it(scene):
     ]
 
 
-def test_the_frame_of_sbrk_is_believed_only_where_it_was_verified(scene):
+def test_the_frame_of_sbrk_is_believed_only_where_it_was_verified(scene: Scene) -> None:
     scene.glibc("2.31")
     scene.brk(4096, by="sbrk")
     assert verdicts(scene.process()) == [(4096, "unknown", None)]
 
 
-def test_a_refused_heap_makes_a_main_arena_and_no_chunk(scene):
+def test_a_refused_heap_makes_a_main_arena_and_no_chunk(scene: Scene) -> None:
     scene.glibc()
     end = scene.brks[1]
     scene.mmap(4096, "program", prot=0, flags=0x32, at=end + 0x22000, ret=end + 0x22000)
@@ -211,7 +225,7 @@ def test_a_refused_heap_makes_a_main_arena_and_no_chunk(scene):
     assert p.threshold.low == 131072
 
 
-def test_a_refusal_without_a_mapping_in_the_way_has_no_stated_cause(scene):
+def test_a_refusal_without_a_mapping_in_the_way_has_no_stated_cause(scene: Scene) -> None:
     scene.glibc()
     scene.brk(0x21000)
     scene.refused(1 << 30)
@@ -219,7 +233,7 @@ def test_a_refusal_without_a_mapping_in_the_way_has_no_stated_cause(scene):
     assert (step.delta, step.cause, step.verdict) == (0, None, "unknown")
 
 
-def test_a_header_beats_the_sequence(scene):
+def test_a_header_beats_the_sequence(scene: Scene) -> None:
     # The program's own sbrk failed, then malloc mapped a chunk as ever.
     scene.glibc()
     scene.refused(1 << 40, by="sbrk")
@@ -232,7 +246,7 @@ def test_a_header_beats_the_sequence(scene):
     assert scene.process().threshold.low == 2 << 20
 
 
-def test_a_thread_has_a_stack_a_guard_and_an_arena(scene):
+def test_a_thread_has_a_stack_a_guard_and_an_arena(scene: Scene) -> None:
     # A thread that allocates: allocate_stack, then arena.c's alloc_new_heap.
     scene.glibc()
     scene.brk(0x21000)
@@ -258,7 +272,12 @@ def test_a_thread_has_a_stack_a_guard_and_an_arena(scene):
     assert (r.kind, r.bytes, r.peak_bytes, r.start) == ("arena", 64 << 20, 1 << 27, base)
     assert r.verdict == "holds"
     s = scene.region(stack_seq)
-    assert (s.kind, s.evidence, s.start, s.bytes) == ("thread-stack", "caller", stack + 4096, 8 << 20)
+    assert (s.kind, s.evidence, s.start, s.bytes) == (
+        "thread-stack",
+        "caller",
+        stack + 4096,
+        8 << 20,
+    )
     g = scene.region(guard_seq)
     assert (g.kind, g.evidence, g.start, g.bytes) == ("guard", "sequence", stack, 4096)
     assert p.kinds["thread-stack"].peak_bytes == 8 << 20
@@ -267,7 +286,7 @@ def test_a_thread_has_a_stack_a_guard_and_an_arena(scene):
     assert p.heap.growths == 1
 
 
-def test_an_arena_that_shrank_by_madvise_has_no_known_size(scene):
+def test_an_arena_that_shrank_by_madvise_has_no_known_size(scene: Scene) -> None:
     scene.glibc()
     base = 0x7E0000000000
     scene.mmap(1 << 27, prot=0, flags=0x22, ret=base)
@@ -278,7 +297,7 @@ def test_an_arena_that_shrank_by_madvise_has_no_known_size(scene):
     assert (arena.committed_bytes, arena.committed_peak_bytes) == (None, 0x100000)
 
 
-def test_an_arena_in_a_static_program_is_proven_by_the_sequence(scene):
+def test_an_arena_in_a_static_program_is_proven_by_the_sequence(scene: Scene) -> None:
     scene.exec()
     base = 0x7E0000000000
     scene.mmap(1 << 27, by="", prot=0, flags=0x22, ret=base - 0x1000000)
@@ -290,7 +309,7 @@ def test_an_arena_in_a_static_program_is_proven_by_the_sequence(scene):
     assert (r.kind, r.evidence) == ("arena", "sequence")
 
 
-def test_a_reservation_that_nothing_follows_is_no_arena(scene):
+def test_a_reservation_that_nothing_follows_is_no_arena(scene: Scene) -> None:
     scene.exec()
     scene.mmap(1 << 27, by="", prot=0, flags=0x22)
     seq = scene.seq
@@ -300,7 +319,7 @@ def test_a_reservation_that_nothing_follows_is_no_arena(scene):
     assert scene.process().arenas == []
 
 
-def test_realloc_keeps_one_region_through_its_moves(scene):
+def test_realloc_keeps_one_region_through_its_moves(scene: Scene) -> None:
     # m100000 m200000 r1,300000 r1,50000000 r1,1000
     scene.glibc()
     scene.brk(0x21000)
@@ -315,7 +334,7 @@ def test_realloc_keeps_one_region_through_its_moves(scene):
     assert scene.process().threshold.history == []
 
 
-def test_what_the_program_maps_itself_is_not_mallocs(scene):
+def test_what_the_program_maps_itself_is_not_mallocs(scene: Scene) -> None:
     # M500000 and M135168: the second has a chunk's shape, its caller says otherwise
     scene.glibc()
     scene.mmap(500000, "program")
@@ -335,7 +354,7 @@ def test_what_the_program_maps_itself_is_not_mallocs(scene):
     assert scene.process().threshold.low == 131072
 
 
-def test_without_caller_and_header_a_chunks_shape_stays_unknown(scene):
+def test_without_caller_and_header_a_chunks_shape_stays_unknown(scene: Scene) -> None:
     scene.glibc()
     scene.mmap(CHUNK, by="")
     r = scene.region(scene.seq)
@@ -354,7 +373,9 @@ def test_without_caller_and_header_a_chunks_shape_stays_unknown(scene):
         ("2.36", 0, "unknown"),
     ],
 )
-def test_a_header_proves_a_chunk_in_its_versions_layout(scene, version, word, kind):
+def test_a_header_proves_a_chunk_in_its_versions_layout(
+    scene: Scene, version: str, word: int, kind: str
+) -> None:
     scene.glibc(version)
     scene.mmap(CHUNK, by="")
     seq = scene.seq
@@ -362,7 +383,7 @@ def test_a_header_proves_a_chunk_in_its_versions_layout(scene, version, word, ki
     assert scene.region(seq).kind == kind
 
 
-def test_a_header_in_a_static_program_proves_glibc(scene):
+def test_a_header_in_a_static_program_proves_glibc(scene: Scene) -> None:
     scene.exec()
     a = scene.mmap(CHUNK, by="")
     seq = scene.seq
@@ -375,7 +396,29 @@ def test_a_header_in_a_static_program_proves_glibc(scene):
     assert (p.threshold.low, p.threshold.high) == (CHUNK - 16, CHUNK)
 
 
-def test_a_childs_threshold_is_its_parents(scene):
+def test_a_static_programs_free_moves_the_threshold(scene: Scene) -> None:
+    scene.exec(maps=["400000-500000 r-xp 00000000 fe:00 1 /bin/prog"])
+    a = scene.mmap(CHUNK, by="inline")
+    seq = scene.seq
+    scene.seen(seq, CHUNK | 2)
+    scene.munmap(a, CHUNK, by="inline")
+    assert scene.region(seq).evidence == "header"
+    assert scene.process().threshold.high == CHUNK
+
+
+def test_a_static_programs_thread_stack_is_proven_by_the_clone(scene: Scene) -> None:
+    scene.exec(maps=["400000-500000 r-xp 00000000 fe:00 1 /bin/prog"])
+    stack = scene.mmap(0x801000, "inline", prot=0, flags=0x20022)
+    seq = scene.seq
+    scene.call("mprotect", [stack + 0x1000, 0x800000, 3], 0, by="inline")
+    scene.clone(7, stack + 0x800F00)
+    r = scene.region(seq)
+    assert (r.kind, r.evidence, r.bytes) == ("thread-stack", "sequence", 8 << 20)
+    kinds = scene.process().kinds
+    assert (kinds["thread-stack"].peak_bytes, kinds["guard"].peak_bytes) == (8 << 20, 4096)
+
+
+def test_a_childs_threshold_is_its_parents(scene: Scene) -> None:
     # fork after T was raised: the child's request for 500000 by brk
     scene.glibc()
     a = scene.mmap(503808)
@@ -392,14 +435,18 @@ def test_a_childs_threshold_is_its_parents(scene):
     assert scene.process(2).threshold.low is None  # its libc is not identified in this trace
 
 
-def test_a_forked_child_starts_without_steps_but_with_the_extent(scene):
+def test_a_forked_child_starts_without_steps_but_with_the_extent(scene: Scene) -> None:
     scene.glibc()
     scene.brk(0x21000)
     scene.mmap(CHUNK)
     scene.fork(2, 2)
     child = scene.process(1)
     assert child.heap.steps == []
-    assert (child.heap.growths, child.heap.final_bytes, child.heap.peak_bytes) == (0, 0x21000, 0x21000)
+    assert (child.heap.growths, child.heap.final_bytes, child.heap.peak_bytes) == (
+        0,
+        0x21000,
+        0x21000,
+    )
     assert child.kinds["malloc-chunk"].count == 1
     assert child.metrics["chunks.mapped"] == 0
     assert child.metrics["chunks.alive_at_exit"] == 1
@@ -407,7 +454,7 @@ def test_a_forked_child_starts_without_steps_but_with_the_extent(scene):
 
 
 @pytest.mark.parametrize("library", ["jemalloc.so.2", "tcmalloc_minimal.so.4", "mimalloc.so.2.0"])
-def test_another_malloc_has_no_threshold(scene, library):
+def test_another_malloc_has_no_threshold(scene: Scene, library: str) -> None:
     path = f"/usr/lib/lib{library}"
     name = library.partition(".")[0].partition("_")[0]
     scene.exec()
@@ -426,7 +473,7 @@ def test_another_malloc_has_no_threshold(scene, library):
     )  # fmt: skip
 
 
-def test_pythons_arenas_are_its_own(scene):
+def test_pythons_arenas_are_its_own(scene: Scene) -> None:
     python = "/usr/bin/python3.11"
     maps = [line.replace("/bin/prog", python) for line in scene_maps()]
     scene.glibc(exe=python, maps=maps)
@@ -437,14 +484,14 @@ def test_pythons_arenas_are_its_own(scene):
     assert scene.region(scene.seq).kind == "anon"
 
 
-def scene_maps():
+def scene_maps() -> list[str]:
     return [
         "400000-401000 r-xp 00000000 fe:00 1 /bin/prog",
         "7ff000000000-7ff000020000 r-xp 00000000 fe:00 2 /lib/ld-linux-x86-64.so.2",
     ]
 
 
-def test_the_loaders_memory_is_the_loaders(scene):
+def test_the_loaders_memory_is_the_loaders(scene: Scene) -> None:
     scene.glibc()
     scene.mmap(8192, "loader")
     assert (scene.region(scene.seq).kind, scene.region(scene.seq).evidence) == ("loader", "caller")
@@ -452,11 +499,12 @@ def test_the_loaders_memory_is_the_loaders(scene):
     assert scene.region(scene.seq).kind == "file"
 
 
-def test_a_kind_of_every_mapping(scene):
+def test_a_kind_of_every_mapping(scene: Scene) -> None:
     scene.glibc()
     expected = {}
     for flags, file, kind in [
-        (0x21, "", "shared-anon"), (0x22, "", "anon"), (0x1, "/tmp/f", "shared-file"), (0x2, "/tmp/f", "file"),
+        (0x21, "", "shared-anon"), (0x22, "", "anon"), (0x1, "/tmp/f", "shared-file"),
+        (0x2, "/tmp/f", "file"),
     ]:  # fmt: skip
         scene.mmap(4096, "program", flags=flags, file=file)
         expected[scene.seq] = kind
@@ -467,7 +515,7 @@ def test_a_kind_of_every_mapping(scene):
     }  # fmt: skip
 
 
-def test_a_split_mapping_lives_until_its_last_byte(scene):
+def test_a_split_mapping_lives_until_its_last_byte(scene: Scene) -> None:
     scene.glibc()
     a = scene.mmap(0x10000, "program")
     seq = scene.seq
@@ -480,7 +528,7 @@ def test_a_split_mapping_lives_until_its_last_byte(scene):
     assert (r.bytes, r.peak_bytes, r.died_seq, r.start) == (0x8000, 0x10000, last, a + 0x8000)
 
 
-def test_a_second_libc_makes_a_megabyte_ambiguous(scene):
+def test_a_second_libc_makes_a_megabyte_ambiguous(scene: Scene) -> None:
     scene.glibc()
     scene.life(Libc(t=10**6, mm=1, path="/opt/libc.so.6", version="2.41"))
     scene.mmap(1 << 20)
@@ -490,14 +538,14 @@ def test_a_second_libc_makes_a_megabyte_ambiguous(scene):
     assert scene.region(scene.seq).kind == "malloc-chunk"
 
 
-def test_an_inline_system_call_is_no_evidence_for_the_program(scene):
+def test_an_inline_system_call_is_no_evidence_for_the_program(scene: Scene) -> None:
     scene.glibc()
     scene.mmap(64 << 10, "inline")
     r = scene.region(scene.seq)
     assert (r.kind, r.candidates) == ("unknown", ["anon", "runtime-heap"])
 
 
-def test_each_kinds_peak_is_its_own(scene):
+def test_each_kinds_peak_is_its_own(scene: Scene) -> None:
     # B is proven only after A is gone: the peak of chunks was both.
     scene.glibc()
     a = scene.mmap(CHUNK)

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the environment says about the threshold."""
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memtrace.malloc.glibc import Layout, Settings, parse_number, parse_version, settings
 
 DEFAULT = 131072
@@ -17,7 +20,7 @@ DEFAULT = 131072
         (" 12", 12, True), ("08", 0, False), ("99999999999999999999", (1 << 64) - 1, True),
     ],
 )  # fmt: skip
-def test_numbers_are_read_as_dl_strtoul_does(text, value, whole):
+def test_numbers_are_read_as_dl_strtoul_does(text: str, value: int, *, whole: bool) -> None:
     assert parse_number(text) == (value, whole)
 
 
@@ -32,7 +35,8 @@ def test_numbers_are_read_as_dl_strtoul_does(text, value, whole):
         ({"MALLOC_TOP_PAD_": "0"}, (2, 43), DEFAULT, "environ"),
         ({"MALLOC_MMAP_MAX_": "0"}, (2, 31), DEFAULT, "environ"),
         ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}, (2, 36), 65536, "tunable"),
-        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.top_pad=0"}, (2, 36), DEFAULT, "tunable"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.top_pad=0"},
+         (2, 36), DEFAULT, "tunable"),
         ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}, (2, 36), DEFAULT, None),
         ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536",
           "MALLOC_MMAP_THRESHOLD_": "4096"}, (2, 36), 65536, "tunable"),
@@ -46,30 +50,41 @@ def test_numbers_are_read_as_dl_strtoul_does(text, value, whole):
         ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=2"}, (2, 34), DEFAULT, None),
     ],
 )  # fmt: skip
-def test_the_threshold_and_what_freezes_it(env, version, threshold, fixed_by):
-    s = settings(env, False, version)
+def test_the_threshold_and_what_freezes_it(
+    env: dict[str, str],
+    version: tuple[int, int] | None,
+    threshold: int | None,
+    fixed_by: str | None,
+) -> None:
+    s = settings(env, at_secure=False, version=version)
     assert (s.threshold, s.fixed_by) == (threshold, fixed_by)
 
 
-def test_a_secure_program_ignores_all_of_them():
+def test_a_secure_program_ignores_all_of_them() -> None:
     env = {"MALLOC_MMAP_THRESHOLD_": "4096", "GLIBC_TUNABLES": "glibc.malloc.top_pad=0"}
-    assert settings(env, True, (2, 36)) == Settings()
+    assert settings(env, at_secure=True, version=(2, 36)) == Settings()
 
 
-def test_what_is_not_known_to_be_secure_or_of_which_version_gives_no_value():
+def test_what_is_not_known_to_be_secure_or_of_which_version_gives_no_value() -> None:
     env = {"MALLOC_MMAP_THRESHOLD_": "4096"}
-    assert settings(env, None, (2, 36)).threshold is None
-    assert settings({}, None, (2, 36)).threshold == DEFAULT
-    assert settings({"MALLOC_MMAP_THRESHOLD_": "64k"}, False, None).threshold is None
-    assert settings({"MALLOC_MMAP_THRESHOLD_": "67108864"}, False, None).threshold is None
+    assert settings(env, at_secure=None, version=(2, 36)).threshold is None
+    assert settings({}, at_secure=None, version=(2, 36)).threshold == DEFAULT
+    assert (
+        settings({"MALLOC_MMAP_THRESHOLD_": "64k"}, at_secure=False, version=None).threshold is None
+    )
+    assert (
+        settings({"MALLOC_MMAP_THRESHOLD_": "67108864"}, at_secure=False, version=None).threshold
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "version"),
-    [("2.36", (2, 36)), ("2.31.1", (2, 31)), ("GNU C Library (Debian) stable release version 2.41.", (2, 41)),
+    [("2.36", (2, 36)), ("2.31.1", (2, 31)),
+     ("GNU C Library (Debian) stable release version 2.41.", (2, 41)),
      ("", None), (None, None), ("none", None)],
 )  # fmt: skip
-def test_versions(text, version):
+def test_versions(text: str | None, version: tuple[int, int] | None) -> None:
     assert parse_version(text) == version
 
 
@@ -86,28 +101,28 @@ def mapped_length_243(request: int) -> int:
 
 
 @given(st.integers(0, 1 << 40))
-def test_the_request_lies_in_the_stated_interval(request_):
+def test_the_request_lies_in_the_stated_interval(request_: int) -> None:
     for length in (mapped_length(request_), mapped_length_243(request_)):
-        low, high = Layout().request(length)
+        low, high = Layout().request(length) or (1, 0)
         assert low <= request_ <= high
 
 
 @given(st.integers(1, 1 << 28))
-def test_the_interval_is_no_wider_than_it_must_be(pages):
+def test_the_interval_is_no_wider_than_it_must_be(pages: int) -> None:
     length = pages * 4096
-    low, high = Layout().request(length)
+    low, high = Layout().request(length) or (1, 0)
     assert mapped_length(high) == mapped_length(max(low, 25)) == length
     assert mapped_length(high + 1) == length + 4096
 
 
 @given(st.integers(0, 1 << 31))
-def test_i386_requests(request_):
+def test_i386_requests(request_: int) -> None:
     nb = max(16, (request_ + 4 + 15) & ~15)
     length = (nb + 4 + 15 + 4095) & ~4095
-    low, high = Layout(abi="i386").request(length)
+    low, high = Layout(abi="i386").request(length) or (1, 0)
     assert low <= request_ <= high
 
 
-def test_nothing_is_said_about_an_unknown_layout():
+def test_nothing_is_said_about_an_unknown_layout() -> None:
     assert Layout(abi="x32").request(135168) is None
     assert Layout().request(1000) is None

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reports of hand-written traces: the JSON satisfies its schema, the text fits, names stay names."""
+
+from __future__ import annotations
+
+import json as stdlib_json
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from memtrace.report import json, text
+from memtrace.report.build import build
+from memtrace.report.lines import clean, columns, fit, fit_end, sparkline
+from memtrace.trace.codec import encode_header
+from memtrace.trace.reader import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.unit.conftest import Scene
+
+    from memtrace.report.model import Report
+
+VALIDATOR = jsonschema.Draft202012Validator(json.schema())
+DOCS = Path(__file__).parents[3] / "docs" / "report-json.md"
+CHUNK = 135168
+
+
+def validated(report: Report) -> dict[str, Any]:
+    data: dict[str, Any] = stdlib_json.loads(json.render(report))
+    VALIDATOR.validate(data)
+    return data
+
+
+def checked_text(report: Report) -> str:
+    out = text.render(report)
+    for line in out.splitlines():
+        assert columns(line) <= 80, line
+    # nothing but printable characters and newlines
+    assert all(c == "\n" or unicodedata.category(c)[0] not in "CM" for c in out)
+    coloured = text.render(report, color=True)
+    assert re.sub(r"\x1b\[[0-9]+m", "", coloured) == out
+    return out
+
+
+@pytest.fixture
+def busy(scene: Scene) -> Scene:
+    """Some of everything."""
+    scene.glibc(argv=["/usr/bin/prog", "-x"])
+    scene.query()
+    scene.brk(0x21000)
+    a = scene.mmap(212992)
+    scene.munmap(a, 212992)
+    scene.brk(0x51000)
+    scene.refused(1 << 40)
+    scene.mmap(1 << 20, "program")
+    scene.call("mprotect", [0x1000, 4096, 1], -12, by="program")
+    scene.mmap(CHUNK, by="")
+    scene.fork(2, 2).as_(2, 2)
+    scene.brk(0x1000)
+    scene.exit(3)
+    scene.as_(1, 1).exit(0)
+    return scene
+
+
+def test_json_has_every_key_of_the_schema_and_no_other(busy: Scene) -> None:
+    data = validated(busy.report())
+
+    def compare(schema: dict[str, Any], value: Any, where: str) -> None:
+        schema = (
+            json.schema()["$defs"][schema["$ref"].rpartition("/")[2]]
+            if "$ref" in schema
+            else schema
+        )
+        if schema.get("type") == "object" and "properties" in schema:
+            assert set(value) == set(schema["properties"]) == set(schema["required"]), where
+            for k, sub in schema["properties"].items():
+                compare(sub, value[k], f"{where}.{k}")
+        elif schema.get("type") == "array":
+            for i, v in enumerate(value):
+                compare(schema["items"], v, f"{where}[{i}]")
+
+    compare(json.schema(), data, "report")
+
+
+def test_json_facts(busy: Scene) -> None:
+    data = validated(busy.report())
+    assert data["format"] == "memtrace-report/1"
+    assert data["trace"] == {
+        "engine": "test", "complete": True, "events": 12, "lost": 0,
+        "duration_ns": data["trace"]["duration_ns"],
+    }  # fmt: skip
+    first, second = data["processes"]
+    assert (first["exit"], second["exit"]) == ({"code": 0}, {"code": 3})
+    assert second["ppid"] == 1
+    assert first["calls"]["mprotect"] == {"count": 1, "failed": 1}
+    assert first["calls"]["brk"] == {"count": 4, "failed": 1}
+    # a growth of 0x51000 proves nb >= 0x51000 - 4096 - 131072 - 16 = 196592
+    assert first["metrics"]["heap.growths_over_128k"] == 1
+    assert first["metrics"]["calls.mprotect"] == 1
+    assert first["metrics"]["calls.total"] == 11
+    assert second["heap"]["start"] == first["heap"]["start"]
+    assert second["metrics"]["heap.growths"] == 1
+    assert first["regions_total"] == len(first["regions"])
+
+
+def test_every_metric_is_documented(busy: Scene) -> None:
+    documented = set(re.findall(r"`([a-z]+\.[a-z0-9_]+)`", DOCS.read_text()))
+    for process in busy.report().processes:
+        undocumented = {m for m in process.metrics if m not in documented and f"calls.{m[6:]}" != m}
+        assert not undocumented
+
+
+def test_one_process_alone(busy: Scene) -> None:
+    report = busy.report(pid=2)
+    assert [p.pid for p in report.processes] == [2]
+    assert "process 2" not in checked_text(report)
+    assert busy.report(pid=99).processes == []
+
+
+def test_the_text_says_what_happened(busy: Scene) -> None:
+    out = checked_text(busy.report(pid=1))
+    lines = out.splitlines()
+    assert lines[0].startswith("prog -x   exit 0   glibc 2.36")
+    flat = " ".join(out.split())
+    assert "the mmap threshold moved: 128 KiB at the start, 208 KiB now; first at #8" in flat
+    assert "1 growth of the heap refused by the kernel" in flat
+    assert "calls that failed: mprotect 1" in flat
+    assert "unverified: no kernel snapshot to compare" in flat
+    assert "what 1 region is for" in flat
+    assert out.index("is it odd?") < out.index("can I trust it?") < out.index("memory by kind")
+
+
+def test_a_quiet_program(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    out = checked_text(scene.exit().report())
+    assert "is it odd?       nothing stands out" in out
+
+
+def test_a_contradiction_is_said_without_a_cause(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    seq = scene.brk(0x10C000)
+    flat = " ".join(checked_text(scene.report()).split())
+    assert f"the configured threshold is contradicted at #{seq}; the cause is unknown" in flat
+
+
+def test_incomplete_is_said(scene: Scene) -> None:
+    scene.glibc()
+    scene.complete = False
+    report = scene.report()
+    assert validated(report)["trace"]["complete"] is False
+    assert "incomplete" in checked_text(report)
+    scene.lost()
+    scene.complete = True
+    assert validated(scene.report())["trace"]["lost"] == 1
+
+
+def test_a_trace_with_only_a_header(scene: Scene) -> None:
+    scene.path.write_bytes(encode_header(scene.header))
+    report = build(Trace(scene.path))
+    data = validated(report)
+    assert data["processes"] == []
+    assert data["trace"]["events"] == 0
+    assert "the trace holds no process" in checked_text(report)
+
+
+NAMES = [
+    "a\nb\r\tc", "\x1b[31mred\x1b[0m\x1b]0;title\x07", "\u202eevil\u2066x", "x" * 5000,
+    "漢字" * 60, "e\u0301" * 50, "\ud800", "\x01bold\x02\x03", "", " ", "%s{}[bold]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_names_stay_text(scene: Scene, name: str) -> None:
+    safe = name.replace("\ud800", "\\ud800")
+    scene.glibc(argv=[safe, safe], exe="/bin/prog")
+    scene.mmap(4096, "program", flags=2, file="/tmp/" + safe)
+    scene.fork(2, 2)
+    report = scene.report()
+    validated(report)
+    checked_text(report)
+
+
+@given(st.text(max_size=60), st.integers(2, 40))
+def test_clean_and_fit(name: str, width: int) -> None:
+    cleaned = clean(name)
+    assert clean(cleaned) == cleaned
+    assert columns(fit(name, width)) <= width
+    assert columns(fit_end(name, width)) <= width
+
+
+@pytest.mark.parametrize("width", [10, 60, 72, 80, 200])
+def test_width_is_kept_between_60_and_80(busy: Scene, width: int) -> None:
+    limit = min(max(width, 60), 80)
+    out = text.render(busy.report(), width=width)
+    assert max(columns(line) for line in out.splitlines()) <= limit
+
+
+def test_many_steps_are_condensed_and_counted(scene: Scene) -> None:
+    scene.glibc()
+    for _ in range(50):
+        scene.brk(0x21000)
+    big = scene.brk(0x40000)
+    for _ in range(50):
+        scene.brk(0x21000)
+    p = scene.process()
+    assert len(p.heap.steps) == p.heap.growths == 101
+    out = checked_text(scene.report())
+    assert f"#{big} " in out
+    assert "87 more steps" in out
+
+
+def test_many_processes_are_one_line_each(scene: Scene) -> None:
+    scene.glibc()
+    for mm in range(2, 60):
+        scene.as_(1, 1).fork(mm, mm)
+        scene.as_(mm, mm).exit()
+    scene.as_(1, 1).exit()
+    out = checked_text(scene.report())
+    assert "59 address spaces in this trace" in " ".join(out.split())
+    assert "and 29 smaller ones" in out
+
+
+def test_more_regions_than_rows_are_counted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memtrace.malloc.regions.ROWS", 20)
+    scene.glibc()
+    for _ in range(50):
+        a = scene.mmap(4096, "program")
+        scene.munmap(a, 4096, "program")
+    keep = scene.mmap(8 << 20, "program")
+    scene.munmap(keep, 8 << 20, "program")
+    p = scene.process()
+    assert len(p.regions) == 20
+    assert p.regions[0].peak_bytes == 8 << 20
+    assert p.kinds["anon"].count == 51
+    assert p.regions_total > 51
+
+
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), max_size=40))
+def test_sums_agree_with_the_map(
+    scenes: Callable[[str], Scene], ops: list[tuple[int, int]]
+) -> None:
+    """Whatever a program does, the alive regions are the mapped bytes."""
+    scene = scenes("any").glibc()
+    mapped = []
+    for what, pages in ops:
+        size = pages * 4096
+        if what <= 1:
+            mapped.append((scene.mmap(size, "program" if what else "malloc"), size))
+        elif what == 2:
+            scene.brk(size)
+        elif mapped and what == 3:
+            scene.munmap(*mapped.pop(pages % len(mapped)))
+        elif mapped and what == 4:
+            a, n = mapped[pages % len(mapped)]
+            scene.call("mprotect", [a, min(n, size), 1], 0, by="program")
+        elif mapped:
+            a, n = mapped.pop(pages % len(mapped))
+            new = scene._place(size)
+            scene.call("mremap", [a, n, size, 1], new)
+            mapped.append((new, size))
+    p = scene.process()
+    alive = sum(r.bytes for r in p.regions if r.died_seq is None)
+    start = sum(r.bytes for r in p.regions if r.born_seq <= 4 and r.died_seq is None)
+    assert alive == sum(k.final_bytes for k in p.kinds.values())
+    heap = -(-(p.heap.final_bytes or 0) // 4096) * 4096
+    assert alive == start + heap + sum(n for _, n in mapped)
+    assert all(k.peak_bytes >= k.final_bytes >= 0 for k in p.kinds.values())
+
+
+def test_sparkline() -> None:
+    assert sparkline([], 10) == ""
+    assert sparkline([0, 7], 10) == "▁█"
+    assert len(sparkline(list(range(1000)), 20)) == 20
+
+
+def test_a_report_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import memtrace.report.build, memtrace.report.json, memtrace.report.text;"
+        "print(sorted({'pandas', 'rich', 'jinja2', 'click'} & set(sys.modules)))"
+    )
+    path = ":".join(str(Path(__file__).parents[3] / d) for d in ("tracer", "analysis"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
