@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands as a shell sees them: stdout, stderr, exit status."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import memtrace.cli.main
+from memtrace.trace.codec import encode, encode_footer, encode_header
+from memtrace.trace.records import (
+    Call,
+    Exec,
+    Exit,
+    Ext,
+    FileId,
+    Footer,
+    Fork,
+    Gone,
+    Header,
+    Life,
+    Site,
+    Snap,
+)
+
+STACK = "7ff0000-8000000 rw-p 00000000 00:00 0 [stack]"
+TEXT = "400000-401000 r-xp 00000000 fe:00 7 /bin/a"
+HEAP = "600000-610000 rw-p 00000000 00:00 0 [heap]"
+FILE = "700000-702000 r--p 00001000 fe:00 9 /lib/b c"
+LIBC = FileId(1, "fe:00", 3, "/libc.so.6")
+WHO = {"pid": 5, "tid": 5, "mm": 1}
+RECORDS: list[Call | Life] = [
+    Exec(t=10, **WHO, exe="/bin/a", argv=["a"], start_brk=0x600000, start_stack=0x7FFFF00,
+         maps=[TEXT, STACK]),
+    Call(10, 1, 5, 1, 0, [0x610000], 0x610000, Site(1, (LIBC, 16), (1, 0x2A)), 33, 3),
+    Call(10, 1, 5, 1, 1, [0, 0x22000, 3, 0x22, -1, 0], 0x800000, 1, 67, 3),
+    Fork(t=40, **WHO, child=6, child_mm=2),
+    Call(10, 1, 6, 2, 1, [0, 0x1800, 1, 2, 3, 0x1000], 0x700000, None, 69, 1,
+         Ext(f=FileId(2, "fe:00", 9, "/lib/b c"))),
+    Call(10, 1, 5, 1, 2, [0x800000, 0x22000], 0, None, 33, 3, Ext(h=[(3, 0x22002)])),
+    Call(10, 1, 5, 1, 2, [0x800000, 0], -22, None, 33, 3),
+    Snap(t=80, **WHO, why="exit", maps=[TEXT, HEAP, STACK]),
+    Exit(t=90, **WHO, code=0),
+    Gone(t=95, mm=1),
+]  # fmt: skip
+COMPLETE = Footer(stop=1_000_000, complete=True)
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def go(*arguments: object) -> Ran:
+        status = memtrace.cli.main.run([str(a) for a in arguments])
+        return Ran(status, *capsys.readouterr())
+
+    return go
+
+
+def write(path: Path, records: list[Call | Life], footer: Footer | None = COMPLETE) -> Path:
+    data = encode_header(Header(calls=["brk", "mmap", "munmap"], engine="ptrace"))
+    data += b"".join(encode(r) for r in records)
+    path.write_bytes(data + (encode_footer(footer) if footer else b""))
+    return path
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return write(tmp_path / "t.json", RECORDS)
+
+
+def two_lines(err: str) -> bool:
+    """Whether stderr is one sentence and one line to type."""
+    lines = err.splitlines()
+    return len(lines) == 2 and lines[0].startswith("memtrace: ") and lines[1].startswith("  try: ")
+
+
+# -- maps -------------------------------------------------------------------------------------
+
+
+def line(text: str) -> str:
+    """A line as the kernel prints it: eight digits, the path in column 73."""
+    a, perms, offset, dev, ino, *path = text.split(" ", 5)
+    start, end = (f"{int(x, 16):08x}" for x in a.split("-"))
+    head = f"{start}-{end} {perms} {offset} {dev} {ino} "
+    return head.ljust(73) + path[0] if path else head
+
+
+CHUNK = "800000-822000 rw-p 00000000 00:00 0"
+
+
+@pytest.mark.parametrize(
+    ("when", "more", "expected"),
+    [
+        ("start", [], [TEXT, STACK]),
+        ("1", [], [TEXT, STACK]),
+        ("2", [], [TEXT, HEAP, STACK]),
+        ("20ns", [], [TEXT, HEAP, STACK]),
+        ("29ns", [], [TEXT, HEAP, STACK]),
+        ("30ns", [], [TEXT, HEAP, STACK, CHUNK]),
+        ("peak", [], [TEXT, HEAP, STACK, CHUNK]),
+        ("end", [], [TEXT, HEAP, STACK]),
+        ("9", ["--pid", "5"], [TEXT, HEAP, STACK]),
+        ("start", ["--pid", "6"], [TEXT, HEAP, STACK, CHUNK]),
+        ("5", ["--pid", "6"], [TEXT, HEAP, FILE, STACK, CHUNK]),
+        ("end", ["--pid", "6"], [TEXT, HEAP, FILE, STACK, CHUNK]),
+        ("1ms", ["--pid", "6"], [TEXT, HEAP, FILE, STACK, CHUNK]),
+    ],
+)
+def test_maps(run: Run, trace: Path, when: str, more: list[str], expected: list[str]) -> None:
+    ran = run("maps", trace, "--at", when, *more)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines() == [
+        line(m) for m in sorted(expected, key=lambda m: int(m.split("-")[0], 16))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--at", "11"], "its last is 10"),
+        (["--at", "2s"], "ends at 1.00 ms"),
+        (["--at", "10"], "from event 1 to event 9"),
+        (["--at", "2", "--pid", "6"], "from event 4 to the end"),
+        (["--at", "start", "--pid", "77"], "no process 77"),
+        (["--at", "3", "--pid", "77"], "it has 5, 6"),
+        (["--at", "noon"], "'noon' names no moment"),
+        (["--at", "-1"], "'-1' names no moment"),
+        (["--at", "9" * 5000], "names no moment"),
+        ([], "missing option '--at'"),
+    ],
+)
+def test_maps_of_no_moment(run: Run, trace: Path, arguments: list[str], says: str) -> None:
+    ran = run("maps", trace, *arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert says in ran.err
+    assert two_lines(ran.err)
+
+
+# -- verify -----------------------------------------------------------------------------------
+
+
+def test_verify_exact(run: Run, trace: Path) -> None:
+    ran = run("verify", trace)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines() == [
+        "exact: 1 of 1 kernel snapshots reproduced, 5 of 5 checksums, no gaps",
+        "  pid 5 mm 1 (a, exec at 1): 1 of 1 snapshots, 4 of 4 checksums",
+        "  pid 6 mm 2 (a, fork at 4): 0 of 0 snapshots, 1 of 1 checksums",
+    ]
+
+
+def test_verify_shows_a_drift_side_by_side(run: Run, tmp_path: Path) -> None:
+    lost = [r for r in RECORDS if not (isinstance(r, Call) and r.args == [0x800000, 0x22000])]
+    ran = run("verify", write(tmp_path / "t", lost))
+    assert ran.status == 1
+    assert ran.out.startswith("drift: 0 of 1 kernel snapshots")
+    assert "first mismatch: snapshot (exit) at event 7 of pid 5 mm 1" in ran.out
+    assert "  800000-822000 rw-p                     -" in ran.out
+
+
+def test_verify_statuses(run: Run, tmp_path: Path) -> None:
+    drifted = [r for r in RECORDS if not isinstance(r, Call)]
+    assert run("verify", write(tmp_path / "a", RECORDS, None)).status == 3
+    assert run("verify", write(tmp_path / "b", drifted, None)).status == 3
+    assert run("verify", write(tmp_path / "c", drifted)).status == 1
+    unverified = run("verify", write(tmp_path / "d", []))
+    assert (unverified.status, unverified.out.split(":")[0]) == (0, "unverified")
+
+
+# -- events -----------------------------------------------------------------------------------
+
+
+def test_events_as_jsonl(run: Run, trace: Path) -> None:
+    ran = run("events", trace, "--format", "jsonl")
+    rows = [json.loads(text) for text in ran.out.splitlines()]
+    assert [row["seq"] for row in rows] == list(range(1, 11))
+    assert all(
+        {"seq", "t_ns", "pid", "tid", "mm", "call", "args", "ret", "errno"} <= row.keys()
+        for row in rows
+    )
+    assert rows[2] == {
+        "seq": 3, "t_ns": 30, "pid": 5, "tid": 5, "mm": 1, "call": "mmap",
+        "args": [0, 0x22000, 3, 0x22, 2**64 - 1, 0], "ret": 0x800000, "errno": None,
+        "caller": "/libc.so.6+0x2a", "rss": 3 * 4096, "vm": 67 * 4096, "header": 0x22002,
+    }  # fmt: skip
+    assert (rows[4]["path"], rows[4]["pid"], rows[4]["mm"]) == ("/lib/b c", 6, 2)
+    assert (rows[6]["ret"], rows[6]["errno"]) == (-22, "EINVAL")
+    assert [row["call"] for row in rows if not row["args"]] == [
+        "exec", "fork", "snap", "exit", "gone"
+    ]  # fmt: skip
+    assert rows[0]["pid"] == 5
+    assert rows[9] == {"seq": 10, "t_ns": 95, "pid": 5, "tid": None, "mm": 1, "call": "gone",
+                       "args": [], "ret": None, "errno": None}  # fmt: skip
+
+
+def test_events_as_text(run: Run, trace: Path) -> None:
+    lines = run("events", trace, "--pid", "6").out.splitlines()
+    assert lines == [
+        "      5 0.000000       6 mmap(NULL, 6144, PROT_READ, MAP_PRIVATE, 3, 0x1000) = 0x700000"
+        " path=/lib/b c"
+    ]
+    failed = run("events", trace, "--call", "munmap").out.splitlines()[-1]
+    assert failed.endswith("munmap(0x800000, 0) = -1 EINVAL")
+
+
+def test_events_as_csv(run: Run, trace: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("events", trace, "--format", "csv").out)))
+    assert len(rows) == 10
+    assert (rows[1]["call"], rows[1]["args"], rows[1]["ret"]) == ("brk", "6356992", "6356992")
+
+
+@pytest.mark.parametrize("arguments", [["--pid", "77"], ["--call", "frob"], ["--format", "xml"]])
+def test_events_of_nothing(run: Run, trace: Path, arguments: list[str]) -> None:
+    ran = run("events", trace, *arguments)
+    assert ran.status == 2
+    assert two_lines(ran.err)
+
+
+# -- report, and all of them -----------------------------------------------------------------
+
+
+def test_report_to_a_file_is_whole_or_not_there(run: Run, trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    assert run("report", trace, "--format", "json", "-o", out) == (0, "", "")
+    assert json.loads(out.read_text())["format"] == "memtrace-report/1"
+    before = trace.read_bytes()
+    assert run("report", trace, "-o", trace).status == 2
+    assert trace.read_bytes() == before
+    ran = run("report", trace, "-o", tmp_path / "absent" / "r")
+    assert ran.status == 2
+    assert two_lines(ran.err)
+
+
+def test_report_of_an_incomplete_trace_is_given_with_a_warning(run: Run, tmp_path: Path) -> None:
+    cut = write(tmp_path / "t", RECORDS, None)
+    ran = run("report", cut)
+    assert ran.status == 0
+    assert ran.out
+    assert ran.err.startswith("memtrace: warning: incomplete: ")
+    assert run("report", cut, "-q").err == ""
+    only_a_header = run("report", write(tmp_path / "h", [], None), "--format", "json")
+    assert json.loads(only_a_header.out)["processes"] == []
+
+
+@pytest.mark.parametrize("form", ["html", "md", "pdf"])
+def test_report_forms_that_are_not_there(run: Run, trace: Path, form: str) -> None:
+    ran = run("report", trace, "--format", form)
+    assert ran.status == 2
+    assert two_lines(ran.err)
+
+
+VERBS = (("verify",), ("events",), ("report",), ("maps", "--at", "end"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("content", [None, b"", b"\x7fELF", b"{}", b"[[[["])
+def test_a_file_that_is_no_trace(
+    run: Run, tmp_path: Path, verb: tuple[str, ...], content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "t").write_bytes(content)
+    ran = run(*verb, tmp_path / "t")
+    assert (ran.status, ran.out) == (3, "")
+    assert two_lines(ran.err)
+
+
+HOSTILE = [
+    b"[1,1,5,1,1,[0,18446744073709551616,3,34,-1,0],4096],\n",
+    b"[1,1,5,1,0,[1],340282366920938463463374607431768211456],\n",
+    b"[1,1,5,1,1,[0,9223372036854775807,3,50,-1,0],9223372036854775807,null,5,5],\n",
+    b'[1,1,5,1,1,[],4096,12345,1,1,{"f":5,"x":[1,2,["?"]],"h":[[-1,-7],[2,5]]}],\n',
+    b'[-9223372036854775808,1,5,1,0,[1],5,{"id":1,"ip":[77,-5],"ret":[null,-1]},-1,-1],\n',
+    b'{"rec":"exec","t":0,"pid":5,"tid":5,"mm":9,"start_brk":18446744073709551615,"maps":["x"]},\n',
+    b'{"rec":"exec","t":0,"pid":-5,"tid":5,"mm":-9,"argv":["\\u001b[31m"],"exe":"\\n"},\n',
+    b'{"rec":"snap","t":-5,"mm":1,"pid":5,"tid":5,"why":"\\u0007","maps":["-5-9 rw-p 0 0:0 0"]},\n',
+    b'{"rec":"exit","t":5,"pid":5,"tid":5,"mm":1,"signal":99999},\n',
+    b'{"rec":"later","t":5,"x":{"y":[]}},\n',
+    b"\x00\xff\n",
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("bad", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_line_never_breaks_a_verb(
+    run: Run, trace: Path, verb: tuple[str, ...], bad: bytes
+) -> None:
+    lines = trace.read_bytes().splitlines(keepends=True)
+    trace.write_bytes(b"".join([*lines[:3], bad, *lines[3:]]))
+    forms = {"events": ["text", "jsonl", "csv"], "report": ["text", "json"]}.get(verb[0], [None])
+    for form in forms:
+        ran = run(*verb, trace, *(["--format", form] if form else []))
+        assert ran.status in ((0, 1, 3) if verb[0] == "verify" else (0,)), ran.err
+        assert "\x1b" not in ran.out
+        assert "fault of memtrace" not in ran.err
+
+
+def test_help_lists_the_verbs_that_are_there_and_no_others(run: Run) -> None:
+    ran = run("--help")
+    assert ran.status == 0
+    for verb in ("run", "report", "maps", "events", "verify"):
+        assert f"\n  {verb} " in ran.out
+    for verb in ("attach", "check", "diff", "explain", "export", "import", "doctor"):
+        assert f"\n  {verb} " not in ran.out
+        refused = run(verb, "x")
+        assert (refused.status, refused.out) == (2, "")
+        assert "not in this version" in refused.err
+
+
+@pytest.mark.parametrize("line", [[], ["frob"], ["--frob"], ["verify"], ["verify", "a", "b"]])
+def test_a_wrong_command_line(run: Run, line: list[str]) -> None:
+    ran = run(*line)
+    assert (ran.status, ran.out) == (2, "")
+    assert two_lines(ran.err)
+
+
+def test_a_traceback_only_with_debug(run: Run, tmp_path: Path) -> None:
+    assert "Traceback" not in run("verify", tmp_path / "t").err
+    assert "Traceback" in run("verify", "--debug", tmp_path / "t").err
+    assert "Traceback" not in run("verify", tmp_path / "t").err
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "memtrace", *map(str, arguments)]
+
+
+def test_heavy_packages_stay_away(trace: Path) -> None:
+    code = (
+        "import sys; from memtrace.cli.main import run\n"
+        f"for a in (['verify'], ['events'], ['maps', '--at', 'end'], ['report', '--format', 'json']):\n"
+        f"    assert run([*a, {str(trace)!r}]) == 0\n"
+        "assert not {'pandas', 'rich', 'jinja2'} & set(sys.modules)\n"
+    )
+    subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def test_a_reader_that_goes_away_is_no_error(trace: Path, tmp_path: Path) -> None:
+    calls = [RECORDS[0], *[Call(1, 1, 5, 1, 0, [0], 0x600000)] * 20_000]
+    long = write(tmp_path / "long", calls)
+    with subprocess.Popen(  # noqa: S603
+        command("events", long), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_full_disk_is_said(trace: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(  # noqa: S603
+            command("events", trace), env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 2
+    assert "no space left on device" in ran.stderr
+    assert two_lines(ran.stderr)
