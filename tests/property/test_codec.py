@@ -110,7 +110,7 @@ paths = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1,
         dev=st.from_regex(r"[0-9a-f]{2}:[0-9a-f]{2}", fullmatch=True),
         ino=small,
         path=st.just("") | paths,
-    )  # fmt: skip
+    )
 )
 def test_a_line_of_maps_survives(mapping: Mapping) -> None:
     line = format_mapping(mapping)

@@ -148,7 +148,7 @@ class _Pass:
         for hook in hooks["begin"]:
             hook(self.result)
 
-    def run(self, until_seq: int | None, until_t: int | None) -> Replay:  # noqa: C901, PLR0912, PLR0915 - the hot loop, in one piece
+    def run(self, until_seq: int | None, until_t: int | None) -> Replay:
         r, live, on_call = self.result, self.live, self.on_call
         names = self.trace.header.calls
         brk = names.index("brk") if "brk" in names else -1
@@ -208,7 +208,7 @@ class _Pass:
                     p.checksums += 1
                     if vm * page != total + p.statm_offset:
                         p.checksum_differs(seq, vm * page - total)
-                    if vm > p.vm_peak:  # noqa: PLR1730 - max() is a call
+                    if vm > p.vm_peak:
                         p.vm_peak = vm
                     if call.rss is not None and call.rss > p.rss_peak:
                         p.rss_peak = call.rss

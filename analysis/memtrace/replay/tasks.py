@@ -22,7 +22,7 @@ class Tasks:
         self.users: dict[int, set[int]] = {}
         self._threads: dict[int, set[int]] = {}
 
-    def apply(self, record: Record) -> None:  # noqa: C901 - one branch per record
+    def apply(self, record: Record) -> None:
         """Follow one record; calls change nothing."""
         kind = record.__class__
         if kind is Call:

@@ -182,7 +182,7 @@ ODD = [
     b'{"rec":"clone","t":0,"pid":7,"tid":7,"mm":55,"child":8,"child_pid":9},\n',
     b'{"rec":"exec","t":0,"pid":7,"tid":7,"mm":1},\n',
     b'{"rec":"exec","t":0,"pid":7,"tid":7,"mm":2,"maps":["x","y"]},\n',
-    b'{"rec":"exec","t":0,"pid":7,"tid":7,"mm":2,"maps":["5-9 rw-p 0 0:0 0","1-7 rw-p 0 0:0 0"]},\n',
+    b'{"rec":"exec","t":0,"pid":7,"tid":7,"mm":2,"maps":["5-9 rw-p 0 0:0 0","1-7"]},\n',
     b'{"rec":"snap","t":0,"mm":1,"pid":7,"tid":7,"why":"x","maps":["?"]},\n',
     b'{"rec":"snap","t":0,"mm":1,"pid":7,"tid":7,"why":"x","maps":["-9-zz rw-p 0 0:0 0"]},\n',
     b'{"rec":"snap","t":0,"mm":44,"pid":7,"tid":7,"why":"x"},\n',

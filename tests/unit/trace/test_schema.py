@@ -22,6 +22,7 @@ from memtrace.trace.records import (
     Gone,
     Header,
     Libc,
+    Life,
     Lost,
     Overlap,
     Site,
@@ -42,10 +43,10 @@ def trace_with_everything() -> list[Any]:
     names = Interner()
     _, site = names.site(("fe:00", 3, "/a", 16), None, 0x7000)
     assert isinstance(site, Site)
-    ids = {"pid": 7, "tid": 7, "mm": 1}
+    ids: dict[str, Any] = {"pid": 7, "tid": 7, "mm": 1}
     ext = Ext(f=names.file("fe:00", 9, "/b"), x=(0, 4096, MAPS), h=[(3, 0x21002)], abi="i386",
               raw="mmap2", name="pool")  # fmt: skip
-    records = [
+    records: list[Call | Life] = [
         Exec(t=1, **ids, old_mm=4, ppid=2, exe="/a", argv=["a"], env={"MALLOC_ARENA_MAX": "1"},
              at_secure=False, personality=4, abi="x86_64", start_brk=4096, start_stack=5,
              rlimits={"STACK": None, "DATA": 4}, vm=1, rss=1, maps=MAPS),
