@@ -176,16 +176,16 @@ class Account:
         if name == "mremap":
             for r in changed:
                 r.moves += 1
-        for tag, low, high in births:
-            self._birth(seq, t, call, name, tag, low, high, change)
+        for piece in births:
+            self._birth(seq, t, call, name, piece, change)
 
-    def _birth(
-        self, seq: int, t: int, call: Call, name: str, tag: int, low: int, high: int, change: Change
-    ) -> None:
-        attr = next(a for _, _, a, piece in change.added if piece == tag)
+    def _birth(self, seq: int, t: int, call: Call, name: str, piece: Piece, change: Change) -> None:
+        low, high, attr, tag = piece
         args, tid, space = call.args, call.tid, self.p.space
         r = Region(tag, low, high, seq, tid)
-        r.length = r.bytes = r.peak = sum(e - s for s, e, _, p in change.added if p == tag)
+        if len(change.added) > 1:
+            r.length = sum(e - s for s, e, _, x in change.added if x == tag)
+            r.bytes = r.peak = r.length
         r.call, r.born_t = name, t
         r.t_low = self.threshold.low
         if attr.ino:

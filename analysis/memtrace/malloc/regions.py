@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from memtrace.space.address_space import Piece
 
@@ -109,27 +109,29 @@ class Regions:
         self._move(r, r.bytes)
 
     def shift(
-        self, removed: Iterable[Piece], added: Iterable[Piece], seq: int
-    ) -> tuple[list[tuple[int, int, int]], list[Region], list[Region]]:
+        self, removed: Sequence[Piece], added: Sequence[Piece], seq: int
+    ) -> tuple[list[Piece], list[Region], list[Region]]:
         """Follow a change of the map.
 
         Returns:
-            The births as (tag, start, end), the regions that died, those that changed size or
-            place.
+            The births as one piece each (bytes in its tag's pieces may be fewer than its extent),
+            the regions that died, those that changed size or place.
         """
         alive = self.alive
+        if not removed and len(added) == 1 and added[0][3] not in alive:
+            return list(added), [], []
         deltas: dict[int, int] = {}
         extents: dict[int, tuple[int, int]] = {}
         for s, e, _, tag in removed:
             deltas[tag] = deltas.get(tag, 0) - (e - s)
-            low, high = extents.get(tag, (s, e))
-            extents[tag] = min(low, s), max(high, e)
-        births: dict[int, tuple[int, int]] = {}
-        for s, e, _, tag in added:
+            known = extents.get(tag)
+            extents[tag] = (s, e) if known is None else (min(known[0], s), max(known[1], e))
+        births: dict[int, Piece] = {}
+        for s, e, attr, tag in added:
             deltas[tag] = deltas.get(tag, 0) + (e - s)
             if tag not in alive:
-                low, high = births.get(tag, (s, e))
-                births[tag] = min(low, s), max(high, e)
+                before = births.get(tag, (s, e, attr, tag))
+                births[tag] = min(before[0], s), max(before[1], e), before[2], tag
         died, changed = [], []
         for tag, delta in deltas.items():
             r = alive.get(tag)
@@ -139,16 +141,17 @@ class Regions:
                 continue
             if delta:
                 last = r.bytes
-                r.bytes += delta
+                r.bytes = last + delta
                 self._move(r, delta)
                 if r.bytes <= 0:
                     r.start, r.end = extents[tag]
                     self._die(r, seq, last)
                     died.append(r)
                     continue
-                r.peak = max(r.peak, r.bytes)
+                if r.bytes > r.peak:
+                    r.peak = r.bytes
             changed.append(r)
-        return [(tag, s, e) for tag, (s, e) in births.items()], died, changed
+        return list(births.values()), died, changed
 
     def grown(self, r: Region, delta: int) -> None:
         """A region's size changed without a call (stack growth)."""

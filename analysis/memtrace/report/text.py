@@ -113,10 +113,10 @@ class _Text:
             note = f"in {count}, each at its peak; each reserves 64 MiB"
             rows.append(("thread arenas", format_size(peak), note))
         if p.memory.vm_peak_bytes is not None:
-            note = f"peak, at #{p.peak_seq}: all address space in use, touched or not"
+            note = f"peak at #{p.peak_seq}: address space, touched or not"
             rows.append(("total mapped", format_size(p.memory.vm_peak_bytes), note))
         if p.memory.rss_peak_bytes is not None:
-            note = "most pages really in memory, as far as it was read"
+            note = "peak of pages really in memory, as far as read"
             rows.append(("resident", format_size(p.memory.rss_peak_bytes), note))
         return self._labelled(rows)
 
@@ -177,7 +177,9 @@ class _Text:
         if hidden:
             out.append(f"  and {hidden:,} smaller ones")
         out += paragraph(
-            "* described below. One process alone: memtrace report --pid PID", self.width, "  "
+            "* described below. One process alone: memtrace report TRACE --pid PID",
+            self.width,
+            "  ",
         )
         return [*out, ""]
 
@@ -257,7 +259,11 @@ class _Text:
         rows = [("start", words.interval(t.initial, t.initial), words.start(p))]
         moves = t.history
         shown = moves if len(moves) <= 10 else [*moves[:5], *moves[-4:]]
-        rows += [(f"#{m.seq}", words.interval(m.low, m.high), words.CAUSES[m.cause]) for m in shown]
+        before = ""
+        for m in shown:
+            why = "likewise" if m.cause == before else words.CAUSES[m.cause]
+            rows.append((f"#{m.seq}", words.interval(m.low, m.high), why))
+            before = m.cause
         if len(moves) > len(shown):
             rows.append(("...", "", f"{len(moves) - len(shown):,} more moves"))
         end = "at exit" if p.died_seq is not None else "at the end"

@@ -11,7 +11,7 @@ from memtrace.trace.sizes import format_size
 
 KINDS = {
     "heap": "small requests, grown by brk",
-    "malloc-chunk": "one large request each, mapped by malloc",
+    "malloc-chunk": "one large request each, by mmap",
     "main-arena": "malloc's stand-in for a refused heap",
     "arena": "malloc's area for other threads",
     "stack": "the main thread's stack",
@@ -26,7 +26,7 @@ KINDS = {
     "loader": "the program loader's own memory",
     "vdso": "the kernel's helper pages",
     "jit": "code generated while running",
-    "runtime-heap": "a language runtime's or allocator's",
+    "runtime-heap": "a runtime's or other allocator's",
     "unknown": "no evidence says what it is",
 }
 

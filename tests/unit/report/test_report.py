@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reports of hand-written traces: the JSON satisfies its schema, the text fits, names stay names."""
+"""Reports of hand-written traces: JSON that satisfies its schema, text that fits and stays text."""
 
 from __future__ import annotations
 
