@@ -104,6 +104,10 @@ check: lint type contracts test ## lint, type, contracts and test
 bench: $(VENV)/.installed samples | system ## what tracing costs, beside strace
 	@$(BIN)/python benchmarks/bench.py
 
+.PHONY: readme
+readme: $(VENV)/.installed samples | system ## run the commands of README.md and write their output there
+	@$(BIN)/python tests/live/readme.py
+
 # ---- ship it ----
 
 .PHONY: dist

@@ -46,7 +46,7 @@ def _engine(_: click.Context, __: click.Parameter, value: str) -> str:
     "125 memtrace failed, 126 not executable, 127 not found.",
 )
 @click.option("-o", "--output", "path", default="trace.json", show_default=True, metavar="FILE",
-              help="The trace; .gz or .zst compresses. An existing one is kept as FILE.old.")  # fmt: skip
+              help="The trace; .gz and .zst compress. An old one is kept as FILE.old.")  # fmt: skip
 @click.option("--engine", default="auto", callback=_engine, metavar="auto|ptrace",
               help="How to trace; auto is ptrace, which needs no privilege.")  # fmt: skip
 @click.option("--no-seccomp", is_flag=True,

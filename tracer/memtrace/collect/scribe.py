@@ -276,13 +276,10 @@ class Scribe:
         elif len(self.drift) < 100:
             self.drift.append((self.seq, fields["mm"]))
         if "vm" in fields:
-            # A kernel whose count differs from its own map by a constant must not be asked for
-            # ever.
+            # A kernel that miscounts by a constant must not be asked for ever.
             model.offset = fields["vm"] * PAGE - model.space.total
-            self.vm_peak, self.rss_peak = (
-                max(self.vm_peak, fields["vm"]),
-                max(self.rss_peak, fields["rss"]),
-            )
+            self.vm_peak = max(self.vm_peak, fields["vm"])
+            self.rss_peak = max(self.rss_peak, fields["rss"], fields.get("hwm", 0))
 
     def _write(self, fields: dict[str, Any]) -> None:
         self.seq += 1

@@ -4,7 +4,9 @@
 Rules. Deterministic effects are derived from arguments and result; what is not deterministic
 (a shared mapping's inode, a range after a failed call) was read back by the tracer and stands in
 `ext.x`, which replaces its range whatever else was derived. A failed call has no derived effect: if
-the kernel had changed something before it failed (mprotect up to a hole), `ext.x` shows it.
+the kernel had changed something before it failed (mprotect up to a hole), `ext.x` shows it. The one
+exception is madvise's ENOMEM: it has met a hole and given its advice to all the rest
+(`madvise_walk_vmas`), and the flag it sets shows in no map.
 
 Each effect is one function (space, args, ret, change, file) -> None that fills a `Change`.
 """
@@ -24,6 +26,7 @@ MAP_GROWSDOWN, MAP_STACK, MAP_FIXED_NOREPLACE = 0x100, 0x20000, 0x100000
 PROT_READ, PROT_WRITE, PROT_EXEC, PROT_GROWSDOWN = 1, 2, 4, 0x01000000
 MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
 MADV_DONTFORK, MADV_DOFORK = 10, 11
+ENOMEM = -12
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 PR_SET_MM, PR_SET_MM_START_BRK, PR_SET_MM_BRK = 35, 6, 7
 
@@ -82,7 +85,11 @@ def apply(
     """
     change: Change | None = None
     effect = EFFECTS.get(call)
-    if effect is not None and ret is not None and (ret >= 0 or ret < -4095):
+    if (
+        effect is not None
+        and ret is not None
+        and (ret >= 0 or ret < -4095 or (call == "madvise" and ret == ENOMEM))
+    ):
         change = Change()
         try:
             effect(space, args, ret, change, file, ext.name if ext is not None else None)

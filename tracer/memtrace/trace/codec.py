@@ -64,7 +64,7 @@ def decode_header(line: bytes) -> Header:
     body = line.strip().removeprefix(b"[").rstrip().removesuffix(b",")
     try:
         header = _header.decode(body)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as e:  # ValueError: not UTF-8
         raise TraceFormatError("it does not begin with a memtrace header") from e
     if header.memtrace != "trace" or b'"memtrace"' not in body:
         raise TraceFormatError("it does not begin with a memtrace header")
@@ -82,7 +82,7 @@ def decode_footer(line: bytes) -> Footer | None:
         return None
     try:
         return _footer.decode(line.strip().removesuffix(b","))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 
