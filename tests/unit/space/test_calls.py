@@ -173,6 +173,17 @@ def test_a_child_lacks_what_dontfork_took_out_until_dofork_gives_it_back() -> No
     assert shown(space)[0] == A
 
 
+def test_dontfork_over_a_hole_fails_and_takes_all_the_rest_out() -> None:
+    space = space_of()
+    assert do(space, "madvise", [0x12000, 0x10000, 10], -12) is None
+    assert shown(space) == [A, F, S, T]
+    assert shown(space.fork()) == ["10000-12000 rw-p", "22000-24000 r--p @3000", S, T]
+    do(space, "madvise", [0x8000, 0x10000, 11], -12)
+    assert shown(space.fork()) == [A, "22000-24000 r--p @3000", S, T]
+    do(space, "madvise", [0x10000, 0x1001, 10], -22)
+    assert shown(space.fork())[0] == A
+
+
 def test_read_implies_exec_adds_x_to_what_is_readable() -> None:
     space = space_of([])
     space.personality = READ_IMPLIES_EXEC
