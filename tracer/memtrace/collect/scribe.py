@@ -34,12 +34,13 @@ _SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
 class Model:
     """What the writer keeps of one mm."""
 
-    __slots__ = ("asked", "calls", "malloc", "offset", "pid", "sites", "space")
+    __slots__ = ("asked", "calls", "libcs", "malloc", "offset", "pid", "sites", "space")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.space = AddressSpace()
         self.calls = 0
+        self.libcs: set[tuple[str, int]] = set()
         self.malloc: dict[int, int] = {}
         self.sites: dict[tuple[int, int, int], int] = {}
         self.asked = False
@@ -223,8 +224,11 @@ class Scribe:
         return definition or number
 
     def _look_for_libc(self, mm: int, model: Model, dev: str, ino: int, path: str) -> None:
+        if (dev, ino) in model.libcs:
+            return  # another segment of it
         found = self._libc.look(model.pid, dev, ino, path)
         if found is not None:
+            model.libcs.add((dev, ino))
             self._write({"rec": "libc", "mm": mm, "path": path, **found, "t": self._t})
 
     # -- life cycle ---------------------------------------------------------------------------
