@@ -132,8 +132,7 @@ class Account:
             self.heap.other_call(tid)
         ret = call.ret
         if ret is None or -4096 < ret < 0:
-            reserve = name == "mmap" and origin.is_reserve(args)
-            self._failed[tid] = (name, "reserve" if reserve else "")
+            self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
             if change is None:
                 return
         if self._stacks and tid in self._stacks:
@@ -152,6 +151,14 @@ class Account:
         while self._waiting and self._waiting[0][0] <= self._calls:
             self.regions.settle(self._waiting.popleft()[1])
 
+    def _refused(self, call: Call) -> str:
+        """What a failed mmap would have been to malloc: "reserve", "chunk" or "" for neither."""
+        if origin.is_reserve(call.args):
+            return "reserve"
+        if origin.is_chunk_shape(call.args, self.page):
+            return "chunk" if self.callers.of(call.site).who == LIBC else ""
+        return ""
+
     def _brk(self, seq: int, t: int, call: Call, change: Change | None) -> None:
         if call.ret is None or not call.args:
             return
@@ -160,7 +167,7 @@ class Account:
         failed = self._failed.pop(tid, None)
         judge = Judge(
             caller, self.glibc, self.layout.version, self.settings, self.threshold,
-            failed is not None and failed[0] == "mmap", self._chunks(),
+            failed == ("mmap", "chunk"), self._chunks(),
         )  # fmt: skip
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge)
         if step is not None and step.asked > step.end:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, Caller
-from memtrace.malloc.glibc import DEFAULT_TOP_PAD, MMAPS_MAX, Settings, Version
+from memtrace.malloc.glibc import DEFAULT_THRESHOLD, DEFAULT_TOP_PAD, Settings, Version
 from memtrace.malloc.threshold import Threshold
 from memtrace.space.address_space import AddressSpace
 from memtrace.trace.sizes import round_up
@@ -155,7 +155,7 @@ class Judge:
     """What is known at a brk call that decides its verdict.
 
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
-    mmap that failed. `chunks`: malloc's mapped chunks alive.
+    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive.
     """
 
     caller: Caller
@@ -218,32 +218,37 @@ class Judge:
         return self._rule(heap, seq, t, size)
 
     def _rule(self, heap: Heap, seq: int, t: int, size: int) -> tuple[str, str | None]:
-        s, threshold = self.settings, self.threshold
-        if threshold.low is None or not s.certain:
+        """Hold a growth by malloc against the threshold rule."""
+        if self.threshold.low is None or not self.settings.certain:
             return "unknown", None
         # T > nb >= size - page - top_pad - 16: what a growth alone proves.
-        least = size - 4096 - s.top_pad - 16
-        low_default = 128 * 1024
-        if least >= low_default:
+        least = size - 4096 - self.settings.top_pad - 16
+        verdict, reason = self._against(least, (heap.brk or 0) + size)
+        if verdict == "contradiction":
+            self.threshold.above(seq, t, least)
+        elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
             heap.over_default += 1
-        if self.mmap_failed:
-            return "explained", "mmap-failed"
-        if s.mmap_max == 0 or (s.mmap_max <= MMAPS_MAX and self.chunks >= s.mmap_max):
-            big = least >= (threshold.low or 0)
-            return ("explained", "mmap-max") if big else ("holds", None)
-        if threshold.high is not None and least >= threshold.high:
-            if s.hugetlb == 1 and (heap.brk or 0) + size & (_HUGE - 1) == 0:
-                return "explained", "hugetlb"
-            threshold.above(seq, t, least)
-            return "contradiction", None
+        return verdict, reason
+
+    def _against(self, least: int, end: int) -> tuple[str, str | None]:
+        """The verdict of a growth to `end` that proves a chunk of `least` bytes."""
+        s, threshold = self.settings, self.threshold
         if threshold.contradicted:
             return "unknown", None
+        if threshold.high is not None and least >= threshold.high:
+            if self.mmap_failed:
+                return "explained", "mmap-failed"
+            if self.chunks >= s.mmap_max:
+                return "explained", "mmap-max"
+            if s.hugetlb == 1 and not end & (_HUGE - 1):
+                return "explained", "hugetlb"
+            return "contradiction", None
         if threshold.rises:
             return "explained", "dynamic-threshold"
         if threshold.inherited:
             return "explained", "inherited"
-        if threshold.low > low_default and least >= low_default:
+        if least >= DEFAULT_THRESHOLD:
             return "explained", threshold.fixed_by
-        if s.top_pad > DEFAULT_TOP_PAD and size > 0x41000:
+        if s.top_pad > DEFAULT_TOP_PAD:
             return "explained", "top-pad"
         return "holds", None

@@ -118,9 +118,10 @@ class Threshold:
         if self.low is None or self.high is None or value < self.high:
             return True
         self.contradicted = True
-        self.low = self.floor = value + 1
+        # That T is above the value follows only while malloc may map at all: M_MMAP_MAX may be 0.
+        self.low = self.floor = 0
         self.high = None
-        self._note(Move(seq, t, self.low, None, "contradiction"))
+        self._note(Move(seq, t, 0, None, "contradiction"))
         return False
 
     def _note(self, move: Move) -> None:

@@ -33,7 +33,7 @@ KINDS = {
 CAUSES = {
     "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
     "contradiction": (
-        "a mapping or growth here excludes the value before; what moved it is unknown (mallopt "
+        "a mapping or growth here does not follow the rule as configured; why is unknown (mallopt "
         "makes no system call)"
     ),
     "aligned-or-mallopt": (
@@ -86,7 +86,7 @@ def allocator(p: ProcessRow) -> str:
 
 def interval(low: int | None, high: int | None) -> str:
     """A threshold."""
-    if low is None:
+    if low is None or (not low and high is None):
         return "unknown"
     if high is None:
         return f"{format_size(low)} or more"
@@ -97,7 +97,9 @@ def interval(low: int | None, high: int | None) -> str:
 
 def _exact(n: int) -> str:
     text = format_size(n)
-    return text if n % 1024 == 0 and "." not in text else f"{n:,} B"
+    if n % 1024 == 0:
+        return f"{n // 1024:,} KiB" if "." in text else text
+    return f"{n:,} B"
 
 
 def start(p: ProcessRow) -> str:
@@ -127,7 +129,10 @@ def standing(p: ProcessRow) -> str:
     judged += sum(s.verdict in ("holds", "explained") and s.reason != "trim" for s in p.heap.steps)
     if not judged:
         return "as configured; no mapping or growth could be held against it"
-    return f"{plural(judged, 'mapping and growth', 'mappings and growths')} fit it"
+    text = f"{plural(judged, 'mapping and growth', 'mappings and growths')} fit it"
+    if t.history:
+        text += "; it is lower if a freed chunk was an aligned one (memalign)"
+    return text
 
 
 def no_threshold(p: ProcessRow) -> str:
@@ -158,9 +163,8 @@ def oddities(p: ProcessRow) -> list[str]:
     rises = [m for m in t.history if m.cause == "freed-chunk"]
     if rises:
         text = (
-            f"the mmap threshold moved: {interval(t.initial, t.initial)} at the start, "
-            f"{interval(t.low, t.high)} now; first at #{rises[0].seq}, when a mapped "
-            "chunk was freed"
+            f"the mmap threshold rose from {interval(t.initial, t.initial)} to at most "
+            f"{interval(t.high, t.high)}; first at #{rises[0].seq}, when a mapped chunk was freed"
         )
         out.append(text)
         after = [s for s in heap.steps if s.reason == "dynamic-threshold"]
@@ -177,7 +181,7 @@ def oddities(p: ProcessRow) -> list[str]:
     for m in t.history:
         if m.cause == "contradiction":
             out.append(
-                f"the configured threshold is contradicted at #{m.seq}; the cause is unknown"
+                f"the threshold as configured is contradicted at #{m.seq}; the cause is unknown"
             )
             break
     if heap.growths >= 2 and not heap.shrinks and heap.final_bytes:

@@ -118,8 +118,20 @@ def test_the_same_growth_without_a_setting_is_a_contradiction(scene: Scene) -> N
     assert verdicts(p)[1] == (0x10C000, "contradiction", None)
     (move,) = p.threshold.history
     assert (move.seq, move.cause, move.high) == (seq, "contradiction", None)
-    # What a growth proves: the request was below T, and not below this.
-    assert move.low == 0x10C000 - 4096 - 131072 - 16 + 1
+    # T may have moved, or malloc may map no more: nothing is left of the interval.
+    assert (move.low, p.threshold.low, p.threshold.high) == (0, 0, None)
+    assert p.metrics["heap.growths_over_128k"] == 0
+
+
+def test_a_failed_mapping_explains_the_growth_after_it(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.call("mmap", [0, 1000 << 12, 3, 0x22, -1, 0], -12)
+    scene.brk(0x10C000)
+    assert verdicts(scene.process())[1] == (0x10C000, "explained", "mmap-failed")
+    scene.call("mmap", [0, 1000 << 12, 3, 0x22, -1, 0], -12, by="program")
+    scene.brk(0x10C000)
+    assert verdicts(scene.process())[2] == (0x10C000, "contradiction", None)
 
 
 def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene: Scene) -> None:

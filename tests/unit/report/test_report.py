@@ -132,7 +132,7 @@ def test_the_text_says_what_happened(busy: Scene) -> None:
     lines = out.splitlines()
     assert lines[0].startswith("prog -x   exit 0   glibc 2.36")
     flat = " ".join(out.split())
-    assert "the mmap threshold moved: 128 KiB at the start, 208 KiB now; first at #8" in flat
+    assert "the mmap threshold rose from 128 KiB to at most 208 KiB; first at #8" in flat
     assert "1 growth of the heap refused by the kernel" in flat
     assert "calls that failed: mprotect 1" in flat
     assert "unverified: no kernel snapshot to compare" in flat
@@ -152,7 +152,7 @@ def test_a_contradiction_is_said_without_a_cause(scene: Scene) -> None:
     scene.brk(0x21000)
     seq = scene.brk(0x10C000)
     flat = " ".join(checked_text(scene.report()).split())
-    assert f"the configured threshold is contradicted at #{seq}; the cause is unknown" in flat
+    assert f"the threshold as configured is contradicted at #{seq}; the cause is unknown" in flat
 
 
 def test_incomplete_is_said(scene: Scene) -> None:
