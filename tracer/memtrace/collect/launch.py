@@ -81,18 +81,29 @@ class Launch:
     `pid` is seized and waiting; `go` lets it exec; `error` tells, once it has exec'ed or ended, why
     it could not.
 
+    Args:
+        argv: the program's arguments, its name first.
+        program: the file to execute.
+        seccomp: let only the recorded calls stop it.
+        no_sigchld: it is to ignore SIGCHLD, as the caller did.
+
     Raises:
         TargetError: the kernel does not let us trace our own child.
     """
 
-    def __init__(self, argv: Sequence[str], program: str, *, seccomp: bool) -> None:
+    def __init__(
+        self, argv: Sequence[str], program: str, *, seccomp: bool, no_sigchld: bool = False
+    ) -> None:
         self.program = program
+        env = environment()
         seccomp_filter = Filter() if seccomp else None
         ready, self._go = os.pipe()
         self._error, failed = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _child(argv, program, seccomp_filter, ready, failed, (self._go, self._error))
+            if no_sigchld:
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            _child(argv, program, env, seccomp_filter, ready, failed, (self._go, self._error))
         os.close(ready)
         os.close(failed)
         options = ptrace.FOLLOW | ptrace.O_EXITKILL | (ptrace.O_SECCOMP if seccomp else 0)
@@ -128,9 +139,25 @@ class Launch:
         return not_executable(self.program, number)
 
 
+def environment() -> dict[bytes, bytes]:
+    """The environment as the user set it.
+
+    In the C locale the interpreter sets LC_CTYPE for itself and whatever it starts (PEP 538), but
+    its children shall not know that they were started by Python.
+    """
+    env = dict(os.environb)
+    start = procfs.read("/proc/self/environ").split(b"\0")
+    given = [pair.partition(b"=")[2] for pair in start if pair.startswith(b"LC_CTYPE=")]
+    if env.get(b"LC_CTYPE") in {b"C.UTF-8", b"C.utf8", b"UTF-8"}:
+        del env[b"LC_CTYPE"]
+        if given:
+            env[b"LC_CTYPE"] = given[0]
+    return env
+
+
 def _child(
-    argv: Sequence[str], program: str, seccomp_filter: Filter | None, ready: int, failed: int,
-    not_ours: tuple[int, int],
+    argv: Sequence[str], program: str, env: dict[bytes, bytes], seccomp_filter: Filter | None,
+    ready: int, failed: int, not_ours: tuple[int, int],
 ) -> None:  # fmt: skip
     try:
         for fd in not_ours:
@@ -143,7 +170,7 @@ def _child(
         if seccomp_filter is not None and (number := seccomp_filter.install()):
             os.write(failed, _ERROR.pack(b"S", number))
             os._exit(126)
-        os.execv(program, list(argv))  # noqa: S606
+        os.execve(program, list(argv), env)  # noqa: S606
     except OSError as e:
         os.write(failed, _ERROR.pack(b"X", e.errno or 0))
     finally:

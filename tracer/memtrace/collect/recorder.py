@@ -14,7 +14,7 @@ from memtrace.collect import machine
 from memtrace.collect.engine import Engine
 from memtrace.collect.launch import Launch, resolve
 from memtrace.collect.options import Options
-from memtrace.collect.signals import forward_signals, stop_ticking
+from memtrace.collect.signals import children_are_waited_for, forward_signals, stop_ticking
 from memtrace.collect.writing import Result, Writer
 from memtrace.trace.codec import encode_header
 from memtrace.trace.errors import TargetError
@@ -49,9 +49,10 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
         os.close(output.fd)
         output.discard()
         raise cannot_write(path, e) from e
+    no_sigchld = children_are_waited_for()
     writer = Writer(output)
     try:
-        launch = Launch(argv, program, seccomp=options.seccomp)
+        launch = Launch(argv, program, seccomp=options.seccomp, no_sigchld=no_sigchld)
     except TargetError:
         writer.finish("not started")
         output.discard()

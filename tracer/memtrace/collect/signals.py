@@ -15,6 +15,13 @@ from memtrace.collect.engine import Engine
 TICK_SECONDS = 0.1
 
 
+def children_are_waited_for() -> bool:
+    """Where SIGCHLD is ignored the kernel reaps children by itself and no exit status is ever seen
+    (`do_notify_parent`). Returns whether it was, for the program inherits it.
+    """
+    return signal.signal(signal.SIGCHLD, signal.SIG_DFL) is signal.SIG_IGN
+
+
 def forward_signals(engine: Engine) -> None:
     r"""The tracer's manners: ^C and ^\ reach the child through the terminal, so they are ignored
     here (the third ^C kills it); SIGTERM and SIGHUP are passed on; a timer makes the engine flush.
