@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.live.tracing import ROOT, Traced, trace
 
 BUILT = ROOT / "build" / "samples"

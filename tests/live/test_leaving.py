@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.live.tracing import PATIENCE, Traced, environment
 
 CODES = (0, 1, 2, 3, 7, 42, 99, 124, 125, 126, 127, 128, 129, 137, 143, 254, 255)

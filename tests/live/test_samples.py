@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.live.tracing import Traced, cli
 
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Clone, Exec, Exit, Fork
-from tests.live.tracing import Traced, cli
 
 PAGE = 4096
 I32 = 0xFFFFFFFF
@@ -115,7 +115,8 @@ def test_with_and_without_the_filter_the_calls_are_the_same(
 
 def shape(e: dict[str, Any]) -> tuple[Any, ...]:
     ret = e["ret"]
-    return e["call"], ret if -PAGE < ret <= 0 else "address", [a if a < 1 << 32 else "address" for a in e["args"]]  # fmt: skip
+    args = [a if a < 1 << 32 else "address" for a in e["args"]]
+    return e["call"], args, ret if -PAGE < ret <= 0 else "address"
 
 
 @pytest.mark.parametrize("name", ["heap-grow", "heap-shrink", "heap-pinned"])
@@ -177,11 +178,13 @@ def test_the_programs_own_mapping_has_no_header(sample: Callable[..., Traced]) -
     done = sample("direct-mmap")
     of = {m["by"]: m for m in done.told("mapping")}
     assert of["program"]["length"] == of["malloc"]["length"] == 135168
-    own, mallocs = ({e["seq"] for e in done.calls("mmap", ret=of[by]["start"])} for by in ("program", "malloc"))  # fmt: skip
+    own = {e["seq"] for e in done.calls("mmap", ret=of["program"]["start"])}
+    mallocs = {e["seq"] for e in done.calls("mmap", ret=of["malloc"]["start"])}
     found = set(headers(done))
     assert mallocs <= found
     assert not own & found
-    regions = {r["start"]: r for r in report(done)["processes"][0]["regions"] if r["died_seq"] is None}  # fmt: skip
+    (process,) = report(done)["processes"]
+    regions = {r["start"]: r for r in process["regions"] if r["died_seq"] is None}
     assert regions[of["malloc"]["start"]]["kind"] == "malloc-chunk"
     assert regions[of["malloc"]["start"]]["evidence"] == "header"
     assert regions[of["program"]["start"]]["kind"] == "anon"

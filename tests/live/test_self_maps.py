@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.live.tracing import Traced, cli, normal
 
 from memtrace.space.canonical import canonical
-from tests.live.tracing import Traced, cli, normal
 
 EINVAL = -22
 SLOW_SEEDS = range(100, 160)
