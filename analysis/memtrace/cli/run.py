@@ -98,7 +98,7 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
     """The few lines that `run` prints on stderr: how much, can I trust it, what next."""
     status, counts = r.status, r.result.counts
     how = (
-        f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        f"killed by {_signal_name(os.WTERMSIG(status))}"
         if os.WIFSIGNALED(status)
         else f"exit {os.WEXITSTATUS(status)}"
     )
@@ -119,6 +119,13 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
         size = format_size(r.result.bytes_written)
         lines.append(f"  wrote {r.path} ({size})    next: memtrace report {r.path}")
     return "\n".join(lines) + "\n"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # between SIGRTMIN and SIGRTMAX
+        return f"signal {number}"
 
 
 def _incomplete(r: Recording) -> None:
