@@ -34,8 +34,9 @@ INDEX = {name: i for i, name in enumerate(NAMES)}
 PR_SET_MM, PR_SET_THP_DISABLE, PR_SET_VMA = 35, 41, 0x53564D41
 ARCH_MAP_VDSO = (0x2001, 0x2002, 0x2003)
 
-#: Calls recorded only for some first arguments.
+#: Calls recorded only for some first arguments (ipc: shmat and shmdt).
 FIRST_ARGUMENTS = {
+    "ipc": (21, 22),
     "prctl": (PR_SET_MM, PR_SET_THP_DISABLE, PR_SET_VMA),
     "arch_prctl": ARCH_MAP_VDSO,
 }

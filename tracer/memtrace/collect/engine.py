@@ -337,6 +337,10 @@ class Engine:
         if len(out) > 32768:
             self.channel.flush()
 
+    def _unfinished(self, tracee: Tracee, now: int, statm: bytes) -> None:
+        extra = self._read_back.unfinished(tracee)
+        self._write_call(tracee, 0, now, statm, extra, wire.UNFINISHED)
+
     # -- all other stops ----------------------------------------------------------------------
 
     def _other_stop(self, tid: int, status: int) -> None:
@@ -407,7 +411,7 @@ class Engine:
             now = time.monotonic_ns()
             tracee.t0 = tracee.t0 if not waited else now
             if result is None or result == -ENOSYS:
-                self._write_call(tracee, 0, now, statm, b"", wire.UNFINISHED)
+                self._unfinished(tracee, now, statm)
             else:
                 self._write_call(tracee, result, now, statm, self._read_back.after(tracee, result))
         self._give_turn(turns.leave(tracee))
@@ -423,7 +427,7 @@ class Engine:
             tracee.pending = False
             if tracee not in tracee.mm.waiting and not tracee.role:
                 now = time.monotonic_ns()
-                self._write_call(tracee, 0, now, b"", b"", wire.UNFINISHED)
+                self._unfinished(tracee, now, b"")
                 if len(tracee.mm.tids) > 1:
                     self.channel.send(wire.life({
                         "rec": "lost", "t": self.channel.now(), "mm": tracee.mm.id, "count": 1,

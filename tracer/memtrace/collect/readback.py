@@ -49,15 +49,16 @@ class ReadBack:
         if name in _PLAIN_I386:
             name, a, fields = _normalise(tracee, name, a)
         if -4096 < ret < 0:
-            return _after_failure(tracee, name, a) or fields
+            return _joined(_after_failure(tracee, name, a), fields)
         address = ret & 0xFFFFFFFF if abi.word == 4 else ret
         if name == "mmap":
             if a[3] & BACKING_MASK == PLAIN_ANON:
                 return fields
-            back = self._after_mapping(tracee, address, a[1], a[3])
-            return back[:-1] + b"," + fields[1:] if fields else back
+            return _joined(self._after_mapping(tracee, address, a[1], a[3]), fields)
+        if name == "shmat" and fields:  # ipc(2) writes the address to its fourth argument
+            address = int.from_bytes(tracee.mm.bytes_at(e[ENTRY_ARG0 + 3], 4), "little")
         if name == "shmat" or name == "map_shadow_stack":
-            return _whole_line(tracee, address)
+            return _joined(_whole_line(tracee, address), fields)
         if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
             return _whole_line(tracee, address)
         if name == "io_setup":
@@ -67,6 +68,13 @@ class ReadBack:
             text = tracee.mm.bytes_at(a[4], 80).split(b"\0")[0] if a[4] else b""
             return wire.extra({"name": text.decode("utf-8", "backslashreplace")})
         return fields
+
+    def unfinished(self, tracee: Tracee) -> bytes:
+        """The same for a call that never returned: only what its arguments mean."""
+        if tracee.name not in _PLAIN_I386:
+            return b""
+        e = tracee.entry
+        return _normalise(tracee, tracee.name, [e[ENTRY_ARG0 + i] for i in range(6)])[2]
 
     def _after_mapping(self, tracee: Tracee, address: int, length: int, flags: int) -> bytes:
         """After an mmap whose backing the arguments do not tell: its line, and its true end."""
@@ -83,6 +91,11 @@ class ReadBack:
             if lines and (flags & MAP_HUGETLB or "hugepage" in lines[-1]):
                 high = max(high, int(lines[-1].split("-", 2)[1].split()[0], 16))
         return wire.extra({"b": [address, high, lines]})
+
+
+def _joined(a: bytes, b: bytes) -> bytes:
+    """Two extras as one."""
+    return a[:-1] + b"," + b[1:] if a and b else a or b
 
 
 def _after_failure(tracee: Tracee, name: str, a: list[int]) -> bytes:
