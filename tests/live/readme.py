@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 
 _BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(
-    r"0x[0-9a-f]+|\b[0-9a-f]{8,16}\b|-?\d[\d.,]*(?: ?(?:[KMGT]iB|B|ns|us|ms|s)\b)?", re.ASCII
+    r"0x[0-9a-f]+|-?\b[0-9a-f]{8,16}\b|-?\d[\d.,]*(?: ?(?:[KMGT]iB|B|ns|us|ms|s)\b)?", re.ASCII
 )
 
 

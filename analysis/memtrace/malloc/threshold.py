@@ -23,7 +23,8 @@ KEEP = 1000
 class Move:
     """A change of the interval, at record `seq`.
 
-    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `contradiction` (evidence
+    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `possible-rise` (it may have;
+    an earlier one did not, or did less than it should), `contradiction` (evidence
     excludes the interval before; what moved the threshold is unknown), `aligned-or-mallopt` (a
     mapping below it: a freed chunk was an aligned one, or mallopt was called).
     """
@@ -43,6 +44,7 @@ class Threshold:
         initial: T at the birth of the address space (configured, default, or inherited).
         floor: what T is at least even if every freed chunk was an aligned one.
         inherited: T was copied from the parent, already moved.
+        doubted: a free did not raise it to its chunk's length, so the next may not either.
         rises: how often a free raised it.
     """
 
@@ -53,8 +55,8 @@ class Threshold:
     fixed_by: str | None = None
     inherited: bool = False
     contradicted: bool = False
+    doubted: bool = False
     rises: int = 0
-    first_rise: int | None = None
     history: list[Move] = field(default_factory=list)
 
     def configure(self, s: Settings) -> None:
@@ -71,8 +73,9 @@ class Threshold:
         moved = self.inherited or bool(self.rises) or self.contradicted
         initial = self.low if self.low == self.high else None
         return Threshold(
-            initial, self.low, self.high, self.floor, self.fixed_by, moved, self.contradicted
-        )
+            initial, self.low, self.high, self.floor, self.fixed_by, moved,
+            self.contradicted, self.doubted,
+        )  # fmt: skip
 
     @property
     def moved(self) -> bool:
@@ -88,15 +91,17 @@ class Threshold:
             return
         low = layout.raised(self.low, length)[0]
         high = None if self.high is None else layout.raised(self.high, length)[1]
-        if self.contradicted or not sure:  # the threshold may as well be frozen, or another one
+        if (
+            self.contradicted or self.doubted or not sure
+        ):  # the threshold may as well be frozen, or another one
             low = self.low
         if (low, high) == (self.low, self.high):
             return
+        certain = low != self.low
         self.low, self.high = low, high
-        self.rises += 1
-        if self.first_rise is None:
-            self.first_rise = seq
-        self._note(Move(seq, t, low, high, "freed-chunk"))
+        if certain:
+            self.rises += 1
+        self._note(Move(seq, t, low, high, "freed-chunk" if certain else "possible-rise"))
 
     def at_most(self, seq: int, t: int, value: int) -> str:
         """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction"."""
@@ -105,6 +110,7 @@ class Threshold:
         cause = "contradiction"
         if self.floor is not None and value >= self.floor and not self.contradicted:
             cause = "aligned-or-mallopt"
+            self.doubted = True
             self.low, self.high = self.floor, value
         else:
             self.contradicted = True

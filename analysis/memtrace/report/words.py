@@ -32,6 +32,7 @@ KINDS = {
 
 CAUSES = {
     "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
+    "possible-rise": "freeing a mapped chunk may have raised it",
     "contradiction": (
         "a mapping or growth here does not follow the rule as configured; why is unknown (mallopt "
         "makes no system call)"
@@ -162,10 +163,20 @@ def oddities(p: ProcessRow) -> list[str]:
     t, heap = p.threshold, p.heap
     rises = [m for m in t.history if m.cause == "freed-chunk"]
     if rises:
+        doubt = next((m.seq for m in t.history if m.cause == "aligned-or-mallopt"), None)
         text = (
-            f"the mmap threshold rose from {interval(t.initial, t.initial)} to at most "
-            f"{interval(t.high, t.high)}; first at #{rises[0].seq}, when a mapped chunk was freed"
+            f"glibc's rule moved the mmap threshold from {interval(t.initial, t.initial)} to at "
+            f"most {interval(t.high, t.high)}; first at #{rises[0].seq}, when a mapped chunk was "
+            f"freed"
         )
+        if doubt is not None:
+            text = (
+                f"the mmap threshold is {interval(t.low, t.high)}: a chunk freed at "
+                f"#{rises[0].seq} should have raised it, but one mapped at #{doubt} is below "
+                f"that (memalign or mallopt)"
+            )
+        elif not p.over_default:
+            text += " (unless the program called mallopt, which makes no system call)"
         out.append(text)
         after = [s for s in heap.steps if s.reason == "dynamic-threshold"]
         if after:

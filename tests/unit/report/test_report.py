@@ -132,7 +132,9 @@ def test_the_text_says_what_happened(busy: Scene) -> None:
     lines = out.splitlines()
     assert lines[0].startswith("prog -x   exit 0   glibc 2.36")
     flat = " ".join(out.split())
-    assert "the mmap threshold rose from 128 KiB to at most 208 KiB; first at #8" in flat
+    assert (
+        "glibc's rule moved the mmap threshold from 128 KiB to at most 208 KiB; first at #8" in flat
+    )
     assert "1 growth of the heap refused by the kernel" in flat
     assert "calls that failed: mprotect 1" in flat
     assert "unverified: no kernel snapshot to compare" in flat
