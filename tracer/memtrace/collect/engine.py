@@ -128,10 +128,11 @@ class Engine:
                 tracee.pending = True
                 tracee.role = 0
                 tracee.name = ""
-                if mm.holder is None and not mm.overlapping:
+                if mm.holder is None:
                     mm.holder = tracee
                     tracee.t0 = now()
-                    request(SYSCALL, tid, 0, 0)
+                    if request(SYSCALL, tid, 0, 0) < 0:
+                        tracee.killed = True
                 else:
                     mm.waiting.append(tracee)
             elif status == STOP_SYSCALL and tracee is not None:
@@ -160,22 +161,26 @@ class Engine:
                     or t1 >= mm.next_snap
                     or wishes[mm.slot]
                     or statm[:1] == b"0"
-                    or mm.overlapping
+                    or mm.disordered
                 ):
                     leave_call(tracee, ret, t1, statm)
                     continue
                 request(go, tid, 0, 0)
                 tracee.pending = False
-                mm.holder = None
+                mm.holder = going = None
                 if mm.waiting:
-                    mm.holder = mm.waiting.popleft()
-                    turns.proceed(mm.holder)
+                    going = mm.holder = mm.waiting.popleft()
+                    if not going.role:
+                        turns.proceed(going)
+                        going = None
                 stack = tracee.stack
                 out += head(1, 0, len(statm), len(stack), 0, tid, mm.id, tracee.t0, t1, ret)
                 out += e
                 out += stack
                 out += statm
                 mm.calls += 1
+                if going is not None:
+                    self._proceed(going)
                 if (
                     nr == _NR_MMAP
                     and evidence
@@ -289,18 +294,18 @@ class Engine:
             request(self.go, tracee.tid, 0, 0)
             self._give_turn(turns.leave(tracee))
             return
-        if statm[:1] in (b"0", b""):
+        alone = not mm.disordered or turns.alone(tracee)
+        if not alone:
+            statm = b""
+        elif statm[:1] in (b"0", b""):
             statm = observer.statm(mm, tracee)
         self._write_call(tracee, ret, t1, statm, self._read_back.after(tracee, ret))
         if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
-        alone = not mm.overlapping
         if alone:
-            why = observer.due(mm, t1)
-            if why:
-                observer.snapshot(mm, tracee, why)
-        elif not mm.waiting and mm.holder in (None, tracee) and len(mm.overlapping | {tracee}) == 1:
-            observer.snapshot(mm, tracee, "overlap")
+            why = "overlap" if mm.disordered else observer.due(mm, t1)
+            if why and observer.snapshot(mm, tracee, why):
+                mm.disordered = False
         going = turns.leave(tracee)
         request(self.go, tracee.tid, 0, 0)
         self._give_turn(going)
@@ -403,11 +408,12 @@ class Engine:
         tracee.pending = False
         waited = tracee in tracee.mm.waiting
         regs = ptrace.registers(tracee.tid)
-        result = None if regs is None or waited else int(regs.rax)
+        result = None if regs is None or waited or tracee.killed else int(regs.rax)
         if result is not None and result >= 1 << 63:
             result -= 1 << 64
         if not tracee.role:
-            statm = self.observer.statm(tracee.mm, tracee)
+            alone = not waited and turns.alone(tracee)
+            statm = self.observer.statm(tracee.mm, tracee) if alone else b""
             now = time.monotonic_ns()
             tracee.t0 = tracee.t0 if not waited else now
             if result is None or result == -ENOSYS:
@@ -423,12 +429,14 @@ class Engine:
         if tid == self.root:
             self.root_status = status
         if tracee is not None and tracee.pending:
-            # No exit event was delivered: whether the call happened is unknown.
+            # No exit event was delivered: whether a call in flight happened is unknown.
             tracee.pending = False
-            if tracee not in tracee.mm.waiting and not tracee.role:
+            waited = tracee in tracee.mm.waiting
+            if not tracee.role:
                 now = time.monotonic_ns()
+                tracee.t0 = tracee.t0 if not waited else now
                 self._unfinished(tracee, now, b"")
-                if len(tracee.mm.tids) > 1:
+                if len(tracee.mm.tids) > 1 and not waited and not tracee.killed:
                     self.channel.send(wire.life({
                         "rec": "lost", "t": self.channel.now(), "mm": tracee.mm.id, "count": 1,
                         "why": "a thread was killed inside a call",

@@ -166,6 +166,11 @@ class Family:
         for t in [t for t in self.tracees.values() if t.pid == pid]:
             del self.tracees[t.tid]
             going = self._leave_mm(t) or going
+        if going is not None and going.tid not in self.tracees:
+            going = None  # a sibling that was next in the queue, and has died with the others
+        if old is not None and old.live:
+            # The process was only one of its users; statm follows the process to its new mm.
+            old.reopen_statm(min(old.live))
         mm = self._new_mm(pid)
         tracee = self.tracees[pid] = Tracee(pid, pid, mm)
         tracee.announced = True

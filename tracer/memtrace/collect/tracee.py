@@ -19,13 +19,13 @@ class Mm:
     """One address space being traced; number 0 is memtrace's own child before its exec.
 
     Calls of one mm are serialised: `holder` is the tracee inside a call, `waiting` those stopped at
-    their entry. `overlapping` holds tracees whose call was let in beside the holder's after the
-    time limit. `exec_snap` is the number of calls at the last snapshot before an exec. `tids` are
+    their entry. `overlapping` holds those whose call outlasted the time limit: the holder's runs
+    beside them. `disordered` is set from then to the next snapshot. `exec_snap` is the number of calls at the last snapshot before an exec. `tids` are
     its tasks, `live` those that have not reached their exit stop.
     """
 
     __slots__ = (
-        "calls", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd",
+        "calls", "disordered", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd",
         "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd", "tids",
         "waiting",
     )  # fmt: skip
@@ -37,6 +37,7 @@ class Mm:
         self.holder: Tracee | None = None
         self.waiting: deque[Tracee] = deque()
         self.overlapping: set[Tracee] = set()
+        self.disordered = False
         self.tids: set[int] = set()
         self.live: set[int] = set()
         self.calls = 0
@@ -91,12 +92,13 @@ class Mm:
 class Tracee:
     """One task.
 
-    `pending` is set between a recorded call's entry and its exit. `fresh` is a malloc-shaped
+    `pending` is set between a recorded call's entry and its exit. `killed`: SIGKILL came while it
+    stood at the entry, and the kernel skips the call (`__seccomp_filter`). `fresh` is a malloc-shaped
     mapping whose first words have not been read yet: (address, length, call number).
     """
 
     __slots__ = (
-        "abi", "announced", "clone", "entry", "fresh", "mm", "name", "pending", "pid", "role",
+        "abi", "announced", "clone", "entry", "fresh", "killed", "mm", "name", "pending", "pid", "role",
         "snap_at_first_stop", "stack", "t0", "tid",
     )  # fmt: skip
 
@@ -106,6 +108,7 @@ class Tracee:
         self.mm = mm
         self.entry: Any = SyscallEntry()
         self.pending = False
+        self.killed = False
         self.role = 0
         self.name = ""
         self.abi: Abi = NATIVE

@@ -5,7 +5,8 @@ Stops tell entry and exit of a call, not the order inside the kernel: a munmap b
 done, its range given to another thread's mmap, and the mmap's exit be seen first. So a thread is
 held at its entry while another call of the same mm is in flight. Exit order is then the order of
 application, and at an exit stop the map stands still. A thread may wait inside a call for one that
-is held (userfaultfd, FUSE): after `LIMIT_NS` the next is let through, and the overlap is recorded.
+is held (userfaultfd, FUSE): after `LIMIT_NS` it is set aside and the others go on taking turns; the
+overlap is recorded, and a snapshot is due as soon as no call is in flight.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ LIMIT_NS = 500_000_000
 def proceed(tracee: Tracee) -> None:
     """Let a tracee into the call it is stopped before; it stops again at the exit."""
     tracee.t0 = time.monotonic_ns()
-    request(SYSCALL, tracee.tid, 0, 0)
+    if request(SYSCALL, tracee.tid, 0, 0) < 0:
+        tracee.killed = True
 
 
 def enter(tracee: Tracee) -> bool:
     """Ask for the turn; False when the tracee has been queued and stays stopped."""
     mm = tracee.mm
-    if mm.holder is None and not mm.overlapping:
+    if mm.holder is None:
         mm.holder = tracee
         return True
     mm.waiting.append(tracee)
@@ -45,16 +47,23 @@ def leave(tracee: Tracee) -> Tracee | None:
         if tracee in mm.waiting:
             mm.waiting.remove(tracee)
         return None
-    if mm.holder is not None or mm.overlapping or not mm.waiting:
+    if mm.holder is not None or not mm.waiting:
         return None
     mm.holder = mm.waiting.popleft()
     return mm.holder
 
 
+def alone(tracee: Tracee) -> bool:
+    """Whether no other call of the mm is in flight: what is read now is the tracee's doing."""
+    mm = tracee.mm
+    return mm.holder in (None, tracee) and mm.overlapping <= {tracee}
+
+
 def overdue(mm: Mm, now: int) -> Tracee | None:
-    """After the limit, the next in the queue becomes the holder beside those in flight."""
+    """After the limit the holder is set aside, and the next in the queue becomes the holder."""
     if mm.holder is None or not mm.waiting or now - mm.holder.t0 < LIMIT_NS:
         return None
     mm.overlapping.add(mm.holder)
+    mm.disordered = True
     mm.holder = mm.waiting.popleft()
     return mm.holder
