@@ -20,14 +20,15 @@ class Mm:
 
     Calls of one mm are serialised: `holder` is the tracee inside a call, `waiting` those stopped at
     their entry. `overlapping` holds those whose call outlasted the time limit: the holder's runs
-    beside them. `disordered` is set from then to the next snapshot. `exec_snap` is the number of calls at the last snapshot before an exec. `tids` are
-    its tasks, `live` those that have not reached their exit stop.
+    beside them. `disordered` is set from then to the next snapshot. `exec_snap` is the number of
+    calls at the last snapshot before an exec. `tids` are its tasks, `live` those that have not
+    reached their exit stop.
     """
 
     __slots__ = (
-        "calls", "disordered", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live", "maps_fd",
-        "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd", "tids",
-        "waiting",
+        "calls", "disordered", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live",
+        "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd",
+        "tids", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -93,13 +94,13 @@ class Tracee:
     """One task.
 
     `pending` is set between a recorded call's entry and its exit. `killed`: SIGKILL came while it
-    stood at the entry, and the kernel skips the call (`__seccomp_filter`). `fresh` is a malloc-shaped
-    mapping whose first words have not been read yet: (address, length, call number).
+    stood at the entry, and the kernel skips the call (`__seccomp_filter`). `fresh` is a
+    malloc-shaped mapping whose first words have not been read yet: (address, length, call number).
     """
 
     __slots__ = (
-        "abi", "announced", "clone", "entry", "fresh", "killed", "mm", "name", "pending", "pid", "role",
-        "snap_at_first_stop", "stack", "t0", "tid",
+        "abi", "announced", "clone", "entry", "fresh", "killed", "mm", "name", "pending", "pid",
+        "role", "snap_at_first_stop", "stack", "t0", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, pid: int, mm: Mm) -> None:
