@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import struct
 from collections.abc import Sequence
@@ -50,28 +51,27 @@ def resolve(program: str, path: str | None = None) -> str:
     where = "" if "/" in program else " in PATH"
     raise NotFoundError(
         f"cannot run {program}: no such file{where}",
-        hint=f"command -v {os.path.basename(program)}; ls -l {program}"
-        if where
-        else f"ls -l {program}",
+        hint=f"{'command -v' if where else 'ls -l'} {shlex.quote(program)}",
     )
 
 
 def not_executable(program: str, number: int) -> TargetError:
     """The error for an exec that failed with `number`."""
+    name = shlex.quote(program)
     if os.path.isdir(program):
-        return NotExecutableError(f"cannot run {program}: it is a directory", hint=f"ls {program}")
+        return NotExecutableError(f"cannot run {program}: it is a directory", hint=f"ls {name}")
     if number == errno.ENOENT:
         # execve(2): also when the script's or the ELF file's interpreter is missing.
         return NotFoundError(
             f"cannot run {program}: its interpreter does not exist",
-            hint=f"head -c 80 {program}; file {program}",
+            hint=f"head -c 80 {name}",
         )
     if number == errno.ENOEXEC:
         return NotExecutableError(
             f"cannot run {program}: not a program of this machine (no #! line, not ELF)",
-            hint=f"file {program}, or run its interpreter: memtrace run -- sh {program}",
+            hint=f"memtrace run -- sh {name}",
         )
-    hint = f"chmod +x {program}" if number == errno.EACCES else f"ls -l {program}"
+    hint = f"chmod +x {name}" if number == errno.EACCES else f"ls -l {name}"
     return NotExecutableError(f"cannot run {program}: {os.strerror(number).lower()}", hint=hint)
 
 

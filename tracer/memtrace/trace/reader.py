@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import stat
+import shlex
 import zlib
 from collections.abc import Generator, Iterator
 from typing import IO, Any, Self
@@ -122,14 +122,10 @@ def _open(path: str) -> IO[bytes]:
     try:
         f = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - closed by the generator
     except FileNotFoundError as e:
-        raise TraceFormatError(f"cannot read {path}: no such file", hint=_RERECORD) from e
+        raise TraceFormatError("no such file", hint=_RERECORD) from e
     except OSError as e:
-        raise TraceFormatError(
-            f"cannot read {path}: {(e.strerror or str(e)).lower()}", hint=f"ls -l {path}"
-        ) from e
-    if stat.S_ISDIR(os.fstat(f.fileno()).st_mode):  # pragma: no cover - open() refuses directories
-        f.close()
-        raise TraceFormatError(f"cannot read {path}: it is a directory", hint=f"ls {path}")
+        what = (e.strerror or str(e)).lower()
+        raise TraceFormatError(what, hint=f"ls -ld {shlex.quote(path)}") from e
     return f
 
 
