@@ -122,7 +122,8 @@ class Engine:
                     try:
                         tracee.stack = pread(mm.mem_fd, stack_bytes(nr, 8), e[ENTRY_SP])
                     except OSError:
-                        tracee.stack = b""
+                        self.observer.reach(mm, tid)
+                        tracee.stack = mm.bytes_at(e[ENTRY_SP], stack_bytes(nr, 8))
                     if mm.fresh:
                         peek_before(tracee)
                 tracee.pending = True
@@ -239,7 +240,9 @@ class Engine:
         tracee.role, tracee.name, tracee.pending = role, name, True
         tracee.stack = b""
         if self.options.evidence:
-            tracee.stack = mm.bytes_at(e[ENTRY_SP], 8)
+            self.observer.reach(mm, tracee.tid)
+            size = _STACK_BYTES.get(nr, 8) if abi is NATIVE else 8
+            tracee.stack = mm.bytes_at(e[ENTRY_SP], size)
             if mm.fresh:
                 self.observer.peek_before(tracee)
         if turns.enter(tracee):
@@ -288,6 +291,7 @@ class Engine:
     def _leave(self, tracee: Tracee, ret: int, t1: int, statm: bytes) -> None:
         """The exit of a call that needs more than to be written down."""
         mm, observer = tracee.mm, self.observer
+        observer.reach(mm, tracee.tid)
         tracee.pending = False
         if ret in ERESTART or (tracee.role in (Role.EXEC, Role.FORK, Role.CLONE3) and ret >= 0):
             # Restarted as if it had never been made, or told by its event.
@@ -412,6 +416,7 @@ class Engine:
         if result is not None and result >= 1 << 63:
             result -= 1 << 64
         if not tracee.role:
+            self.observer.reach(tracee.mm, tracee.tid)
             alone = not waited and turns.alone(tracee)
             statm = self.observer.statm(tracee.mm, tracee) if alone else b""
             now = time.monotonic_ns()

@@ -84,9 +84,9 @@ class Family:
         # Its parent is gone and nothing shares its memory: an address space of its own, unseeded.
         mm = self._new_mm(pid)
         child = self.tracees[tid] = Tracee(tid, pid, mm)
-        mm.open(tid)
         self.process_mm[pid] = mm
         self._emit({"rec": "lost", "mm": mm.id, "why": "a task without a known parent"})
+        self.observer.open(mm, tid)
         child.snap_at_first_stop = child.announced = True
         return child
 
@@ -110,12 +110,12 @@ class Family:
             child_mm = self._new_mm(pid)
             child = self.tracees[tid] = Tracee(tid, pid, child_mm)
             self.process_mm[pid] = child_mm
-            child_mm.open(tid)
             child.snap_at_first_stop = True
             self._emit({
                 "rec": "fork", "pid": parent.pid, "tid": parent.tid, "mm": mm.id,
                 "child": tid, "child_mm": child_mm.id,
             })  # fmt: skip
+            self.observer.open(child_mm, tid)
         child.announced = True
         return child
 
@@ -147,6 +147,7 @@ class Family:
 
     def clone3_facts(self, parent: Tracee, address: int) -> tuple[int | None, int | None]:
         """Flags and stack top from struct clone_args in the caller's memory."""
+        self.observer.reach(parent.mm, parent.tid)
         raw = parent.mm.bytes_at(address, 56)
         if len(raw) < 56:
             return None, None
@@ -168,15 +169,14 @@ class Family:
             going = self._leave_mm(t) or going
         if going is not None and going.tid not in self.tracees:
             going = None  # a sibling that was next in the queue, and has died with the others
-        if old is not None and old.live:
+        if old is not None and old.live and old.statm_fd >= 0:
             # The process was only one of its users; statm follows the process to its new mm.
             old.reopen_statm(min(old.live))
         mm = self._new_mm(pid)
         tracee = self.tracees[pid] = Tracee(pid, pid, mm)
         tracee.announced = True
         self.process_mm[pid] = mm
-        mm.open(pid)
-        raw = procfs.read_fd(mm.maps_fd)
+        raw = procfs.read(f"/proc/{pid}/maps")
         fields = procfs.exec_facts(pid)
         counts = procfs.statm(procfs.read(f"/proc/{pid}/statm"))
         if counts is not None:
@@ -185,6 +185,7 @@ class Family:
         if old is not None:
             fields["old_mm"] = old.id
         self._emit(fields, raw)
+        self.observer.open(mm, pid)
         if old is not None:
             self._bury(old)
         return tracee, going
@@ -226,5 +227,5 @@ class Family:
             del self.mms[mm.id]
             for pid in [p for p, m in self.process_mm.items() if m is mm]:
                 del self.process_mm[pid]
-            mm.close()
+            self.observer.close(mm)
             self._emit({"rec": "gone", "mm": mm.id})

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from memtrace.collect.tracee import Mm, Tracee
 from memtrace.trace.sizes import PAGE
 
 _PRESENT = 3 << 62  # pagemap: present or swapped
+_FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
 
 
 class Observer:
@@ -25,6 +27,39 @@ class Observer:
     def __init__(self, channel: Channel, options: Options) -> None:
         self.channel = channel
         self.options = options
+        self._open: dict[int, Mm] = {}
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_open = max(2, (soft - _OTHER_FILES) // _FILES_OF_MM)
+
+    # -- descriptors --------------------------------------------------------------------------
+
+    def open(self, mm: Mm, tid: int) -> None:
+        """Open the mm's files through a task that uses it now.
+
+        Where descriptors are few, the mm opened longest ago gives its own up until its next stop.
+        """
+        self._open.pop(mm.id, None)
+        while len(self._open) >= self._most_open:
+            self._open.pop(next(iter(self._open))).close()
+        self._open[mm.id] = mm
+        refused = mm.open(tid)
+        if refused and not mm.blind:
+            # Not dumpable, and no CAP_SYS_PTRACE (`ptrace_may_access`).
+            mm.blind = True
+            self.channel.send(wire.life({
+                "rec": "lost", "t": self.channel.now(), "mm": mm.id,
+                "why": f"the map of process {mm.pid} cannot be read: {refused}",
+            }))  # fmt: skip
+
+    def reach(self, mm: Mm, tid: int) -> None:
+        """Open the mm's files again if they had to be given up."""
+        if mm.maps_fd < 0 and mm.id and not mm.blind:
+            self.open(mm, tid)
+
+    def close(self, mm: Mm) -> None:
+        """The mm is no more."""
+        self._open.pop(mm.id, None)
+        mm.close()
 
     # -- snapshots ----------------------------------------------------------------------------
 
@@ -49,6 +84,7 @@ class Observer:
         flight.
         """
         begun = time.monotonic_ns()
+        self.reach(mm, tracee.tid)
         self.peek_all(mm)
         raw = procfs.read_fd(mm.maps_fd)
         if why == "exit" and event_message(tracee.tid) is None:
@@ -80,6 +116,7 @@ class Observer:
 
     def statm(self, mm: Mm, tracee: Tracee) -> bytes:
         """The statm line; through this task when the one it was opened on has exited."""
+        self.reach(mm, tracee.tid)
         try:
             text = os.pread(mm.statm_fd, 64, 0)
             if text[:1] != b"0":

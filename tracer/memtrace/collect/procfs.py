@@ -93,6 +93,8 @@ class MapsQuery:
 
     def covering(self, fd: int, address: int) -> tuple[bytes, int] | None:
         """(line of maps text, page size) of the mapping at the address; None: there is none."""
+        if fd < 0:
+            return None
         q: Any = bytearray(
             _QUERY.pack(_QUERY.size, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, 4096, 0, self._address, 0)
         )
@@ -128,6 +130,7 @@ def exec_facts(pid: int) -> dict[str, Any]:
     if len(stat) > 45:
         # Field N of proc(5) is stat[N - 3].
         facts["ppid"] = int(stat[1])
+        # Printed as 0 to who may not ptrace the process (`do_task_stat`).
         facts["start_stack"] = int(stat[25])
         facts["start_brk"] = int(stat[44])
     facts["personality"] = int(read(f"/proc/{pid}/personality").strip() or b"0", 16)

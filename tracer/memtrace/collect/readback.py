@@ -87,7 +87,10 @@ class ReadBack:
                 high = address + round_up(length, page)
             lines = [line.decode("utf-8", "backslashreplace")]
         else:
-            lines = _overlapping(procfs.read_fd(mm.maps_fd), address, high)
+            raw = procfs.read_fd(mm.maps_fd)
+            if not raw:
+                return b""
+            lines = _overlapping(raw, address, high)
             if lines and (flags & MAP_HUGETLB or "hugepage" in lines[-1]):
                 high = max(high, int(lines[-1].split("-", 2)[1].split()[0], 16))
         return wire.extra({"b": [address, high, lines]})
@@ -115,8 +118,8 @@ def _after_failure(tracee: Tracee, name: str, a: list[int]) -> bytes:
     low, high = low & ~(PAGE - 1), min(round_up(high), TASK_SIZE)
     if low >= high or low < 0 or high - low < PAGE or (name != "shmat" and a[1] == 0):
         return b""
-    lines = _overlapping(procfs.read_fd(tracee.mm.maps_fd), low, high)
-    return wire.extra({"x": [low, high, lines]})
+    raw = procfs.read_fd(tracee.mm.maps_fd)
+    return wire.extra({"x": [low, high, _overlapping(raw, low, high)]}) if raw else b""
 
 
 def _whole_line(tracee: Tracee, address: int) -> bytes:

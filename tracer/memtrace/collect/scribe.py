@@ -259,8 +259,8 @@ class Scribe:
         model = self._models[fields["mm"]] = Model(fields["pid"])
         space = model.space
         space.load(self._cache.parse(fields.get("maps", [])))
-        space.start_brk = space.brk = fields.get("start_brk")
-        space.start_stack = fields.get("start_stack")
+        space.start_brk = space.brk = fields.get("start_brk") or None
+        space.start_stack = fields.get("start_stack") or None
         space.personality = fields.get("personality", 0)
         if not self.first_exec:
             self.first_exec = fields["mm"]

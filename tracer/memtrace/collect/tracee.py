@@ -6,6 +6,7 @@ Everything is keyed by mm, never by pid: threads, vfork children and CLONE_VM pr
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from typing import Any
@@ -22,13 +23,13 @@ class Mm:
     their entry. `overlapping` holds those whose call outlasted the time limit: the holder's runs
     beside them. `disordered` is set from then to the next snapshot. `exec_snap` is the number of
     calls at the last snapshot before an exec. `tids` are its tasks, `live` those that have not
-    reached their exit stop.
+    reached their exit stop. `blind` is set when the kernel does not let its map be read.
     """
 
     __slots__ = (
-        "calls", "disordered", "exec_snap", "fresh", "holder", "id", "last_snap_calls", "live",
-        "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot", "statm_fd",
-        "tids", "waiting",
+        "blind", "calls", "disordered", "exec_snap", "fresh", "holder", "id", "last_snap_calls",
+        "live", "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot",
+        "statm_fd", "tids", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -39,6 +40,7 @@ class Mm:
         self.waiting: deque[Tracee] = deque()
         self.overlapping: set[Tracee] = set()
         self.disordered = False
+        self.blind = False
         self.tids: set[int] = set()
         self.live: set[int] = set()
         self.calls = 0
@@ -48,12 +50,14 @@ class Mm:
         self.fresh: dict[int, Tracee] = {}
         self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
 
-    def open(self, tid: int) -> None:
-        """Open what is read at every stop, through a task that uses the mm now.
+    def open(self, tid: int) -> str:
+        """Open what is read at every stop, through a task that uses the mm now; returns why its
+        map cannot be read, "" when it can or the task is gone.
 
         /proc/PID/mem and maps pin the mm they were opened on; statm follows the task.
         """
         self.close()
+        refused = ""
         for name, slot in (
             ("mem", "mem_fd"),
             ("statm", "statm_fd"),
@@ -62,8 +66,10 @@ class Mm:
         ):
             try:
                 setattr(self, slot, os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
-            except OSError:
-                setattr(self, slot, -1)
+            except OSError as e:
+                if name == "maps" and e.errno not in (errno.ENOENT, errno.ESRCH):
+                    refused = (e.strerror or str(e)).lower()
+        return refused
 
     def reopen_statm(self, tid: int) -> None:
         """Follow another task: the one it was opened on has exited."""
