@@ -96,9 +96,11 @@ def command(
 
 def summary(argv: tuple[str, ...], r: Recording) -> str:
     """The few lines that `run` prints on stderr: how much, can I trust it, what next."""
+    from memtrace.collect.ptrace import signal_name
+
     status, counts = r.status, r.result.counts
     how = (
-        f"killed by {_signal_name(os.WTERMSIG(status))}"
+        f"killed by {signal_name(os.WTERMSIG(status))}"
         if os.WIFSIGNALED(status)
         else f"exit {os.WEXITSTATUS(status)}"
     )
@@ -119,13 +121,6 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
         size = format_size(r.result.bytes_written)
         lines.append(f"  wrote {r.path} ({size})    next: memtrace report {r.path}")
     return "\n".join(lines) + "\n"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # between SIGRTMIN and SIGRTMAX
-        return f"signal {number}"
 
 
 def _incomplete(r: Recording) -> None:

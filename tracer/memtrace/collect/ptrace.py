@@ -22,16 +22,15 @@ from ptrace.binding.func import ptrace as bound_ptrace
 from ptrace.error import PtraceError
 from ptrace.signames import signalName
 
-CONT, DETACH, SYSCALL = 7, 17, 24
+CONT, SYSCALL = 7, 24
 SEIZE, INTERRUPT, LISTEN, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
-GETEVENTMSG = 0x4201
 
 O_SYSGOOD, O_FORK, O_VFORK, O_CLONE, O_EXEC = 1, 2, 4, 8, 16
 O_EXIT, O_SECCOMP, O_EXITKILL = 64, 128, 1 << 20
 FOLLOW = O_SYSGOOD | O_FORK | O_VFORK | O_CLONE | O_EXEC | O_EXIT
 
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC = 1, 2, 3, 4
-EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
+EVENT_EXIT, EVENT_STOP = 6, 128
 
 #: Wait statuses of the two stops that make up a traced call.
 STOP_SECCOMP = 0x7057F
@@ -51,7 +50,7 @@ _libc.ptrace.restype = ctypes.c_long
 #: struct ptrace_syscall_info, entry and seccomp form, as eleven words:
 #: op | arch << 32, ip, sp, nr, six arguments, seccomp data.
 SyscallEntry = ctypes.c_uint64 * 11
-ENTRY_OP, ENTRY_IP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0 = 0, 1, 2, 3, 4
+ENTRY_OP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0 = 0, 2, 3, 4
 ENTRY_SIZE = 88
 #: The exit form as signed words; word 3 is the return value.
 SyscallExit = ctypes.c_int64 * 6

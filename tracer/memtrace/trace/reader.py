@@ -41,7 +41,6 @@ class Trace:
         self.path = os.fspath(path)
         self.footer: Footer | None = None
         self.count = 0
-        self.torn = False
         self.problems: list[tuple[int, str]] = []
         self.problems_total = 0
         self._lines = _lines(self)
@@ -103,9 +102,7 @@ class Trace:
                 t = record.t
             self.count += 1
             yield seq, t, record
-        if pending_error is not None:
-            self.torn = True
-        self.close()
+        self.close()  # a pending error was the torn last line: dropped
 
     def close(self) -> None:
         """Release the file; harmless when already done."""
@@ -143,10 +140,8 @@ def _lines(trace: Trace) -> Generator[bytes]:
                 if len(line) >= MAX_LINE:
                     raise TraceFormatError(f"a line is longer than {MAX_LINE >> 20} MiB")
                 yield line
-        except (OSError, EOFError, zlib.error) as e:
-            # A compressed file cut short: every whole block before the cut has been read.
+        except (OSError, EOFError, zlib.error, zstd.ZstdError) as e:
+            # A compressed file cut short: every whole block before the cut has been read, and the
+            # footer is missing. Damage behind the footer is damage all the same.
             if not (isinstance(e, EOFError) or trace.footer is None):
                 trace.problem(0, f"damaged compression: {e}")
-            trace.torn = True
-        except zstd.ZstdError:
-            trace.torn = True
