@@ -24,14 +24,18 @@ def children_are_waited_for() -> bool:
 
 def forward_signals(engine: Engine) -> None:
     r"""The tracer's manners: ^C and ^\ reach the child through the terminal, so they are ignored
-    here (the third ^C kills it); SIGTERM and SIGHUP are passed on; a timer makes the engine flush.
+    here (the third ^C kills it); SIGTERM and SIGHUP are passed on, once the child has ended to what
+    it left running; a timer makes the engine flush.
     """
     interrupts = 0
 
     def kill(number: int) -> None:
-        if engine.root_status is None and engine.root:
+        alive = {engine.root}
+        if engine.root_status is not None:
+            alive = {t.pid for t in list(engine.family.tracees.values())}
+        for pid in alive - {0}:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(engine.root, number)
+                os.kill(pid, number)
 
     def interrupted(_: int, __: object) -> None:
         nonlocal interrupts
@@ -44,7 +48,11 @@ def forward_signals(engine: Engine) -> None:
 
     def alarm(_: int, __: object) -> None:
         if engine.idle[0]:
-            engine.tick()
+            engine.idle[0] = False  # a tick that waits for the writer is not ticked into
+            try:
+                engine.tick()
+            finally:
+                engine.idle[0] = True
         else:
             signal.setitimer(signal.ITIMER_REAL, 0.002, TICK_SECONDS)
 
