@@ -24,6 +24,7 @@ from memtrace.collect.abi import (
     ENOSYS,
     ERESTART,
     FIRST_ARGUMENTS,
+    I386,
     NATIVE,
     X32_BIT,
     Role,
@@ -60,6 +61,7 @@ _NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
 _STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
 
 _NR_MMAP = 9
+_MMAP = {NATIVE.audit: _NR_MMAP, I386.audit: 192}  # mmap2: the same arguments, pages of offset
 _PROT_RW = 3
 
 
@@ -337,11 +339,11 @@ class Engine:
         mm.calls += 1
         e = tracee.entry
         if (
-            not tracee.name and e[ENTRY_NR] == _NR_MMAP and not -4096 < ret < 0 and not flags
+            e[ENTRY_NR] == _MMAP.get(e[ENTRY_OP] >> 32) and not -4096 < ret < 0 and not flags
             and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095
             and self.options.evidence
         ):  # fmt: skip
-            tracee.fresh = (ret, e[5], mm.calls)
+            tracee.fresh = (ret if tracee.abi is NATIVE else ret & 0xFFFFFFFF, e[5], mm.calls)
             mm.fresh[tracee.tid] = tracee
         if len(out) > 32768:
             self.channel.flush()
