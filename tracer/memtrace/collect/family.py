@@ -34,6 +34,7 @@ class Family:
         self.mms: dict[int, Mm] = {}
         self.process_mm: dict[int, Mm] = {}
         self._last_mm = 0
+        self._early: set[int] = set()
 
     def _new_mm(self, pid: int) -> Mm:
         self._last_mm += 1
@@ -55,7 +56,11 @@ class Family:
         """The parent's fork, vfork or clone event."""
         flags, stack = self._clone_facts(parent, event)
         child = self.tracees.get(child_tid)
+        came_first = child_tid in self._early
+        self._early.discard(child_tid)
         if child is None:
+            if came_first:
+                return  # and is gone already
             pid = parent.pid if flags is not None and flags & CLONE_THREAD else child_tid
             shares = bool(flags & CLONE_VM) if flags is not None else None
             if shares is None:
@@ -67,6 +72,7 @@ class Family:
 
     def early(self, tid: int) -> Tracee:
         """A task that stops before its parent's event: found out from /proc and kcmp(2)."""
+        self._early.add(tid)
         tgid, ppid = procfs.status_field(tid, "Tgid", "PPid")
         pid = tgid if tgid is not None else tid
         if pid != tid and pid in self.process_mm:
@@ -129,21 +135,18 @@ class Family:
 
     def _clone_facts(self, parent: Tracee, event: int) -> tuple[int | None, int | None]:
         """(clone flags, the child's stack pointer) of the call the parent is in."""
-        if parent.clone is not None:
-            facts, parent.clone = parent.clone, None
-            return facts
-        if event == EVENT_VFORK:
-            return CLONE_VM | _CLONE_VFORK, None
+        noted, parent.clone = parent.clone, None
         regs = registers(parent.tid)
         if regs is None:
-            return None, None
+            return (CLONE_VM | _CLONE_VFORK, None) if event == EVENT_VFORK else (None, None)
         if regs.orig_rax == _NR_CLONE and regs.cs == 0x33:
             return int(regs.rdi), int(regs.rsi) or None
         if regs.orig_rax == _NR_CLONE_I386 and regs.cs != 0x33:
             return int(regs.rbx & 0xFFFFFFFF), int(regs.rcx & 0xFFFFFFFF) or None
         if regs.orig_rax == _NR_CLONE3:
-            return self.clone3_facts(parent, int(regs.rdi if regs.cs == 0x33 else regs.rbx))
-        return 0, None
+            address = int(regs.rdi if regs.cs == 0x33 else regs.rbx)
+            return noted or self.clone3_facts(parent, address)
+        return (CLONE_VM | _CLONE_VFORK if event == EVENT_VFORK else 0), None
 
     def clone3_facts(self, parent: Tracee, address: int) -> tuple[int | None, int | None]:
         """Flags and stack top from struct clone_args in the caller's memory."""
@@ -198,6 +201,7 @@ class Family:
         if not mm.id:
             return
         mm.live.discard(tracee.tid)
+        self.observer.peek(tracee, final=True)
         if not mm.live:
             self.observer.snapshot(mm, tracee, "exit")
 
