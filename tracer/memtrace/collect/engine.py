@@ -60,6 +60,7 @@ _NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
 #: Bytes of stack read at entry: the return address, and for two calls a word further up the frame.
 _STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
 
+_WALL_NOW = WALL | os.WNOHANG
 _NR_MMAP = 9
 _MMAP = {NATIVE.audit: _NR_MMAP, I386.audit: 192}  # mmap2: the same arguments, pages of offset
 _PROT_RW = 3
@@ -98,11 +99,12 @@ class Engine:
         )
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
+        last_looks = 3
         while True:
             # A signal handler may act only while nothing is half done.
             idle[0] = True
             try:
-                tid, status = waitpid(-1, WALL)
+                tid, status = waitpid(-1, WALL if tracees else _WALL_NOW)
             except ChildProcessError:
                 break
             finally:
@@ -195,8 +197,15 @@ class Engine:
                     mm.fresh[tid] = tracee
                 if len(out) > 32768:
                     flush()
-            else:
+            elif tid:
                 self._other_stop(tid, status)
+            elif last_looks:
+                # Every known tracee has ended. What is left is no tracee (the writer, when this is
+                # process 1; a child that whoever exec'ed memtrace had), or one born just now.
+                last_looks -= 1
+                time.sleep(0.005)
+            else:
+                break
         return self.root_status
 
     def tick(self) -> None:
