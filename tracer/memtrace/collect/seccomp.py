@@ -34,8 +34,9 @@ def program() -> list[Instruction]:
     return [
         (_LD, 0, 0, _ARCH),
         (_JEQ, 0, 1, X86_64.audit),
-        (0x05, 0, 0, 2),  # ja: over the test of the other architecture
-        (_JEQ, 0, 1, I386.audit),
+        (0x05, 0, 0, 3),  # ja: over the test of the other architecture
+        (_JEQ, 1, 0, I386.audit),
+        (_RET, 0, 0, _ALLOW),
         (0x05, 0, 0, len(native)),
         *native,
         *compat,
