@@ -277,8 +277,10 @@ class Scribe:
         self.grown += result.grown
         if result.drift is None:
             self.counts["exact"] += 1
-        elif len(self.drift) < 100:
-            self.drift.append((self.seq, fields["mm"]))
+        else:
+            model.sites.clear()  # code may be where the model did not have it
+            if len(self.drift) < 100:
+                self.drift.append((self.seq, fields["mm"]))
         if "vm" in fields:
             # A kernel that miscounts by a constant must not be asked for ever.
             model.offset = fields["vm"] * PAGE - model.space.total
