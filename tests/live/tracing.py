@@ -12,11 +12,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from memtrace.cli.events import Events
 from memtrace.replay import trust
@@ -35,6 +37,7 @@ PATIENCE = 100
 ACCOUNT_FD = 3
 
 Event = dict[str, Any]
+T = TypeVar("T")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -46,7 +49,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**env, **(extra or {})}
 
 
-def command(path: Path, argv: Sequence[str | bytes | Path], *options: str) -> list[str | bytes]:
+def command(
+    path: Path,
+    argv: Sequence[str] | Sequence[str | bytes | Path] | Sequence[str | Path],
+    *options: str,
+) -> list[str | bytes]:
     """The command line `memtrace run -o path [options] -- argv`."""
     words = [a if isinstance(a, bytes) else str(a) for a in argv]
     return [*MEMTRACE, "run", "-o", str(path), *options, "--", *words]
@@ -160,7 +167,7 @@ def normal(lines: Iterable[str]) -> list[str]:
 
 def trace(
     path: Path,
-    argv: Sequence[str | bytes | Path],
+    argv: Sequence[str] | Sequence[str | bytes | Path] | Sequence[str | Path],
     *options: str,
     env: Mapping[str, str] | None = None,
     stdin: IO[bytes] | int | None = None,
@@ -191,3 +198,90 @@ def account_of(path: Path) -> list[Event]:
     """The JSON lines of an account; a last line cut by a crash is left out."""
     whole = path.read_bytes().rpartition(b"\n")[0]
     return [json.loads(line) for line in whole.split(b"\n") if line]
+
+
+@dataclass(frozen=True)
+class Running:
+    """`memtrace run` while it runs; `told` is where the account goes."""
+
+    path: Path
+    told: Path
+    process: subprocess.Popen[bytes]
+
+    def account(self, what: str, count: int = 1) -> list[Event]:
+        """The account's lines of one kind, once there are `count` of them."""
+
+        def ask() -> list[Event]:
+            ended = self.process.poll() is not None
+            found = [e for e in account_of(self.told) if e["what"] == what]
+            assert len(found) >= count or not ended, self.process.communicate()
+            return found
+
+        return list(until(ask, count))
+
+    def target(self) -> int:
+        """The program's pid, once it has told that it began."""
+        pid: int = self.account("begin")[0]["pid"]
+        return pid
+
+    def writer(self) -> int:
+        """The pid of the process that has the trace open."""
+        return until(lambda: list(holders(self.path)))[0]
+
+    def ended(self) -> Traced:
+        """Wait for the end."""
+        out, err = self.process.communicate(timeout=PATIENCE)
+        code = self.process.returncode
+        return Traced(self.path, code, out, err.decode("utf-8", "replace"), account_of(self.told))
+
+
+@contextmanager
+def running(
+    path: Path,
+    argv: Sequence[str] | Sequence[str | bytes | Path] | Sequence[str | Path],
+    *options: str,
+    **kw: Any,
+) -> Iterator[Running]:
+    """`memtrace run`, started; whatever is left of it at the end is killed."""
+    told = path.with_name(path.name + ".account")
+    with told.open("wb") as account:
+        move = f"{ACCOUNT_FD}>&{account.fileno()} {account.fileno()}>&-"
+        words = ["bash", "-c", f'exec "$@" {move if account.fileno() != ACCOUNT_FD else ""}', "sh"]
+        kw = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+        process = subprocess.Popen(
+            [*words, *command(path, argv, *options)], pass_fds=[account.fileno()],
+            env=environment(), stdin=subprocess.DEVNULL, **kw,
+        )  # fmt: skip
+    with process:
+        try:
+            yield Running(path, told, process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def until(ask: Callable[[], Sequence[T]], count: int = 1) -> Sequence[T]:
+    """Ask again and again until there are `count` answers."""
+    end = time.monotonic() + PATIENCE
+    while len(answers := ask()) < count:
+        assert time.monotonic() < end, f"{len(answers)} of {count} after {PATIENCE} s"
+        time.sleep(0.01)
+    return answers
+
+
+def holders(path: Path) -> Iterator[int]:
+    """The processes that have a file open."""
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if fd.readlink() == path:
+                yield int(fd.parts[2])
+        except OSError:
+            continue
+
+
+def state_of(pid: int) -> str:
+    """R, S, T (stopped), t (stopped by a tracer), Z ..., "" when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
