@@ -41,10 +41,10 @@ def parse_snapshots(text: str | None) -> dict[str, int]:
     if text == "off":
         return {"every_ns": NEVER}
     what, _, value = text.partition("=")
-    if what == "every" and value.isdigit() and int(value) > 0:
-        return {"every_calls": int(value)}
     if what == "every":
         try:
+            if value.isdigit() and int(value) > 0:
+                return {"every_calls": int(value)}
             ns = parse_time(value)
         except ValueError:
             ns = 0

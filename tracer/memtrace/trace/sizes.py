@@ -58,7 +58,7 @@ def parse_size(text: str) -> int:
     m = _SIZE.match(text)
     if m is None or m[2].lower() not in _SCALE:
         raise ValueError(f"not a size: {text!r}")
-    return int(float(m[1]) * _SCALE[m[2].lower()])
+    return _scaled(m, _SCALE[m[2].lower()])
 
 
 def parse_time(text: str) -> int:
@@ -73,7 +73,14 @@ def parse_time(text: str) -> int:
     m = _TIME.match(text)
     if m is None:
         raise ValueError(f"not a time: {text!r}")
-    return int(float(m[1]) * _TIMES[m[2]])
+    return _scaled(m, _TIMES[m[2]])
+
+
+def _scaled(m: re.Match[str], scale: int) -> int:
+    try:
+        return int(float(m[1]) * scale)
+    except OverflowError as e:
+        raise ValueError(f"too large: {m[0][:80]!r}") from e
 
 
 def format_time(ns: int) -> str:
