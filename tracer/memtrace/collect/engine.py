@@ -6,7 +6,9 @@ stop without the filter) and, let on with PTRACE_SYSCALL, at its exit. Entry or 
 guessed from a toggle: PTRACE_GET_SYSCALL_INFO says it. A tracee with a pending call is always
 restarted with PTRACE_SYSCALL, any other with `go` (PTRACE_CONT under the filter). Signals are
 delivered as they came; events and group stops carry none. Any request may fail with ESRCH, because
-SIGKILL ends a stop at any time: the exit status is on its way, and nothing is done.
+SIGKILL ends a stop at any time: the exit status is on its way, and nothing is done. For the same
+reason a status may be older than the stop the tracee is in (its exit event): what
+PTRACE_GET_SYSCALL_INFO says must be of the status's kind, else the next status is waited for.
 
 The target waits while this code runs, so the two stops of a memory call are written for speed and
 everything else is a function.
@@ -117,7 +119,8 @@ class Engine:
                 nr = e[ENTRY_NR]
                 mm = tracee.mm
                 if e[ENTRY_OP] != _NATIVE_SECCOMP or not mm.id or roles.get(nr) != 0:
-                    self._enter(tracee)
+                    if e[ENTRY_OP] & 0xFF == ptrace.OP_SECCOMP:
+                        self._enter(tracee)
                     continue
                 if nr == 157 or nr == 158:  # prctl, arch_prctl: by their first argument
                     self._enter(tracee)
@@ -283,18 +286,20 @@ class Engine:
                 return
             if e[ENTRY_OP] & 0xFF == ptrace.OP_ENTRY:
                 self._enter(tracee)
-            else:
+            elif e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:
                 request(self.go, tracee.tid, 0, 0)
             return
         x = self._exit
         if request(GET_SYSCALL_INFO, tracee.tid, EXIT_SIZE, x) <= 0:
             return
-        if x[0] & 0xFF != ptrace.OP_EXIT:
+        if x[0] & 0xFF == ptrace.OP_ENTRY:
             # Under the filter, PTRACE_SYSCALL from a seccomp stop leads to the exit; anything else
             # is a new entry.
             tracee.pending = False
             self._give_turn(turns.leave(tracee))
             self._syscall_stop(tracee)
+            return
+        if x[0] & 0xFF != ptrace.OP_EXIT:
             return
         ret, now = x[EXIT_RET], time.monotonic_ns()
         self._leave(tracee, ret, now, self.observer.statm(tracee.mm, tracee))
@@ -309,6 +314,8 @@ class Engine:
             request(self.go, tracee.tid, 0, 0)
             self._give_turn(turns.leave(tracee))
             return
+        if mm.in_doubt:
+            observer.tell_doubt(mm)
         alone = not mm.disordered or turns.alone(tracee)
         if not alone:
             statm = b""
@@ -452,12 +459,9 @@ class Engine:
                 now = time.monotonic_ns()
                 tracee.t0 = tracee.t0 if not waited else now
                 self._unfinished(tracee, now, b"")
-                if len(tracee.mm.tids) > 1 and not waited and not tracee.killed:
-                    self.channel.send(wire.life({
-                        "rec": "lost", "t": self.channel.now(), "mm": tracee.mm.id, "count": 1,
-                        "why": "a thread was killed inside a call",
-                    }))  # fmt: skip
-                    self.channel.wishes[tracee.mm.slot] = 1
+                if not waited and not tracee.killed:
+                    tracee.mm.in_doubt += 1
+                    tracee.mm.disordered = True
         self._give_turn(self.family.ended(tid, code, number))
 
 

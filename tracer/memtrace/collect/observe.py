@@ -84,6 +84,10 @@ class Observer:
         flight.
         """
         begun = time.monotonic_ns()
+        if mm.in_doubt:
+            if why == "exit":
+                return False  # its last call stands as unfinished, and nothing comes after it
+            self.tell_doubt(mm)
         self.reach(mm, tracee.tid)
         self.peek_all(mm)
         raw = procfs.read_fd(mm.maps_fd)
@@ -113,6 +117,14 @@ class Observer:
         if not self.options.every_calls:
             mm.next_snap = begun + max(self.options.every_ns, 100 * cost)
         return True
+
+    def tell_doubt(self, mm: Mm) -> None:
+        """The mm lives on after calls of killed threads of which nothing is known."""
+        self.channel.send(wire.life({
+            "rec": "lost", "t": self.channel.now(), "mm": mm.id, "count": mm.in_doubt,
+            "why": "a thread was killed inside a call",
+        }))  # fmt: skip
+        mm.in_doubt = 0
 
     def statm(self, mm: Mm, tracee: Tracee) -> bytes:
         """The statm line; through this task when the one it was opened on has exited."""

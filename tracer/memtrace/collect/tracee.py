@@ -23,13 +23,14 @@ class Mm:
     their entry. `overlapping` holds those whose call outlasted the time limit: the holder's runs
     beside them. `disordered` is set from then to the next snapshot. `exec_snap` is the number of
     calls at the last snapshot before an exec. `tids` are its tasks, `live` those that have not
-    reached their exit stop. `blind` is set when the kernel does not let its map be read.
+    reached their exit stop. `in_doubt` counts calls of killed threads of which it is not known
+    whether they were made. `blind` is set when the kernel does not let its map be read.
     """
 
     __slots__ = (
-        "blind", "calls", "disordered", "exec_snap", "fresh", "holder", "id", "last_snap_calls",
-        "live", "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd", "pid", "slot",
-        "statm_fd", "tids", "waiting",
+        "blind", "calls", "disordered", "exec_snap", "fresh", "holder", "id", "in_doubt",
+        "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd",
+        "pid", "slot", "statm_fd", "tids", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -40,6 +41,7 @@ class Mm:
         self.waiting: deque[Tracee] = deque()
         self.overlapping: set[Tracee] = set()
         self.disordered = False
+        self.in_doubt = 0
         self.blind = False
         self.tids: set[int] = set()
         self.live: set[int] = set()

@@ -13,17 +13,34 @@ from __future__ import annotations
 
 import time
 
-from memtrace.collect.ptrace import SYSCALL, request
+from memtrace.collect.ptrace import (
+    ENTRY_OP,
+    ENTRY_SIZE,
+    GET_SYSCALL_INFO,
+    OP_ENTRY,
+    OP_SECCOMP,
+    SYSCALL,
+    SyscallEntry,
+    request,
+)
 from memtrace.collect.tracee import Mm, Tracee
 
 LIMIT_NS = 500_000_000
 
+_now = SyscallEntry()
+
 
 def proceed(tracee: Tracee) -> None:
-    """Let a tracee into the call it is stopped before; it stops again at the exit."""
+    """Let a tracee into the call it is stopped before; it stops again at the exit.
+
+    One that was killed while it waited stands at its exit event by now: not ended here.
+    """
     tracee.t0 = time.monotonic_ns()
-    if request(SYSCALL, tracee.tid, 0, 0) < 0:
-        tracee.killed = True
+    tracee.killed = (
+        request(GET_SYSCALL_INFO, tracee.tid, ENTRY_SIZE, _now) <= 0
+        or _now[ENTRY_OP] & 0xFF not in (OP_ENTRY, OP_SECCOMP)
+        or request(SYSCALL, tracee.tid, 0, 0) < 0
+    )
 
 
 def enter(tracee: Tracee) -> bool:
