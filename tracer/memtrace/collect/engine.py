@@ -380,7 +380,11 @@ class Engine:
         if tracee is None and event != ptrace.EVENT_EXEC:
             tracee = self.family.early(tid)
         if status in (STOP_SECCOMP, STOP_SYSCALL):
-            if tracee is not None and request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, tracee.entry) > 0:
+            if (
+                tracee is not None
+                and request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, tracee.entry) > 0
+                and tracee.entry[ENTRY_OP] & 0xFF in (ptrace.OP_ENTRY, ptrace.OP_SECCOMP)
+            ):
                 self._enter(tracee)
             return
         if event == ptrace.EVENT_STOP:
@@ -403,7 +407,7 @@ class Engine:
         self._restart(tid, tracee)
 
     def _event(self, tid: int, tracee: Tracee | None, event: int) -> None:
-        message = ptrace.event_message(tid)
+        message = ptrace.event_message(tid, event)
         if message is None:
             return
         if event == ptrace.EVENT_EXEC:

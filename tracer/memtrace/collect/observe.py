@@ -13,7 +13,7 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import I386
 from memtrace.collect.channel import Channel
 from memtrace.collect.options import Options
-from memtrace.collect.ptrace import ENTRY_ARG0, event_message
+from memtrace.collect.ptrace import ENTRY_ARG0, EVENT_EXIT, event_message
 from memtrace.collect.tracee import Mm, Tracee
 from memtrace.trace.sizes import PAGE
 
@@ -91,7 +91,7 @@ class Observer:
         self.reach(mm, tracee.tid)
         self.peek_all(mm)
         raw = procfs.read_fd(mm.maps_fd)
-        if why == "exit" and event_message(tracee.tid) is None:
+        if why == "exit" and event_message(tracee.tid, EVENT_EXIT) is None:
             return False  # SIGKILLed while it was read: the text may be torn
         if not raw:
             return False

@@ -24,6 +24,7 @@ from ptrace.signames import signalName
 
 CONT, SYSCALL = 7, 24
 SEIZE, INTERRUPT, LISTEN, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
+GETSIGINFO = 0x4202
 
 O_SYSGOOD, O_FORK, O_VFORK, O_CLONE, O_EXEC = 1, 2, 4, 8, 16
 O_EXIT, O_SECCOMP, O_EXITKILL = 64, 128, 1 << 20
@@ -69,8 +70,15 @@ def seize(tid: int, options: int) -> None:
         raise OSError(e.errno or errno.EPERM, os.strerror(e.errno or errno.EPERM)) from e
 
 
-def event_message(tid: int) -> int | None:
-    """PTRACE_GETEVENTMSG; None when the tracee is no longer stopped (it was killed)."""
+_SIGINFO = (ctypes.c_int32 * 32)()
+
+
+def event_message(tid: int, event: int) -> int | None:
+    """PTRACE_GETEVENTMSG of an event stop; None when the tracee is no longer in it: it was killed,
+    and may stand at its exit event instead, with another message.
+    """
+    if request(GETSIGINFO, tid, 0, _SIGINFO) < 0 or _SIGINFO[2] >> 8 != event:  # si_code
+        return None
     try:
         value: int = ptrace_geteventmsg(tid)
         return value
