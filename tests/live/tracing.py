@@ -142,9 +142,10 @@ class Traced:
             if p.exit_signal != 9:
                 assert p.snapshots >= 1, f"mm {p.mm} of {p.argv} has no snapshot: {self.sentence}"
 
-    def assert_marks(self) -> int:
+    def assert_marks(self, *, grown: bool = False) -> int:
         """Each map that the program read and told equals the replayed one at that event; returns
-        how many.
+        how many. With `grown` a run may begin lower in the program's: page faults make stacks grow,
+        and only the next kernel map can tell.
         """
         told = {(m["pid"], m["mark"]): m["maps"] for m in self.told("mark")}
         at = {
@@ -156,7 +157,14 @@ class Traced:
         maps = self.maps(at.values())
         for key, lines in told.items():
             theirs = [run for run in canonical(normal(lines)) if run.name != "[vsyscall]"]
-            assert maps[at[key]] == theirs, f"pid, mark {key} at event {at[key]}: {self.path}"
+            ours = maps[at[key]]
+            where = f"pid, mark {key} at event {at[key]}: {self.path}"
+            if not grown:
+                assert ours == theirs, where
+                continue
+            for mine, its in zip(ours, theirs, strict=True):
+                assert mine[1:] == its[1:], where
+                assert its.start <= mine.start, where
         return len(told)
 
 
