@@ -4,7 +4,8 @@
 It stands for a program on x86-64: what it maps gets the addresses the kernel could have given.
 Who calls is named: "malloc" (from libc's text), "loader", "program" (through libc's wrapper),
 "sbrk" (the program's own), "inline" (the system call
-instruction stands in the program), or the path of a library.
+instruction stands in the program), "thread" (a function that libc's start_thread called, by a
+jump), "raw PATH" (as inline, in that file), or the path of a library.
 """
 
 from __future__ import annotations
@@ -256,10 +257,13 @@ class Scene:
             "loader": (place(LD, 0x100), place(LD, 0x200), None),
             "program": (place(LIBC, 0x100), place(EXE, 0x200), None),
             "sbrk": (place(LIBC, 0x100), place(LIBC, 0x210), place(EXE, 0x300)),
+            "thread": (place(LIBC, 0x100), place(LIBC, 0x900), None),
             "inline": (place(EXE, 0x100), place(EXE, 0x200), None),
         }
         if by == "":
             return None
+        if by.startswith("raw "):
+            places[by] = place(by[4:], 0x100), place(by[4:], 0x200), None
         n, site = self.names.site(*places.get(by, (place(LIBC, 0x100), place(by, 0x200), None)))
         return site if site is not None else n
 

@@ -32,6 +32,8 @@ from memtrace.trace.records import Call, Clone, Exec, Fork, Libc, LifeRecord, Sn
 from memtrace.trace.records import Unknown as UnknownRecord
 
 MADV_DONTNEED = 4
+#: Bytes that may lie above a new thread's stack in its mapping: static TLS and its descriptor.
+_ABOVE_STACK = 64 * 1024
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
 
@@ -177,6 +179,8 @@ class Account:
             self._follow(seq, t, call, "brk", change)
 
     def _follow(self, seq: int, t: int, call: Call, name: str, change: Change) -> None:
+        if name == "munmap" and self.callers.of(call.site).who in (PROGRAM, LIBRARY):
+            self._unmapped_elsewhere(change)
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
             self._died(seq, t, call, name, r)
@@ -217,6 +221,10 @@ class Account:
             r.no_arena = failed is not None and failed[1] == "reserve"
             if origin.is_chunk_shape(args, self.page):
                 self._headers[seq] = r
+                if caller.who == LIBC:
+                    r.site = self.callers.place(call.site)
+                    if d.kind == "malloc-chunk" and self.callers.malloc:
+                        d = self._elsewhere(d, r.site)
         r.kind, r.evidence, r.owner, r.candidates = d.kind, d.evidence, d.owner, d.candidates
         r.settled = not d.wait
         self.regions.born(r)
@@ -232,6 +240,16 @@ class Account:
             self._proven(r)
         else:
             self._rule_on(r)
+
+    def _elsewhere(self, d: Decision, site: tuple[str, int] | None) -> Decision:
+        """A chunk by its caller alone, when another place of libc is known to be malloc's.
+
+        The word at the stack pointer is in libc also when a function that libc had called
+        (start_thread, a signal handler) ended in a jump to mmap.
+        """
+        if site in self.callers.malloc:
+            return d
+        return Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
 
     def _source(self, args: list[int]) -> Region | None:
         """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
@@ -272,7 +290,9 @@ class Account:
         space = self.p.space
         for _, _, a, tag in list(space.pieces()):
             r = self.regions.alive.get(tag)
-            if (a.dev, a.ino) == key and r is not None and r.kind == "file":
+            if r is None or (a.dev, a.ino) != key:
+                continue
+            if r.kind == "file" and r.evidence != "caller":
                 self.regions.become(r, "library", "sequence")
 
     def _scene(self, tid: int) -> Scene:
@@ -338,9 +358,18 @@ class Account:
             return
         piece = self.p.space.at(record.stack - 1)
         r = None if piece is None else self.regions.alive.get(piece[3])
-        if r is None or r.call != "mmap" or r.flags is None or not r.flags & MAP_ANONYMOUS:
+        if (
+            piece is None
+            or r is None
+            or r.call != "mmap"
+            or r.flags is None
+            or not r.flags & MAP_ANONYMOUS
+        ):
             return
-        by_shape = r.flags & MAP_STACK or r.kind == "unknown"
+        # musl maps without MAP_STACK and puts the thread's own block above the stack. Go's first
+        # stacks lie somewhere in its heap: a mapping is a stack if one begins at its end.
+        at_end = r.kind == "unknown" and piece[1] - record.stack <= _ABOVE_STACK
+        by_shape = r.flags & MAP_STACK or at_end
         if r.kind in ("unknown", "anon") and by_shape and r.flags & MAP_TYPE == 2:
             self._stacks = {tid: x for tid, x in self._stacks.items() if x is not r}
             self._carve_guard(seq, r)
@@ -355,8 +384,7 @@ class Account:
         return self.allocator.name == "glibc"
 
     def _chunks(self) -> int:
-        k = self.regions.kinds.get("malloc-chunk")
-        return 0 if k is None else k.alive
+        return self.regions.alive_of("malloc-chunk")
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
         """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
@@ -369,6 +397,8 @@ class Account:
         ):  # fmt: skip
             del self._headers[mmap_seq]
             was = r.kind
+            if r.site is not None:
+                self.callers.malloc.add(r.site)
             if self.allocator is allocator.UNKNOWN:
                 self._found(Allocator(
                     "glibc", None, allocator.GLIBC_RULE, f"a malloc chunk header (#{mmap_seq})", seq
@@ -378,7 +408,22 @@ class Account:
             if was != "malloc-chunk":
                 self._proven(r)
         elif not word:
+            if r.kind == "malloc-chunk":  # the page was there and held no header
+                self._doubt(r)
             self.regions.settle(r)
+
+    def _unmapped_elsewhere(self, change: Change) -> None:
+        """Not free's munmap: a chunk by its caller alone was mapped there as well, it seems."""
+        for _, _, _, tag in change.removed:
+            r = self.regions.alive.get(tag)
+            if r is not None and r.kind == "malloc-chunk" and r.evidence == "caller":
+                self._doubt(r)
+
+    def _doubt(self, r: Region) -> None:
+        """The caller said malloc, but something else speaks against it; see `_elsewhere`."""
+        r.verdict, r.reason = "unknown", None
+        self.regions.become(r, "unknown", "none")
+        r.candidates = ("malloc-chunk", "anon")
 
     def _proven(self, r: Region) -> None:
         """A mapped chunk: hold it against the threshold as it stood at its birth."""
@@ -502,6 +547,8 @@ class Account:
                     return
             if seen & {"holds", "explained"}:
                 r.verdict = "holds"
+            elif seen:
+                r.verdict = "not-applicable"
             return
         if r.kind != "malloc-chunk" or not r.moves or r.verdict != "holds" or r.t_low is None:
             return

@@ -55,6 +55,15 @@ def owner_of(path: str) -> str | None:
     return None
 
 
+def _is_loader_only(path: str) -> bool:
+    """Whether a program interpreter's name says that the C library is another file.
+
+    musl's loader is its libc, malloc included, and is called ld-musl-ARCH.so.1 or libc.so: that
+    text tells nothing.
+    """
+    return base_name(path).startswith(("ld-linux", "ld-2.", "ld.so", "ld64.so"))
+
+
 class Caller(NamedTuple):
     """Who called: one of the constants above, with the known `owner` of the text if any.
 
@@ -77,10 +86,11 @@ Resolve = Callable[[Place | None], "tuple[FileId | None, int] | None"]
 class Callers:
     """Resolves the sites of one address space; remembers each.
 
-    `libc` holds the paths of mapped shared C libraries with glibc's calling habits.
+    `libc` holds the paths of mapped shared C libraries with glibc's calling habits; `malloc` the
+    places in them whose mmaps bore a chunk header.
     """
 
-    __slots__ = ("_known", "exe", "libc", "loader", "resolve", "sites", "static")
+    __slots__ = ("_known", "exe", "libc", "loader", "malloc", "resolve", "sites", "static")
 
     def __init__(self, sites: dict[int, Site], resolve: Resolve, exe: str, loader: str) -> None:
         self.sites = sites
@@ -88,6 +98,7 @@ class Callers:
         self.exe = exe
         self.loader = loader
         self.libc: set[str] = set()
+        self.malloc: set[tuple[str, int]] = set()
         self.static = not loader
         self._known: dict[int, Caller] = {}
 
@@ -100,7 +111,7 @@ class Callers:
     def fork(self) -> Callers:
         """The child's copy."""
         child = Callers(self.sites, self.resolve, self.exe, self.loader)
-        child.libc = set(self.libc)
+        child.libc, child.malloc = set(self.libc), set(self.malloc)
         return child
 
     def of(self, site: int | Site | None) -> Caller:
@@ -113,6 +124,12 @@ class Callers:
             found = self.sites.get(site) if isinstance(site, int) else site
             known = self._known[number] = NOBODY if found is None else self._judge(found)
         return known
+
+    def place(self, site: int | Site | None) -> tuple[str, int] | None:
+        """Where the call's wrapper returns to: file and offset."""
+        found = self.sites.get(site) if isinstance(site, int) else site
+        at = None if found is None else self.resolve(found.ret)
+        return None if at is None or at[0] is None else (at[0].path, at[1])
 
     def _judge(self, site: Site) -> Caller:
         who, owner = self._text(site.ip)
@@ -131,8 +148,7 @@ class Callers:
         if path in self.libc:
             return LIBC, None
         if path == self.loader:
-            # musl's loader is its libc as well: its text tells nothing.
-            return (UNKNOWN if "musl" in base_name(path) else LOADER), None
+            return (LOADER if self.libc or _is_loader_only(path) else UNKNOWN), None
         if path == self.exe and self.static:
             return STATIC, None
         owner = owner_of(path)

@@ -98,7 +98,11 @@ def of_mmap(
     if flags & MAP_TYPE in (1, 3):
         return Decision("shared-anon" if anonymous else "shared-file", "shape")
     if not anonymous:
-        if is_library or attr.perms[2] == "x":
+        if attr.perms[2] == "x":
+            return Decision("library", "sequence")
+        if caller.who in (PROGRAM, LIBRARY):
+            return Decision("file", "caller")  # a library's file, read as data
+        if is_library:
             return Decision("library", "sequence")
         if caller.who == LOADER and flags & MAP_DENYWRITE:
             return Decision("library", "caller")  # _dl_map_segments; ld.so.cache comes without it
@@ -132,7 +136,7 @@ def _of_libc(args: list[int], scene: Scene) -> Decision:
         return Decision("main-arena", "sequence")  # sysmalloc_mmap_fallback
     if scene.brk_failed or fallback or scene.hugetlb >= 2:
         return Decision("unknown", "none", None, ("malloc-chunk", "main-arena"), "header")
-    return Decision("malloc-chunk", "caller")
+    return Decision("malloc-chunk", "caller", wait="header")
 
 
 def _of_owner(args: list[int], owner: str) -> Decision:

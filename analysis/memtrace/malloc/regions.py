@@ -28,13 +28,14 @@ class Region:
 
     `start`, `end`: the extent at birth, once dead the last one; of the living the address space
     knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth. `settled`: the
-    kind may be counted.
+    kind may be counted. `site`: where in the C library the mmap returned to.
     """
 
     __slots__ = (
         "born_seq", "born_t", "bytes", "call", "candidates", "counted", "counted_as", "died_seq",
         "end", "evidence", "flags", "inherited", "kind", "length", "moves", "no_arena", "owner",
-        "path", "peak", "prot", "reason", "settled", "start", "t_low", "tag", "tid", "verdict",
+        "path", "peak", "prot", "reason", "settled", "site", "start", "t_low", "tag", "tid",
+        "verdict",
     )  # fmt: skip
 
     def __init__(self, tag: int, start: int, end: int, born_seq: int, tid: int | None) -> None:
@@ -60,6 +61,7 @@ class Region:
         self.inherited = False
         self.settled = True
         self.no_arena = False
+        self.site: tuple[str, int] | None = None
         self.t_low: int | None = None
         self.counted = 0
         self.counted_as: str | None = None
@@ -194,6 +196,15 @@ class Regions:
         self._drain()
 
     # -- what there is --------------------------------------------------------------------------
+
+    def alive_of(self, kind: str) -> int:
+        """How many regions of a kind live now, those not accounted for yet among them."""
+        k = self.kinds.get(kind)
+        n = 0 if k is None else k.alive
+        for r in {id(r): r for r, _ in self._waiting}.values():
+            n += r.kind == kind and r.tag in self.alive
+            n -= r.counted_as == kind and r.counted > 0
+        return n
 
     def rows(self) -> list[Region]:
         """The largest regions that lived, at most `ROWS`, largest first, then by birth."""

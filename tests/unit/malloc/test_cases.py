@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.conftest import LIBC, MAPS
 
 from memtrace.trace.records import Libc
 
@@ -569,3 +570,85 @@ def test_each_kinds_peak_is_its_own(scene: Scene) -> None:
     assert p.kinds["malloc-chunk"].peak_bytes == 3 * CHUNK
     assert p.kinds["malloc-chunk"].final_bytes == 2 * CHUNK
     assert "unknown" not in p.kinds
+
+
+def test_musls_loader_is_its_malloc_and_proves_nothing(scene: Scene) -> None:
+    # Debian's musl: the interpreter is .../libc.so, which also holds malloc
+    musl = "/usr/lib/x86_64-linux-musl/libc.so"
+    scene.exec(maps=[line.replace("/lib/ld-linux-x86-64.so.2", musl) for line in MAPS])
+    scene.mmap(200704, by=f"raw {musl}")
+    r = scene.region(scene.seq)
+    assert (r.kind, r.evidence, r.verdict) == ("unknown", "none", "unknown")
+
+
+def test_a_thread_whose_stack_lies_inside_a_runtimes_heap_makes_it_no_stack(scene: Scene) -> None:
+    # Go: the first stacks of threads are carved from the 4 MiB it committed of its heap
+    scene.exec()
+    heap = scene.mmap(4 << 20, by="inline", at=0xC000000000, flags=0x32, ret=0xC000000000)
+    seq = scene.seq
+    scene.clone(7, heap + 0x8000)
+    assert scene.region(seq).kind == "unknown"
+    assert "thread-stack" not in scene.process().kinds
+
+
+def test_a_jump_to_mmap_from_a_thread_function_is_no_chunk(scene: Scene) -> None:
+    # void *f(void *x) { return mmap(0, 200704, 3, 0x22, -1, 0); } with -O2: the word at the stack
+    # pointer is start_thread's, in libc
+    scene.glibc()
+    scene.mmap(CHUNK)
+    chunk = scene.seq
+    scene.seen(chunk, CHUNK | 2)
+    scene.mmap(200704, by="thread")
+    r = scene.region(scene.seq)
+    assert (r.kind, r.evidence, r.candidates) == ("unknown", "none", ["malloc-chunk", "anon"])
+    assert scene.region(chunk).evidence == "header"
+
+
+def test_a_second_place_of_malloc_is_proven_by_its_own_header(scene: Scene) -> None:
+    scene.glibc()
+    scene.mmap(CHUNK)
+    scene.seen(scene.seq, CHUNK | 2)
+    scene.mmap(200704, by="thread")
+    seq = scene.seq
+    scene.seen(seq, 200704 | 2).query()
+    scene.mmap(CHUNK, by="thread")
+    assert (scene.region(seq).kind, scene.region(seq).verdict) == ("malloc-chunk", "holds")
+    p = scene.process()
+    assert p.kinds["malloc-chunk"].count == 3
+    assert p.kinds["malloc-chunk"].peak_bytes == 2 * CHUNK + 200704
+
+
+def test_a_page_without_a_header_is_no_chunk_whatever_the_caller(scene: Scene) -> None:
+    scene.glibc()
+    scene.mmap(200704, by="thread")
+    seq = scene.seq
+    scene.seen(seq, 0).query()
+    p = scene.process()
+    assert scene.region(seq).kind == "unknown"
+    assert "malloc-chunk" not in {n for n, k in p.kinds.items() if k.count or k.peak_bytes}
+    assert p.kinds["unknown"].peak_bytes == 200704
+
+
+def test_what_the_program_unmaps_was_not_mallocs(scene: Scene) -> None:
+    scene.glibc()
+    a = scene.mmap(200704, by="thread")
+    seq = scene.seq
+    scene.munmap(a, 200704, by="program")
+    p = scene.process()
+    assert scene.region(seq).kind == "unknown"
+    assert "malloc-chunk" not in {n for n, k in p.kinds.items() if k.count or k.peak_bytes}
+    assert p.threshold.low == 131072
+
+
+def test_a_library_read_as_data_is_a_file(scene: Scene) -> None:
+    scene.glibc()
+    scene.mmap(65536, by="program", prot=1, flags=2, file=LIBC)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.evidence) == ("file", "caller")
+
+
+def test_a_heap_of_another_allocator_is_not_judged(scene: Scene) -> None:
+    scene.glibc()
+    seq = scene.brk(0x1000, by="sbrk")
+    assert verdicts(scene.process()) == [(0x1000, "not-applicable", "foreign-sbrk")]
+    assert scene.region(seq).verdict == "not-applicable"
