@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from memtrace.malloc.account import Account, Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.regions import Region
@@ -47,8 +49,9 @@ def build(trace: Trace, pid: int | None = None) -> Report:
     accounts = Accounts(trace)
     result = replay(trace, [accounts])
     page = trace.header.page_size
+    execs = {(p.pid, p.born_seq) for p in result.processes if not p.inherited}
     rows = [
-        _process(result, accounts.of[p.mm], page)
+        _process(result, accounts.of[p.mm], page, execs)
         for p in result.processes
         if pid is None or pid in p.pids
     ]
@@ -62,6 +65,7 @@ def build(trace: Trace, pid: int | None = None) -> Report:
             duration_ns=result.duration_ns,
         ),
         processes=rows,
+        address_spaces=len(result.processes),
         machine=trace.header.machine,
         kernel=trace.header.kernel,
         page_size=page,
@@ -72,7 +76,9 @@ def build(trace: Trace, pid: int | None = None) -> Report:
     )
 
 
-def _process(result: Replay, a: Account, page: int) -> ProcessRow:
+def _process(
+    result: Replay, a: Account, page: int, execs: Collection[tuple[int, int | None]]
+) -> ProcessRow:
     p = a.p
     kinds = {
         name: KindRow(
@@ -133,6 +139,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         findings=[],
         born_seq=p.born_seq,
         died_seq=p.died_seq,
+        replaced=any((pid, p.died_seq) in execs for pid in p.pids),
         inherited=p.inherited,
         threshold_inherited=a.threshold.inherited,
         over_default=a.heap.over_default,

@@ -210,6 +210,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     # text only
     born_seq: int
     died_seq: int | None
+    replaced: bool
     inherited: bool
     threshold_inherited: bool
     over_default: int
@@ -226,6 +227,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     trace: TraceFacts
     processes: list[ProcessRow]
     # text only
+    address_spaces: int
     machine: str
     kernel: str
     page_size: int
@@ -240,8 +242,11 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     RegionRow: ("path", "inherited"),
     KindRow: ("alive",),
     ProcessRow: (
-        "born_seq", "died_seq", "inherited", "threshold_inherited", "over_default", "refused",
-        "steps_total", "peak_seq", "exactness",
+        "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "over_default",
+        "refused", "steps_total", "peak_seq", "exactness",
     ),
-    Report: ("machine", "kernel", "page_size", "argv", "exactness", "trust", "problems"),
+    Report: (
+        "address_spaces", "machine", "kernel", "page_size", "argv", "exactness", "trust",
+        "problems",
+    ),
 }  # fmt: skip

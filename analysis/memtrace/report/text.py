@@ -83,9 +83,11 @@ class _Text:
             out.append("  " + fit(tail, self.width - 2))
         out.append("")
         if len(report.processes) > 1:
+            every, some = plural(report.address_spaces, "address space"), len(report.processes)
+            which = f"{some:,} of the {every}" if some < report.address_spaces else every
             text = (
-                f"{plural(len(report.processes), 'address space')} in this trace; the next "
-                f"lines are about the largest, process {p.pid} (born #{p.born_seq})"
+                f"{which} in this trace; the next lines are about the largest, process {p.pid} "
+                f"(born #{p.born_seq})"
             )
             out += [*paragraph(text, self.width, "  "), ""]
         out += self._how_much(p)
@@ -94,7 +96,7 @@ class _Text:
 
     def _how_much(self, p: ProcessRow) -> list[str]:
         heap, chunks = p.heap, p.kinds.get("malloc-chunk")
-        end = "at exit" if p.died_seq is not None else "at the end"
+        end = words.last(p)
         rows = []
         if heap.peak_bytes is not None and heap.final_bytes is not None:
             moves = plural(heap.growths, "growth")
@@ -202,7 +204,7 @@ class _Text:
     def _kinds(self, p: ProcessRow) -> list[str]:
         if not p.kinds:
             return []
-        end = "at exit" if p.died_seq is not None else "at the end"
+        end = words.last(p)
         rows = [("kind", "count", "peak", end, "what it is")]
         order = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
         for name, k in order:
@@ -266,7 +268,7 @@ class _Text:
             before = m.cause
         if len(moves) > len(shown):
             rows.append(("...", "", f"{len(moves) - len(shown):,} more moves"))
-        end = "at exit" if p.died_seq is not None else "at the end"
+        end = words.last(p)
         rows.append((end, words.interval(t.low, t.high), words.standing(p)))
         size = max(columns(r[1]) for r in rows)
         for when, value, why in rows:
@@ -320,9 +322,7 @@ class _Text:
                 f"{a.base:x}", "" if a.tid is None else str(a.tid),
                 format_size(a.committed_peak_bytes), now, format_size(a.reserved_bytes),
             ))  # fmt: skip
-        out = [
-            self._heading("thread arenas", "threads do not use the heap; each gets one of these")
-        ]
+        out = [self._heading("thread arenas", "malloc's memory for threads other than the first")]
         out += [fit(x, self.width) for x in table(rows, "<>>>>")]
         if len(p.arenas) > _REGIONS:
             out.append(f"  and {len(p.arenas) - _REGIONS:,} more")

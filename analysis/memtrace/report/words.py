@@ -23,7 +23,7 @@ KINDS = {
     "shared-file": "files mapped shared",
     "shared-anon": "memory shared between processes",
     "anon": "mapped by the program itself",
-    "loader": "the program loader's own memory",
+    "loader": "zeroed data, set up by the loader",
     "vdso": "the kernel's helper pages",
     "jit": "code generated while running",
     "runtime-heap": "a runtime's or other allocator's",
@@ -68,7 +68,7 @@ def command(p: ProcessRow) -> str:
 def ending(p: ProcessRow) -> str:
     """How the process ended, as far as it was seen."""
     if p.exit is None:
-        return "" if p.died_seq is None else "ended"
+        return "exec" if p.replaced else "" if p.died_seq is None else "ended"
     if "signal" in p.exit:
         number = p.exit["signal"]
         try:
@@ -76,6 +76,13 @@ def ending(p: ProcessRow) -> str:
         except ValueError:
             return f"killed by signal {number}"
     return f"exit {p.exit['code']}"
+
+
+def last(p: ProcessRow) -> str:
+    """When the last values were true."""
+    if p.replaced:
+        return "at exec"
+    return "at the end" if p.died_seq is None else "at exit"
 
 
 def allocator(p: ProcessRow) -> str:
@@ -112,7 +119,7 @@ def start(p: ProcessRow) -> str:
         return "the recorded settings do not say where it stands"
     where = {"environ": "a MALLOC_ variable of the environment", "tunable": "GLIBC_TUNABLES"}
     if t.fixed_by is None:
-        return "glibc's default; no setting in the environment"
+        return "glibc's default; nothing in the environment sets it"
     name = where.get(t.fixed_by, "the huge page setting")
     if t.initial == 128 * 1024:
         return f"glibc's default; fixed there by {name}"
@@ -175,19 +182,17 @@ def oddities(p: ProcessRow) -> list[str]:
                 f"#{rises[0].seq} should have raised it, but one mapped at #{doubt} is below "
                 f"that (memalign or mallopt)"
             )
-        elif not p.over_default:
+        else:
             text += " (unless the program called mallopt, which makes no system call)"
         out.append(text)
         after = [s for s in heap.steps if s.reason == "dynamic-threshold"]
         if after:
             text = f"{plural(len(after), 'heap growth')} came after it (first #{after[0].seq})"
             if p.over_default:
-                proofs = (
-                    "1 growth proves"
-                    if p.over_default == 1
-                    else f"{p.over_default:,} growths prove"
+                text += (
+                    f"; {p.over_default:,} so large that the heap served a request of 128 KiB or "
+                    f"more, unless mallopt padded it"
                 )
-                text += f"; {proofs} that the heap served a request of 128 KiB or more"
             out.append(text)
     for m in t.history:
         if m.cause == "contradiction":
@@ -196,7 +201,8 @@ def oddities(p: ProcessRow) -> list[str]:
             )
             break
     if heap.growths >= 2 and not heap.shrinks and heap.final_bytes:
-        out.append(f"the heap grew {heap.growths:,} times and never shrank")
+        recorded = "" if p.exactness in ("exact", "unverified") else " as far as recorded"
+        out.append(f"the heap grew {heap.growths:,} times and never shrank{recorded}")
     if p.refused:
         out.append(f"{plural(p.refused, 'growth')} of the heap refused by the kernel")
     failed = [(n, c.failed) for n, c in p.calls.items() if c.failed and n != "brk"]

@@ -299,3 +299,45 @@ def test_a_report_imports_nothing_heavy() -> None:
         env={"PYTHONPATH": path},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_an_address_space_that_an_exec_ends_did_not_exit(scene: Scene) -> None:
+    # exec /bin/prog; exec of another: one process, two address spaces
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.exec(2, argv=["other"]).exit(0)
+    report = scene.report()
+    assert [p.exit for p in report.processes] == [None, {"code": 0}]
+    shown = checked_text(report)
+    assert "132 KiB at exec" in shown
+    assert re.search(r"#1 .* exec +prog", shown)
+    assert "ended" not in shown
+
+
+def test_one_process_alone_does_not_hide_how_many_there_are(scene: Scene) -> None:
+    scene.glibc()
+    scene.fork(2, 2).as_(2, 2)
+    scene.exec(3, pid=2, argv=["other"]).exit(0)
+    scene.as_(1, 1).exit(0)
+    assert "  2 of the 3 address spaces in this trace" in checked_text(scene.report(2))
+    assert "  3 address spaces in this trace" in checked_text(scene.report())
+
+
+def test_a_large_growth_proves_a_large_request_only_without_mallopt(scene: Scene) -> None:
+    # mallopt(M_TOP_PAD, 512 KiB), which leaves no trace: m2097152 f1 m1000
+    scene.glibc()
+    scene.brk(0x21000)
+    a = scene.mmap(2101248)
+    scene.munmap(a, 2101248)
+    scene.brk(0x81000)
+    shown = " ".join(checked_text(scene.exit().report()).split())
+    assert "unless mallopt padded it" in shown
+    assert "proves that the heap" not in shown
+
+
+def test_an_incomplete_trace_does_not_say_never(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.brk(0x21000)
+    scene.complete = False
+    assert "never shrank as far as recorded" in " ".join(checked_text(scene.report()).split())
