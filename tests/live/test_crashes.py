@@ -103,11 +103,10 @@ def test_threads_are_killed_in_the_middle_of_calls(
             done = r.ended()
         assert done.returncode == -signal.SIGKILL
         assert state_of(target) == ""
-        # SIGKILL ends a stop, the one at the exit too: whether a thread's call was made may never
-        # be known. That is said; a wrong map never is.
+        # Whether the last call of a thread was made may never be known: SIGKILL ends any stop. That
+        # matters to nobody, for nothing happens afterwards; and it must not look like a wrong map.
+        assert done.replayed.complete, done.sentence
         assert not trust.drifted(done.replayed), done.sentence
-        assert done.replayed.lost <= 8
-        assert done.replayed.complete or "events were lost" in done.replayed.reason, done.sentence
 
 
 @pytest.mark.slow
