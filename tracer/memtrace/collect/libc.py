@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 _NAMES = re.compile(
-    r"(?:libc\.so\.6|libc-2\.\d+\.so|ld-musl-[\w-]+\.so\.1|libc\.musl-[\w-]+\.so\.1)\Z"
+    r"/(?:libc\.so\.6|libc-2\.\d+\.so|ld-musl-[\w-]+\.so\.1|libc\.musl-[\w-]+\.so\.1)\Z"
 )
 _GLIBC = re.compile(rb"GNU C Library [^\0\n]*? version (\d+\.\d+(?:\.\d+)?)")
 _MAX_FILE = 64 << 20
@@ -36,7 +36,7 @@ class LibcFinder:
                     self._known[key] = identify(path, data)
                     break
             else:
-                self._known[key] = {"name": "musl" if "musl" in path else "glibc"}
+                self._known[key] = {"name": _name(path)}
         return self._known[key]
 
 
@@ -49,9 +49,13 @@ def _read_if(path: str, ino: int) -> bytes | None:
         return None
 
 
+def _name(path: str) -> str:
+    return "musl" if "musl" in os.path.basename(path) else "glibc"
+
+
 def identify(path: str, data: bytes) -> dict[str, Any]:
     """Name, version and build id of a C library's bytes; unknown facts are left out."""
-    facts: dict[str, Any] = {"name": "musl" if "musl" in path else "glibc"}
+    facts: dict[str, Any] = {"name": _name(path)}
     banner = _GLIBC.search(data)
     if banner:
         facts["version"] = banner[1].decode()

@@ -105,7 +105,8 @@ class MapsQuery:
         _, _, _, start, end, flags, page, offset, ino, major, minor, size, _, _, _ = _QUERY.unpack(
             q
         )
-        name = self._name.raw[: size - 1] if size else b""
+        # show_map_vma escapes a newline, the query does not.
+        name = self._name.raw[: size - 1].replace(b"\n", rb"\012") if size else b""
         perms = (
             ("r" if flags & 1 else "-") + ("w" if flags & 2 else "-")
             + ("x" if flags & 4 else "-") + ("s" if flags & 8 else "p")
