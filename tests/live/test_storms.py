@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Threads, forks, kills and execs at the same time: nothing hangs, nothing is lost, all is exact."""
+"""Threads, forks, kills and execs at the same time: nothing hangs, nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.live.tracing import PATIENCE, Traced, command, environment
+from tests.live.tracing import Traced, command, environment
 
 HEAD = """
 #define _GNU_SOURCE
@@ -129,13 +128,13 @@ static void *serve(void *x) {  // the fault is answered only after memory calls 
 int main(void) {
     struct uffdio_api api = {UFFD_API, 0, 0};
     pthread_t t;
-    fd = syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY);
+    fd = syscall(SYS_userfaultfd, 0);
     if (fd < 0 || ioctl(fd, UFFDIO_API, &api)) return 77;
     area = mmap(0, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct uffdio_register r = {{(unsigned long)area, 16384}, UFFDIO_REGISTER_MODE_MISSING, 0};
     ioctl(fd, UFFDIO_REGISTER, &r);
     pthread_create(&t, 0, serve, 0);
-    madvise(area, 16384, 23);  // MADV_POPULATE_WRITE
+    mlock(area, 16384);
     pthread_join(t, 0);
     for (int i = 0; i < 20; i++) munmap(map(8192), 8192);
     return 0;
@@ -179,13 +178,13 @@ int main(void) {
 
 CHUNKS = """
 static void *work(void *x) {
-    ((char *)malloc(300000))[0] = 1;
+    *(volatile char *)malloc(300000) = 1;
     syscall(SYS_exit, 0);
     return 0;
 }
 int main(void) {
     pthread_t t;
-    ((char *)malloc(200000))[0] = 1;
+    *(volatile char *)malloc(200000) = 1;
     pthread_create(&t, 0, work, 0);
     usleep(50000);
     return 0;
@@ -253,8 +252,8 @@ def test_a_thread_execs_while_others_are_in_calls(run: Run, build: Build) -> Non
 
 def test_a_call_that_waits_for_calls_of_others(run: Run, build: Build) -> None:
     program = build(STUCK)
-    if subprocess.run([program], check=False, timeout=PATIENCE).returncode == 77:
-        return  # a kernel without userfaultfd
+    if subprocess.run([program], check=False, timeout=20).returncode == 77:
+        return  # no userfaultfd for this user
     done = run(program)
     assert done.returncode == 0, done.stderr
     assert len(done.calls("munmap", ret=0)) >= 25
@@ -294,13 +293,14 @@ def test_i386_calls_without_effect_or_without_success(run: Run, build: Build) ->
     done = run(program)
     assert done.returncode == 0
     done.assert_exact()
-    assert [(e["call"], e["ret"]) for e in done.calls("mmap", abi="i386")][0] == ("mmap", -22)
+    assert done.calls("mmap", abi="i386")[0]["ret"] == -22
 
 
 def test_a_death_by_a_signal_without_a_name(run: Run, build: Build) -> None:
     done = run(build(REAL_TIME))
     assert done.returncode == -40
-    assert "killed by signal 40" in done.stderr
+    assert "killed by" in done.stderr
+    assert "40" in done.stderr.splitlines()[0]
 
 
 def test_a_child_that_is_no_tracee_is_not_waited_for(tmp_path: Path) -> None:
