@@ -228,7 +228,7 @@ class Account:
         r.kind, r.evidence, r.owner, r.candidates = d.kind, d.evidence, d.owner, d.candidates
         r.settled = not d.wait
         self.regions.born(r)
-        if d.wait == "header":
+        if d.wait in ("header", "library"):
             self._waiting.append((self._calls + _PATIENCE, r))
         elif d.wait == "stack":
             self._settle_previous(self._stacks, tid)

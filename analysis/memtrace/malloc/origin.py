@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, LOADER, PROGRAM, Caller
+from memtrace.malloc.caller import (
+    ALLOCATOR,
+    LIBC,
+    LIBRARY,
+    LOADER,
+    PROGRAM,
+    STATIC,
+    UNKNOWN,
+    Caller,
+)
 from memtrace.malloc.glibc import FALLBACK, HEAP_MAX
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_STACK, MAP_TYPE, PROT_EXEC
 from memtrace.space.canonical import Attr
@@ -31,7 +40,7 @@ NO_RULE = frozenset({
 class Decision(NamedTuple):
     """A kind with its evidence.
 
-    `wait`: what may still prove more: "header", "stack", "reserve" or "".
+    `wait`: what may still prove more: "header", "library", "stack", "reserve" or "".
     """
 
     kind: str
@@ -106,6 +115,8 @@ def of_mmap(
             return Decision("library", "sequence")
         if caller.who == LOADER and flags & MAP_DENYWRITE:
             return Decision("library", "caller")  # _dl_map_segments; ld.so.cache comes without it
+        if caller.who in (UNKNOWN, STATIC):
+            return Decision("file", "shape", wait="library")  # its text may be mapped next
         return Decision("file", "shape")
     if caller.who == LOADER:
         return Decision("loader", "caller")

@@ -652,3 +652,14 @@ def test_a_heap_of_another_allocator_is_not_judged(scene: Scene) -> None:
     seq = scene.brk(0x1000, by="sbrk")
     assert verdicts(scene.process()) == [(0x1000, "not-applicable", "foreign-sbrk")]
     assert scene.region(seq).verdict == "not-applicable"
+
+
+def test_a_library_mapped_by_nobody_known_was_never_a_file(scene: Scene) -> None:
+    # 1 MiB read-only first, the text over its middle next, as every loader does it
+    scene.exec()
+    base = scene.mmap(1 << 20, by="", prot=1, flags=2, file="/lib/x.so")
+    scene.call("mmap", [base + 0x1000, 0x1000, 5, 0x12, 3, 0x1000], base + 0x1000,
+               by="", file="/lib/x.so")  # fmt: skip
+    kinds = scene.exit().process().kinds
+    assert kinds["library"].peak_bytes >= 1 << 20
+    assert "file" not in {n for n, k in kinds.items() if k.count or k.peak_bytes}
