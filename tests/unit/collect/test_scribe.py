@@ -416,6 +416,11 @@ HUGE = 2 << 20
             f"{ANON:x}-{ANON + 2 * PAGE:x} rw-s 00000000 00:01 99 /dev/zero (deleted)",
             ANON + 2 * PAGE, id="shared anonymous memory has an inode",
         ),
+        pytest.param(
+            [0, PAGE, 3, 1, 5, 0],
+            f"{ANON:x}-{ANON + HUGE:x} rw-s 00000000 00:10 77 /dev/hugepages/pool",
+            ANON + HUGE, id="a file of huge pages",
+        ),
         pytest.param(FILE, line_of("rwxp"), ANON + 2 * PAGE, id="READ_IMPLIES_EXEC"),
         pytest.param(FILE, line_of("r--p"), ANON + 2 * PAGE, id="not writable"),
         pytest.param(FILE, line_of("-w-p"), ANON + 2 * PAGE, id="not readable"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,7 +24,7 @@ from memtrace.collect import turns
 from memtrace.collect.tracee import Mm, Tracee
 from memtrace.collect.turns import LIMIT_NS
 
-PTRACE_SYSCALL = 24
+PTRACE_SYSCALL, PTRACE_GET_SYSCALL_INFO = 24, 0x420E
 
 
 class Turns(RuleBasedStateMachine):
@@ -169,21 +170,36 @@ def test_a_call_is_set_aside_at_the_limit_and_not_before() -> None:
     assert not mm.overlapping
 
 
-@pytest.mark.parametrize(("answer", "killed"), [(0, False), (-1, True)])
-def test_proceeding_notes_the_time_and_a_kill(
-    monkeypatch: pytest.MonkeyPatch, answer: int, *, killed: bool
+@pytest.mark.parametrize(
+    ("stands_at", "answer", "let_in"),
+    [
+        pytest.param(1, 0, True, id="at an entry"),
+        pytest.param(3, 0, True, id="at a filtered entry"),
+        pytest.param(0, 0, False, id="at its exit event: killed while it waited"),
+        pytest.param(None, 0, False, id="no longer stopped"),
+        pytest.param(3, -1, False, id="killed in between"),
+    ],
+)
+def test_only_who_still_stands_at_its_entry_is_let_in(
+    monkeypatch: pytest.MonkeyPatch, stands_at: int | None, answer: int, *, let_in: bool
 ) -> None:
-    made: list[tuple[int, ...]] = []
+    asked: list[int] = []
 
-    def request(*arguments: int) -> int:
-        made.append(arguments)
-        return answer
+    def request(what: int, tid: int, size: int, data: Any) -> int:
+        asked.append(what)
+        assert tid == 100
+        if what == PTRACE_SYSCALL:
+            assert (size, data) == (0, 0)  # no signal is delivered
+            return answer
+        assert what == PTRACE_GET_SYSCALL_INFO
+        data[0] = 0xC000003E << 32 | (stands_at or 0)
+        return -1 if stands_at is None else 88
 
     stub: Callable[..., int] = request
     monkeypatch.setattr(turns, "request", stub)
     _, a, _ = two()
     before = time.monotonic_ns()
     turns.proceed(a)
-    assert made == [(PTRACE_SYSCALL, 100, 0, 0)]
+    assert (PTRACE_SYSCALL in asked) == (stands_at in {1, 3})
     assert before <= a.t0 <= time.monotonic_ns()
-    assert a.killed is killed
+    assert a.killed is not let_in

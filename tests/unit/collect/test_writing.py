@@ -219,6 +219,28 @@ def test_a_disk_that_fills_up_leaves_no_footer(tmp_path: Path) -> None:
     assert not trace.complete
 
 
+class OnceFull(Output):
+    """A disk that has room again after one block was lost."""
+
+    lost = False
+
+    def write(self, block: bytes) -> None:
+        if not self.lost and block != HEADER:
+            self.lost = True
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().write(block)
+
+
+def test_after_a_lost_block_nothing_more_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    output = OnceFull(str(path))
+    output.write(HEADER)
+    writer = Writer(output)
+    send(writer)
+    assert writer.finish("done").error == f"cannot write {path}: no space left on device"
+    assert path.read_bytes() == HEADER
+
+
 def test_a_writer_that_fails_says_so_and_goes_on_reading(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     writer = begin(path)
