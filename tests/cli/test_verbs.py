@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -376,3 +377,27 @@ def test_a_full_disk_is_said(trace: Path) -> None:
     assert ran.returncode == 2
     assert "no space left on device" in ran.stderr
     assert two_lines(ran.stderr)
+
+
+# -- remedies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["events", "--pid", "99"], ["events", "--call", "foo"], ["maps", "--at", "noon"],
+     ["maps", "--at", "999"], ["maps", "--at", "end", "--pid", "99"]],
+)  # fmt: skip
+def test_a_remedy_works_as_it_is_typed(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    verb, *rest = arguments
+    refused = run(verb, write(tmp_path / "a trace's.json", RECORDS), *rest)
+    assert refused.status == 2
+    typed = shlex.split(refused.err.splitlines()[1].removeprefix("  try: "))
+    assert typed[0] == "memtrace"
+    assert run(*typed[1:]).status == 0
+
+
+def test_a_remedy_for_a_missing_folder_shows_what_there_is(run: Run, trace: Path) -> None:
+    refused = run("report", trace, "-o", trace.parent / "no" / "such" / "x")
+    assert refused.status == 2
+    assert two_lines(refused.err)
+    assert refused.err.splitlines()[1] == f"  try: ls -ld {trace.parent}"

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,7 +66,8 @@ def command(trace: str, form: str, pid: int | None, call: str | None) -> None:
         if pid is not None and pid not in events.pids:
             some = ", ".join(map(str, events.pids[:8])) or "none"
             raise UsageError(
-                f"no process {pid} in {trace}: it has {some}", hint=f"memtrace events {trace}"
+                f"no process {pid} in {trace}: it has {some}",
+                hint=f"memtrace events {quote(trace)}",
             )
         if not opened.complete:
             warn("the trace is incomplete: see memtrace verify")
@@ -75,7 +77,7 @@ def _known(trace: Trace, call: str | None) -> None:
     if call is not None and call not in trace.header.calls and call not in _LIFE:
         raise UsageError(
             f"a trace holds no call named {call!r}",
-            hint=f"memtrace events {trace.path} --call mmap",
+            hint=f"memtrace events {quote(str(trace.path))} --call mmap",
         )
 
 

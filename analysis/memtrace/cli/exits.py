@@ -14,6 +14,7 @@ import errno
 import os
 import sys
 import traceback
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -73,7 +74,12 @@ def _os_error(e: OSError) -> int:
         return PIPE
     what = (e.strerror or str(e)).lower()
     where = f"cannot use {e.filename}: " if e.filename else "cannot write the output: "
-    hint = "df -h ." if e.errno == errno.ENOSPC else f"ls -ld {e.filename or '.'}"
+    named = os.fspath(e.filename) if isinstance(e.filename, str | os.PathLike) else "."
+    if e.errno == errno.ENOENT:
+        named = os.path.dirname(named) or "."
+        while not os.path.exists(named):
+            named = os.path.dirname(named) or "."
+    hint = "df -h ." if e.errno == errno.ENOSPC else f"ls -ld {quote(named)}"
     return _say(e, f"{where}{what}", hint, USAGE)
 
 

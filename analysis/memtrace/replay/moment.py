@@ -40,8 +40,8 @@ class State:
     replay: Replay
 
 
-def parse_when(text: str) -> Moment:
-    """Read a WHEN.
+def parse_when(text: str, path: str = "trace.json") -> Moment:
+    """Read a WHEN; `path` is the trace that a refusal's remedy names.
 
     Raises:
         UsageError: the text names no moment.
@@ -59,7 +59,7 @@ def parse_when(text: str) -> Moment:
     except (ValueError, OverflowError) as e:
         raise UsageError(
             f"{text[:40]!r} names no moment: {_FORMS}",
-            hint="memtrace maps trace.json --at peak",
+            hint=f"memtrace maps {quote(path)} --at peak",
         ) from e
 
 
@@ -120,7 +120,7 @@ def state_at(path: str, when: str, pid: int | None = None) -> State:
         UsageError: no such moment, or no such process then.
         TraceFormatError: the trace cannot be read.
     """
-    moment = parse_when(when)
+    moment = parse_when(when, path)
     mm = None
     seq = moment.seq
     if moment.name is not None:
