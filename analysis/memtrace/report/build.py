@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from memtrace.malloc.account import Account, Accounts
+from memtrace.malloc.account import Account
+from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.regions import Region
 from memtrace.replay.engine import Replay, replay
