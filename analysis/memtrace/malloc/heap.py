@@ -243,6 +243,9 @@ class Judge:
             if s.hugetlb == 1 and not end & (_HUGE - 1):
                 return "explained", "hugetlb"
             return "contradiction", None
+        if threshold.doubted:  # whether it ever rose is not known
+            fits = threshold.low is not None and least < threshold.low
+            return ("holds" if fits else "unknown"), None
         if threshold.rises:
             return "explained", "dynamic-threshold"
         if threshold.inherited:

@@ -160,7 +160,7 @@ def step(s: StepRow) -> str:
     return {
         "holds": "fits the threshold rule",
         "contradiction": "CONTRADICTS the configured threshold",
-        "unknown": "caller not proven",
+        "unknown": "not known: no evidence decides it",
     }.get(s.verdict, s.verdict)
 
 

@@ -663,3 +663,20 @@ def test_a_library_mapped_by_nobody_known_was_never_a_file(scene: Scene) -> None
     kinds = scene.exit().process().kinds
     assert kinds["library"].peak_bytes >= 1 << 20
     assert "file" not in {n for n, k in kinds.items() if k.count or k.peak_bytes}
+
+
+def test_a_growth_after_a_doubted_rise_is_not_explained_by_it(scene: Scene) -> None:
+    # mallopt(M_MMAP_THRESHOLD, 131072) freezes it and leaves no trace: m200000 f1 m200000 m100000;
+    # then a growth that only a risen threshold, or a padded top, allows
+    scene.glibc()
+    scene.brk(0x21000)
+    a = scene.mmap(212992)
+    scene.munmap(a, 212992)
+    scene.mmap(200704)
+    scene.brk(0x31000)
+    scene.brk(0x43000)  # 0x43000 - 4096 - 128 KiB - 16 = 139248, above 128 KiB
+    p = scene.process()
+    assert (p.threshold.low, p.threshold.high) == (131072, 200688)
+    assert verdicts(p) == [
+        (0x21000, "holds", None), (0x31000, "holds", None), (0x43000, "unknown", None),
+    ]  # fmt: skip
