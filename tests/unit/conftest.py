@@ -103,9 +103,15 @@ class Scene:
                   by="loader", file=path)  # fmt: skip
         return self
 
+    def _headers(self) -> list[tuple[int, int]]:
+        """The pending headers as the next record carries them: so many records back."""
+        assert self.pending is not None
+        seq, pending, self.pending = len(self.records) + 1, self.pending, None
+        return [(seq - mmap, word) for mmap, word in pending]
+
     def life(self, record: Life) -> Scene:
         if self.pending is not None:
-            record.h, self.pending = self.pending, None
+            record.h = self._headers()
         self.records.append(record)
         return self
 
@@ -161,7 +167,7 @@ class Scene:
             ext.f = self._file(file)
         if self.pending is not None:
             assert ext is not None
-            ext.h, self.pending = self.pending, None
+            ext.h = self._headers()
         site = self._site(by)
         self.records.append(
             Call(

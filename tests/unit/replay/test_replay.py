@@ -269,7 +269,7 @@ class Notes(Observer):
 
 def test_observers_are_told_in_order_and_headers_go_to_the_mm_of_their_mmap(run: Any) -> None:
     notes = Notes()
-    carrier = Call(10, 1, 5, 1, MUNMAP, [0x700000, 0x22000], 0, ext=Ext(h=[(4, 0x22002)]))
+    carrier = Call(10, 1, 5, 1, MUNMAP, [0x700000, 0x22000], 0, ext=Ext(h=[(1, 0x22002)]))
     r = run(
         started(), Fork(t=1, pid=5, tid=5, mm=1, child=6, child_mm=2),
         mmap(0x700000, 0x22000), mmap(0x700000, 0x22000, mm=2, tid=6), carrier, Gone(t=9, mm=2),

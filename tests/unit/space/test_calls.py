@@ -193,9 +193,10 @@ def test_read_implies_exec_adds_x_to_what_is_readable() -> None:
     assert shown(space) == ["51000-52000 rwxp", "60000-61000 r-xp", "70000-71000 -w-p"]
 
 
-def test_a_prctl_names_anonymous_memory() -> None:
-    space = space_of()
-    do(space, "prctl", [0x53564D41, 0, 0x11000, 0x1000, 0], 0, Ext(name="pool"))
+@pytest.mark.parametrize("option", [0x53564D41, 0x53564D41 | 5 << 32])
+def test_a_prctl_names_anonymous_memory(option: int) -> None:
+    space = space_of()  # the upper half of an int argument is nobody's
+    do(space, "prctl", [option, 0, 0x11000, 0x1000, 0], 0, Ext(name="pool"))
     names = [m.path for m in space.mappings()]
     assert names == ["", "[anon:pool]", "", "/lib/x", "/dev/zero (deleted)", "[stack]"]
 

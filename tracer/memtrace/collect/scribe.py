@@ -125,7 +125,7 @@ class Scribe:
             ext = None
         if self._headers:
             ext = ext or Ext()
-            ext.h, self._headers = self._headers, []
+            ext.h = self._take_headers(seq)
         vm, rss = self._count_pages(model, m)
         t = m.t1 - self._start
         written = used[:4] if name == "mmap" and used[4:] == MMAP_TAIL else used
@@ -287,10 +287,16 @@ class Scribe:
             self.vm_peak = max(self.vm_peak, fields["vm"])
             self.rss_peak = max(self.rss_peak, fields["rss"], fields.get("hwm", 0))
 
+    def _take_headers(self, seq: int) -> list[tuple[int, int]]:
+        """The headers that ride on record `seq`: how many records back, and the word."""
+        taken = [(seq - mmap, word) for mmap, word in self._headers]
+        self._headers.clear()
+        return taken
+
     def _write(self, fields: dict[str, Any]) -> None:
         self.seq += 1
         if self._headers:
-            fields["h"], self._headers = self._headers, []
+            fields["h"] = self._take_headers(self.seq)
         self._t = fields["t"]
         record: Life = msgspec.convert(fields, LifeRecord)
         self.lines.append(encode(record))

@@ -301,11 +301,12 @@ def _prctl(
     file: FileId | None,
     name: str | None,
 ) -> None:
-    if a[0] == PR_SET_MM and a[1] == PR_SET_MM_BRK:
+    option = a[0] & 0xFFFFFFFF  # the kernel takes an int
+    if option == PR_SET_MM and a[1] == PR_SET_MM_BRK:
         space.brk = a[2]
-    elif a[0] == PR_SET_MM and a[1] == PR_SET_MM_START_BRK:
+    elif option == PR_SET_MM and a[1] == PR_SET_MM_START_BRK:
         space.start_brk = a[2]
-    elif a[0] == PR_SET_VMA and a[1] == PR_SET_VMA_ANON_NAME:
+    elif option == PR_SET_VMA and a[1] == PR_SET_VMA_ANON_NAME:
         text = f"[anon:{name}]" if name else ""
         change.removed = space.cut(*_range(a[2], a[3]))
         for s, e, attr, tag in change.removed:

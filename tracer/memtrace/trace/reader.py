@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 from memtrace.trace import zstd
 from memtrace.trace.codec import Decoder, decode_footer, decode_header
 from memtrace.trace.errors import TraceFormatError
-from memtrace.trace.records import Call, Footer, Record
+from memtrace.trace.records import Call, Footer, Life, Record
 
 MAX_LINE = 256 << 20
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -70,7 +70,8 @@ class Trace:
     def records(self) -> Iterator[tuple[int, int, Record]]:
         """Yield (sequence number, time in ns since the start, record), in order of application.
 
-        Sequence numbers are line numbers: the header is 0, the first record 1.
+        Sequence numbers are line numbers: the header is 0, the first record 1. The `h` of a record,
+        which counts records back in the file, comes with sequence numbers.
         """
         decode = self.decoder.decode
         t = seq = 0
@@ -98,8 +99,12 @@ class Trace:
                 self.problem(seq + 1, "a record after the footer")
             if isinstance(record, Call):
                 t += record.dt
+                if record.ext is not None and record.ext.h is not None:
+                    record.ext.h = [(seq - back, word) for back, word in record.ext.h]
             else:
                 t = record.t
+                if isinstance(record, Life) and record.h is not None:
+                    record.h = [(seq - back, word) for back, word in record.h]
             self.count += 1
             yield seq, t, record
         self.close()  # a pending error was the torn last line: dropped

@@ -61,9 +61,10 @@ class Ext(msgspec.Struct, omit_defaults=True):
 
     `f`: the file behind the new mapping. `x`: `[low, high, lines]`, the range as re-read from the
     kernel after the call: it replaces the range, whatever the call's arguments say. `h`: headers
-    of malloc chunks peeked since the last record, `[seq of the mmap, size word]` each (0: the words
-    there were no chunk header). `abi`: "i386" or "x32" when not the native one. `raw`: the name of
-    the call actually made (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA).
+    of malloc chunks peeked since the last record, `[how many records back the mmap is, size word]`
+    each (0: the words there were no chunk header); the reader gives the mmap's sequence number.
+    `abi`: "i386" or "x32" when not the native one. `raw`: the name of the call actually made
+    (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA).
     """
 
     f: int | FileId | None = None
