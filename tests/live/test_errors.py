@@ -132,7 +132,7 @@ def test_the_null_device_takes_a_trace(run: Callable[..., Traced]) -> None:
 
 @pytest.fixture(params=["full-disk", "file-size-limit"])
 def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A folder with room for 200 KiB: `path` and what `subprocess` needs. Without root, and where
+    """A folder with room for 100 KiB, half of the smallest trace here: `path` and what `subprocess` needs. Without root, and where
     mounting is forbidden, a limit on the file's size stands for the full disk.
     """
     folder = tmp_path / "small"
@@ -140,14 +140,14 @@ def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict
     mounted = False
     if request.param == "full-disk" and os.geteuid() == 0:
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder],
+            ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", folder],
             check=False, capture_output=True,
         )  # fmt: skip
         mounted = done.returncode == 0
 
     def limit() -> None:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200 << 10, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, hard))
 
     yield {"path": folder / "t.json", "kw": {} if mounted else {"preexec_fn": limit}}
     if mounted:
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_while_the_program_runs(
     assert "Traceback" not in done.stderr
     # The program ran on to its end: it has measured its calls.
     assert done.stdout
-    assert path.stat().st_size > 100_000
+    assert path.stat().st_size > 50_000
     verified = cli("verify", path)
     assert verified.returncode == 3, verified.stdout
     assert verified.stdout.startswith("incomplete: "), verified.stdout
