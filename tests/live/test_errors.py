@@ -132,8 +132,9 @@ def test_the_null_device_takes_a_trace(run: Callable[..., Traced]) -> None:
 
 @pytest.fixture(params=["full-disk", "file-size-limit"])
 def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A folder with room for 100 KiB, half of the smallest trace here: `path` and what `subprocess` needs. Without root, and where
-    mounting is forbidden, a limit on the file's size stands for the full disk.
+    """A folder with room for 100 KiB, half of the smallest trace here: `path` and what
+    `subprocess` needs. Without root, and where mounting is forbidden, a limit on the file's size
+    stands for the full disk.
     """
     folder = tmp_path / "small"
     folder.mkdir()

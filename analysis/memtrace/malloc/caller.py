@@ -138,6 +138,8 @@ class Callers:
         who, owner = self._text(site.ret)
         if who != LIBC:
             return Caller(who, owner)
+        if site.direct is False:
+            return NOBODY  # a function of the program may have ended in a jump to mmap
         return Caller(who, owner, *self._text(site.outer))
 
     def _text(self, place: Place | None) -> tuple[str, str | None]:

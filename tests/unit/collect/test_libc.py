@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memtrace.collect import procfs
-from memtrace.collect.libc import LibcFinder, identify
+from memtrace.collect.libc import LibcFinder, calls_directly, identify
 from memtrace.trace.mapping import decode_maps, parse_line
 
 GLIBC = b"\0GNU C Library (Debian GLIBC 2.36-9+deb12u7) stable release version 2.36.\nCopyright"
@@ -130,3 +130,24 @@ def test_the_file_is_found_in_the_processs_own_root(
     found = LibcFinder().look(77, DEV, 5, "/lib/libc.so.6")
     assert opened == ["/proc/77/root/lib/libc.so.6"]
     assert found == {"name": "glibc", "version": "2.36"}
+
+
+@pytest.mark.parametrize(
+    ("code", "ip", "direct"),
+    [
+        (b"\xe8" + (0x40).to_bytes(4, "little"), 0x105 + 0x40 + 20, True),
+        (b"\xe8" + (-0x80).to_bytes(4, "little", signed=True), 0x105 - 0x80 + 20, True),
+        (b"\xe8" + (0x40).to_bytes(4, "little"), 0x105 + 0x40, False),  # before its first byte
+        (b"\xe8" + (0x40).to_bytes(4, "little"), 0x105 + 0x40 + 257, False),  # another function
+        (b"\x00\x00\x00\xff\xd0", 0x105 + 20, False),  # call *%rax
+    ],
+)
+def test_a_call_is_direct_when_its_code_says_so(
+    tmp_path: Path, code: bytes, ip: int, *, direct: bool
+) -> None:
+    text = tmp_path / "libc.so.6"
+    text.write_bytes(bytes(0x100) + code + bytes(0x300))
+    pid, ino, path = os.getpid(), text.stat().st_ino, str(text)
+    assert calls_directly(pid, ino, path, 0x105, ip) is direct
+    assert calls_directly(pid, ino + 1, path, 0x105, ip) is False
+    assert calls_directly(pid, ino, path + "-", 0x105, ip) is False

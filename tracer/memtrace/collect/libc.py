@@ -14,6 +14,10 @@ _GLIBC = re.compile(rb"GNU C Library [^\0\n]*? version (\d+\.\d+(?:\.\d+)?)")
 _MAX_FILE = 64 << 20
 
 
+#: The function around a syscall instruction, as far back as its first byte may be.
+_WRAPPER_BYTES = 256
+
+
 class LibcFinder:
     """Answers once per file and mm-independent: results are remembered by (dev, inode)."""
 
@@ -38,6 +42,34 @@ class LibcFinder:
             else:
                 self._known[key] = {"name": _name(path)}
         return self._known[key]
+
+
+def calls_directly(pid: int, ino: int, path: str, ret: int, ip: int) -> bool:
+    """Whether the code before file offset `ret` is `call rel32` into the function around `ip`.
+
+    Only then is the word at the stack pointer of a syscall wrapper its caller: a function that
+    ends in a jump to the wrapper leaves the return address of its own caller there. False also
+    when the file cannot be read. x86-64; both offsets are in one segment, so that their distance
+    is the distance of the addresses.
+    """
+    if ret < 5:
+        return False
+    for candidate in (f"/proc/{pid}/root{path}", path):
+        try:
+            fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            if os.fstat(fd).st_ino != ino:
+                continue
+            code = os.pread(fd, 5, ret - 5)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+        target = ret + int.from_bytes(code[1:], "little", signed=True)
+        return code[:1] == b"\xe8" and len(code) == 5 and target < ip <= target + _WRAPPER_BYTES
+    return False
 
 
 def _read_if(path: str, ino: int) -> bytes | None:

@@ -16,7 +16,7 @@ import msgspec
 from memtrace.collect import procfs, wire
 from memtrace.collect.abi import INDEX
 from memtrace.collect.decode import decode
-from memtrace.collect.libc import LibcFinder
+from memtrace.collect.libc import LibcFinder, calls_directly
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import Change, apply
 from memtrace.space.canonical import MapsCache
@@ -29,6 +29,10 @@ from memtrace.trace.sizes import PAGE, round_up
 _MAP_ANONYMOUS = 0x20
 _MAX_UNPEEKED = 4096
 _SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
+
+
+#: (dev, inode, path, offset in the file), or the bare address.
+Place = tuple[str, int, str, int] | int
 
 
 class Model:
@@ -217,7 +221,8 @@ class Scribe:
             _place(space, ret),
             _place(space, outer) if outer else None,
         )
-        number, definition = self._interner.site(*places)
+        direct = _is_direct(model.pid, places[0], places[1]) if name == "mmap" else None
+        number, definition = self._interner.site(*places, direct=direct)
         if len(model.sites) > 65536:
             model.sites.clear()
         model.sites[key] = number
@@ -305,13 +310,20 @@ class Scribe:
 _NO_EXT = Ext()
 
 
+def _is_direct(pid: int, ip: Place, ret: Place | None) -> bool | None:
+    """`Site.direct`: asked where both places are in one file, once per site and address space."""
+    if not isinstance(ip, tuple) or not isinstance(ret, tuple) or ip[:2] != ret[:2]:
+        return None
+    return calls_directly(pid, ret[1], ret[2], ret[3], ip[3])
+
+
 def _touches_code(change: Change) -> bool:
     return any(p[2].perms[2] == "x" for p in change.removed) or any(
         p[2].perms[2] == "x" for p in change.added
     )
 
 
-def _place(space: AddressSpace, address: int) -> tuple[str, int, str, int] | int | None:
+def _place(space: AddressSpace, address: int) -> Place | None:
     """A code address as (dev, inode, path, file offset); the bare address in code without a file;
     None when it points to no code.
     """

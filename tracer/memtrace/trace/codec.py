@@ -184,20 +184,23 @@ class Interner:
         self._files[key] = n = len(self._files) + 1
         return FileId(n, dev, ino, path)
 
-    def site(self, *places: tuple[str, int, str, int] | int | None) -> tuple[int, Site | None]:
+    def site(
+        self, *places: tuple[str, int, str, int] | int | None, direct: bool | None = None
+    ) -> tuple[int, Site | None]:
         """The number of a site (ip, ret, outer), and its definition when this is the first use.
 
         A place is (dev, ino, path, file offset), a bare address, or None.
         """
-        known = self._sites.get(places)
+        key = (*places, direct)
+        known = self._sites.get(key)
         if known is not None:
             return known, None
-        self._sites[places] = n = len(self._sites) + 1
+        self._sites[key] = n = len(self._sites) + 1
         refs: list[Place | None] = []
         for p in places:
             if isinstance(p, tuple):
                 refs.append((self.file(*p[:3]), p[3]))
             else:
                 refs.append(None if p is None else (None, p))
-        ip = refs[0] or (None, 0)
-        return n, Site(n, ip, *refs[1:])
+        ip, ret, outer = [*refs, None, None][:3]
+        return n, Site(n, ip or (None, 0), ret, outer, direct)

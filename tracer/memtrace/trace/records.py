@@ -42,18 +42,22 @@ class FileId(msgspec.Struct, frozen=True):
 Place = tuple[int | FileId | None, int]
 
 
-class Site(msgspec.Struct, frozen=True):
+class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a call was made from.
 
     `ip` is the instruction after the syscall, `ret` the word at the stack pointer (the caller's
     return address wherever the wrapper pushes nothing, as glibc's mmap, munmap and brk do),
     `outer` a further word of the frame: [sp+0x20] for brk (sbrk's caller), [sp+0x58] for mremap.
+    `direct`, for an mmap whose `ip` and `ret` are in one file: whether the instruction before `ret`
+    was seen to call the function that `ip` is in. False: `ret` may be the caller of a function that
+    ended in a jump to mmap.
     """
 
     id: int
     ip: Place
     ret: Place | None = None
     outer: Place | None = None
+    direct: bool | None = None
 
 
 class Ext(msgspec.Struct, omit_defaults=True):
