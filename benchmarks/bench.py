@@ -68,8 +68,6 @@ def call_costs(rounds: int, folder: Path) -> None:
                 f"{statistics.median(middle):.2f} ({min(middle):.2f}-{max(middle):.2f}); "
                 f"target {bound:.1f}"
             )
-    size = (folder / "trace.json").stat().st_size
-    print(f"\nlast trace: {size:,} bytes")
 
 
 def start_up(rounds: int, folder: Path) -> None:
