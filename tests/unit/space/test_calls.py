@@ -248,3 +248,17 @@ def test_stack_growth_is_imported_and_counted_and_nothing_else_is() -> None:
     assert drift.model == ()
     assert [(r.start, r.end) for r in drift.kernel] == [(0xFF000, 0x100000)]
     assert compare(space, more, CACHE, 7, 1, "exit").drift is None
+
+
+def test_an_mprotect_that_stops_at_a_hole_leaves_dontfork_and_the_region_alone() -> None:
+    """Only permissions changed: the child still lacks the range, and it is still one region."""
+    space = AddressSpace()
+    do(space, "mmap", [0x10000, 0x3000, RW, ANON, -1, 0], 0x10000)
+    tag = next(space.pieces())[3]
+    do(space, "madvise", [0x10000, 0x3000, 10], 0)
+    lines = ["10000-13000 r--p 00000000 00:00 0"]
+    do(space, "mprotect", [0x10000, 0x8000, 1], -12, Ext(x=(0x10000, 0x18000, lines)))
+    assert [(s, e, a.perms, t) for s, e, a, t in space.pieces()] == [
+        (0x10000, 0x13000, "r--p", tag)
+    ]
+    assert space.fork().total == 0

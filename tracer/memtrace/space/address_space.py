@@ -183,8 +183,9 @@ class AddressSpace:
         return removed
 
     def load(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
-        """Replace everything by a kernel map (parsed by `MapsCache`). Where a page was mapped alike
-        before, it keeps its tag and flags; a hostile, overlapping map is cut to disjoint pieces."""
+        """Replace everything by a kernel map (parsed by `MapsCache`); see `_continue` for what
+        pages keep. A hostile, overlapping map is cut to disjoint pieces.
+        """
         old = AddressSpace()
         old._starts, old._ends = self._starts, self._ends
         self._starts, self._ends, self.total = [], {}, 0
@@ -195,16 +196,8 @@ class AddressSpace:
                 self.cut(start, end)
             if path and attr.ino:
                 self.paths[attr.dev, attr.ino] = path
-            position = start
-            for s, e, a, tag in list(old.pieces(start, end)):
-                if a[:5] != attr[:5]:
-                    continue
-                if s > position:
-                    self.put(position, s, attr, self.new_tag())
-                self.put(s, e, a, tag)
-                position = e
-            if position < end:
-                self.put(position, end, attr, self.new_tag())
+            for piece in self._continue(start, end, attr, old.pieces(start, end)):
+                self.put(*piece)
 
     def set_range(
         self, low: int, high: int, parsed: Iterable[tuple[int, int, Attr, str]]
@@ -225,20 +218,29 @@ class AddressSpace:
         for s, e, attr in want:
             if not self.is_free(s, e):
                 continue
-            position = s
-            for ps, pe, pattr, ptag in removed:
-                a, b = max(ps, s), min(pe, e)
-                if a >= b or pattr[:5] != attr[:5]:
-                    continue
-                if a > position:
-                    added.append((position, a, attr, self.new_tag()))
-                added.append((a, b, pattr, ptag))
-                position = b
-            if position < e:
-                added.append((position, e, attr, self.new_tag()))
-        for s, e, attr, tag in added:
-            self.put(s, e, attr, tag)
+            added += self._continue(s, e, attr, removed)
+        for piece in added:
+            self.put(*piece)
         return removed, added
+
+    def _continue(self, low: int, high: int, attr: Attr, old: Iterable[Piece]) -> list[Piece]:
+        """The pieces of a kernel line [low, high): where the same backing was before, its pages
+        keep their tag and what maps does not show (VM_DONTCOPY, VM_GROWSDOWN), whatever their
+        permissions have become; mprotect that stops at a hole has re-protected the part before.
+        """
+        out: list[Piece] = []
+        position = low
+        for start, end, was, tag in old:
+            a, b = max(start, low), min(end, high)
+            if a >= b or was[1:5] != attr[1:5]:
+                continue
+            if a > position:
+                out.append((position, a, attr, self.new_tag()))
+            out.append((a, b, was._replace(perms=attr.perms), tag))
+            position = b
+        if position < high:
+            out.append((position, high, attr, self.new_tag()))
+        return out
 
     def lowest_growing(self) -> Iterator[tuple[int, int, Attr]]:
         """The pieces whose start a page fault may move down."""
