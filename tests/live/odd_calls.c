@@ -93,6 +93,8 @@ int main(void)
     shared = map(NULL, 4, rw, MAP_SHARED);
     mremap(shared, 0, 2 * PAGE, MREMAP_MAYMOVE);
     mremap(base + 8 * PAGE, 0, PAGE, MREMAP_MAYMOVE);
+    // EFAULT, and the page is gone: the target is unmapped before the source, the same, is looked at
+    mremap(shared + PAGE, 0, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, shared + PAGE);
     mark();
 
     /* Mappings that grow by page faults, and the stack. */

@@ -162,6 +162,8 @@ class Both:
             ret = address
         elif call == "brk":
             ret = a[0]
+            if any(i in self.oracle.at for i in range(pages(self.oracle.brk), pages(ret))):
+                return  # the kernel refuses to grow over a mapping
         elif call == "mremap":
             allowed = self._mremap(a)
             if allowed is None:

@@ -114,9 +114,11 @@ def _after_failure(tracee: Tracee, name: str, a: list[int]) -> bytes:
         high = a[1] + PAGE
         low = a[1]
     if name == "mremap" and a[3] & MREMAP_FIXED:
-        low, high = min(low, a[4]), max(high, a[4] + a[2])
+        # The target is unmapped before the source is looked at (mremap_to), which may be the same.
+        target = a[4], a[4] + a[2]
+        low, high = (min(low, target[0]), max(high, target[1])) if a[1] else target
     low, high = low & ~(PAGE - 1), min(round_up(high), TASK_SIZE)
-    if low >= high or low < 0 or high - low < PAGE or (name != "shmat" and a[1] == 0):
+    if low >= high:
         return b""
     raw = procfs.read_fd(tracee.mm.maps_fd)
     return wire.extra({"x": [low, high, _overlapping(raw, low, high)]}) if raw else b""
