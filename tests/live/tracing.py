@@ -22,9 +22,10 @@ from typing import IO, Any, TypeVar
 
 from memtrace.cli.events import Events
 from memtrace.replay import trust
-from memtrace.replay.engine import Replay, replay
+from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
+from memtrace.replay.result import Replay
 from memtrace.space.calls import Change
 from memtrace.space.canonical import Run, canonical
 from memtrace.trace.reader import Trace

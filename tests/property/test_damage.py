@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from memtrace.cli.events import Events
 from memtrace.replay import trust
-from memtrace.replay.engine import Replay, replay
+from memtrace.replay.engine import replay
+from memtrace.replay.result import Replay
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.reader import Trace

@@ -17,8 +17,8 @@ from memtrace.trace.sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memtrace.replay.engine import Replay
     from memtrace.replay.process import Process
+    from memtrace.replay.result import Replay
     from memtrace.space.canonical import Run
     from memtrace.space.compare import Drift
 

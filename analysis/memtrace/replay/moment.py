@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from memtrace.replay.engine import Replay, replay
+from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
+from memtrace.replay.result import Replay
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Clone, Exec, Exit, Fork, Gone

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memtrace.replay.engine import Replay
     from memtrace.replay.process import Process
+    from memtrace.replay.result import Replay
     from memtrace.space.calls import Change
     from memtrace.space.compare import Comparison
     from memtrace.trace.records import Call, Exec, Fork, LifeRecord, Snap, Unknown

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from memtrace.replay.engine import Replay
     from memtrace.replay.process import Process
+    from memtrace.replay.result import Replay
 
 Exactness = Literal["exact", "unverified", "drift", "incomplete"]
 

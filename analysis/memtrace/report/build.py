@@ -9,8 +9,9 @@ from memtrace.malloc.account import Account
 from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.regions import Region
-from memtrace.replay.engine import Replay, replay
+from memtrace.replay.engine import replay
 from memtrace.replay.process import Process
+from memtrace.replay.result import Replay
 from memtrace.replay.trust import exactness, process_exactness, sentence
 from memtrace.report.model import (
     FORMAT,

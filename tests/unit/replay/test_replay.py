@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from memtrace.replay import trust
-from memtrace.replay.engine import Replay, replay
+from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
+from memtrace.replay.result import Replay
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import (
