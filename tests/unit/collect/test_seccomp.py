@@ -14,7 +14,7 @@ import pytest
 from ptrace.syscall.linux import i386, x86_64
 from ptrace.syscall.prototypes import SYSCALL_PROTOTYPES
 
-from memtrace.collect.abi import ABIS, CALLS, I386, INDEX, NAMES, X86_64, Role
+from memtrace.collect.abi import ABIS, CALLS, I386, INDEX, NAMES, X86_64, Role, role_of
 from memtrace.collect.seccomp import assemble, program
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -220,7 +220,7 @@ def test_every_recorded_name_has_an_index_and_a_role() -> None:
     assert [INDEX[name] for name in NAMES] == list(range(len(NAMES)))
     for abi in ABIS.values():
         assert {n for n in abi.names.values() if n not in CALLS} <= {"mmap2", "old_mmap", "ipc"}
-        roles = {abi.names[nr]: role for nr, role in abi.roles.items()}
+        roles = {name: role_of(name) for name in abi.names.values()}
         assert {n for n, r in roles.items() if r is Role.EXEC} == {"execve", "execveat"}
         assert {n for n, r in roles.items() if r is Role.FORK} == {"fork", "clone"}
         assert {n for n, r in roles.items() if r is Role.CLONE3} == {"clone3"}

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from memtrace.space.calls import PR_SET_MM, PR_SET_VMA
+
 
 class Role(IntEnum):
     """What the engine has to do for a call, beyond recording it."""
@@ -31,7 +33,7 @@ CALLS: dict[str, int] = {
 NAMES = tuple(CALLS)
 INDEX = {name: i for i, name in enumerate(NAMES)}
 
-PR_SET_MM, PR_SET_THP_DISABLE, PR_SET_VMA = 35, 41, 0x53564D41
+PR_SET_THP_DISABLE = 41
 ARCH_MAP_VDSO = (0x2001, 0x2002, 0x2003)
 
 #: Calls recorded only for some first arguments (ipc: shmat and shmdt).
@@ -47,23 +49,23 @@ _ROLES = {
 }  # fmt: skip
 
 
+def role_of(name: str) -> Role:
+    """What the engine has to do for a recorded call."""
+    return _ROLES.get(name, Role.MEMORY)
+
+
 @dataclass(frozen=True, slots=True)
 class Abi:
     """One system call interface: its AUDIT_ARCH number and its table.
 
     `names` maps a number to the kernel's name; names that CALLS lacks (mmap2, old_mmap, ipc) are
-    normalised by the recorder. `roles` maps the same numbers to their `Role`.
+    normalised by the recorder.
     """
 
     name: str
     audit: int
     names: dict[int, str]
     word: int
-
-    @property
-    def roles(self) -> dict[int, Role]:
-        """The role of each recorded number."""
-        return {nr: _ROLES.get(name, Role.MEMORY) for nr, name in self.names.items()}
 
 
 # vfork is not here: it shares the mm, and its event says so without a stop at entry.

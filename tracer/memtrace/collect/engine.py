@@ -30,8 +30,9 @@ from memtrace.collect.abi import (
     NATIVE,
     X32_BIT,
     Role,
+    role_of,
 )
-from memtrace.collect.channel import Channel
+from memtrace.collect.channel import BLOCK, Channel
 from memtrace.collect.family import Family
 from memtrace.collect.observe import Observer
 from memtrace.collect.options import Options
@@ -90,7 +91,7 @@ class Engine:
         self.root = root
         self.family.add_root(root)
         tracees = self.family.tracees
-        roles = NATIVE.roles
+        plain_calls, block, call = _PLAIN_CALLS, BLOCK, wire.CALL
         waitpid, pread, now = os.waitpid, os.pread, time.monotonic_ns
         stack_bytes, evidence, go = _STACK_BYTES.get, self.options.evidence, self.go
         idle, out, wishes, flush = (
@@ -118,12 +119,9 @@ class Engine:
                     continue
                 nr = e[ENTRY_NR]
                 mm = tracee.mm
-                if e[ENTRY_OP] != _NATIVE_SECCOMP or not mm.id or roles.get(nr) != 0:
+                if e[ENTRY_OP] != _NATIVE_SECCOMP or not mm.id or nr not in plain_calls:
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_SECCOMP:
                         self._enter(tracee)
-                    continue
-                if nr == 157 or nr == 158:  # prctl, arch_prctl: by their first argument
-                    self._enter(tracee)
                     continue
                 if evidence:
                     try:
@@ -182,7 +180,7 @@ class Engine:
                         turns.proceed(going)
                         going = None
                 stack = tracee.stack
-                out += head(1, 0, len(statm), len(stack), 0, tid, mm.id, tracee.t0, t1, ret)
+                out += head(call, 0, len(statm), len(stack), 0, tid, mm.id, tracee.t0, t1, ret)
                 out += e
                 out += stack
                 out += statm
@@ -198,7 +196,7 @@ class Engine:
                 ):
                     tracee.fresh = (ret, e[5], mm.calls)
                     mm.fresh[tid] = tracee
-                if len(out) > 32768:
+                if len(out) > block:
                     flush()
             elif tid:
                 self._other_stop(tid, status)
@@ -241,7 +239,7 @@ class Engine:
         if abi is None or not name or not mm.id or (values and args[0] & 0xFFFFFFFF not in values):
             request(self.go, tracee.tid, 0, 0)
             return
-        role = abi.roles[nr]
+        role = role_of(name)
         tracee.clone = None
         if role is Role.CLONE3:
             tracee.clone = self.family.clone3_facts(tracee, args[0])
@@ -361,7 +359,7 @@ class Engine:
         ):  # fmt: skip
             tracee.fresh = (ret if tracee.abi is NATIVE else ret & 0xFFFFFFFF, e[5], mm.calls)
             mm.fresh[tracee.tid] = tracee
-        if len(out) > 32768:
+        if len(out) > BLOCK:
             self.channel.flush()
 
     def _unfinished(self, tracee: Tracee, now: int, statm: bytes) -> None:
@@ -469,6 +467,12 @@ class Engine:
         self._give_turn(self.family.ended(tid, code, number))
 
 
+#: Memory calls whatever their arguments: the entries that the loop itself deals with.
+_PLAIN_CALLS = frozenset(
+    nr
+    for nr, name in NATIVE.names.items()
+    if role_of(name) is Role.MEMORY and name not in FIRST_ARGUMENTS
+)
 _ARGUMENTS_TELL = frozenset(
     nr
     for nr, name in NATIVE.names.items()

@@ -9,15 +9,15 @@ part before it changed; `mmap_region` has unmapped a MAP_FIXED target before a d
 from __future__ import annotations
 
 from memtrace.collect import procfs, wire
-from memtrace.collect.abi import ABIS, ARCH_MAP_VDSO, NATIVE, PR_SET_VMA
+from memtrace.collect.abi import ABIS, ARCH_MAP_VDSO, NATIVE
 from memtrace.collect.ptrace import ENTRY_ARG0, ENTRY_NR, ENTRY_OP
 from memtrace.collect.tracee import Tracee
+from memtrace.space.calls import MAP_FIXED, MREMAP_FIXED, PR_SET_VMA
 from memtrace.trace.mapping import decode_maps
 from memtrace.trace.sizes import PAGE, round_up
 
 TASK_SIZE = 1 << 47
-MAP_FIXED, MAP_HUGETLB = 0x10, 0x40000
-MREMAP_FIXED = 2
+MAP_HUGETLB = 0x40000
 SHM_REMAP = 0o40000
 
 #: mmap flags under which the arguments tell the backing: private, anonymous, ordinary pages.

@@ -18,7 +18,7 @@ from memtrace.collect.abi import INDEX
 from memtrace.collect.decode import decode
 from memtrace.collect.libc import LibcFinder, calls_directly
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import Change, apply
+from memtrace.space.calls import MAP_ANONYMOUS, Change, apply
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.trace.codec import Interner, encode
@@ -26,7 +26,6 @@ from memtrace.trace.mapping import decode_maps
 from memtrace.trace.records import MMAP_TAIL, Call, Ext, FileId, Life, LifeRecord, Site
 from memtrace.trace.sizes import PAGE, round_up
 
-_MAP_ANONYMOUS = 0x20
 _MAX_UNPEEKED = 4096
 _SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
 
@@ -154,7 +153,7 @@ class Scribe:
         self._t = t
         self.counts["calls"] += 1
         if name == "mmap":
-            if used[3] & _MAP_ANONYMOUS:
+            if used[3] & MAP_ANONYMOUS:
                 model.malloc[model.calls] = seq
                 if len(model.malloc) > _MAX_UNPEEKED:
                     del model.malloc[next(iter(model.malloc))]
@@ -190,7 +189,7 @@ class Scribe:
             start, end, attr, path = parsed[0]
             if (
                 start <= low and end >= high and attr.ino and attr.delta == args[5] - low
-                and not args[3] & _MAP_ANONYMOUS
+                and not args[3] & MAP_ANONYMOUS
                 and attr.perms[0] == ("r" if args[2] & 1 else "-")
                 and attr.perms[1] == ("w" if args[2] & 2 else "-")
                 and attr.perms[2] == ("x" if args[2] & 4 else "-")
