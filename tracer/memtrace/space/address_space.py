@@ -30,12 +30,13 @@ class AddressSpace:
     """The mapped pages of one mm.
 
     `total` is the mapped bytes: what statm's first field counts (`mm->total_vm`). `brk` and
-    `start_brk` are byte exact, None while unknown. `paths` gives the last seen path of each (dev,
-    inode).
+    `start_brk` are byte exact, None while unknown; while `brk_is_page` is set, `brk` is the end of
+    the page that the break lies in (or at whose end it stands). `paths` gives the last seen path of
+    each (dev, inode).
     """
 
     __slots__ = (
-        "_ends", "_starts", "brk", "heap_tag", "next_tag", "paths", "personality",
+        "_ends", "_starts", "brk", "brk_is_page", "heap_tag", "next_tag", "paths", "personality",
         "start_brk", "start_stack", "total",
     )  # fmt: skip
 
@@ -45,6 +46,7 @@ class AddressSpace:
         self.total = 0
         self.start_brk: int | None = None
         self.brk: int | None = None
+        self.brk_is_page = False
         self.start_stack: int | None = None
         self.personality = 0
         self.heap_tag = 0
@@ -63,7 +65,15 @@ class AddressSpace:
     def fork(self) -> AddressSpace:
         """The child's copy: everything but VM_DONTCOPY (`dup_mmap`). Tags are kept."""
         child = AddressSpace()
-        for name in ("start_brk", "brk", "start_stack", "personality", "heap_tag", "next_tag"):
+        for name in (
+            "start_brk",
+            "brk",
+            "brk_is_page",
+            "start_stack",
+            "personality",
+            "heap_tag",
+            "next_tag",
+        ):
             setattr(child, name, getattr(self, name))
         child.paths = dict(self.paths)
         child._starts = [s for s in self._starts if not self._ends[s][1].flags & DONTFORK]
@@ -181,6 +191,11 @@ class AddressSpace:
         for s, e, attr, _ in removed:
             self.put(s, e, attr, tag)
         return removed
+
+    def flag(self, low: int, high: int, flag: int) -> None:
+        """Set a flag that maps does not show on every page of [low, high)."""
+        for s, e, attr, tag in self.cut(low, high):
+            self.put(s, e, attr._replace(flags=attr.flags | flag), tag)
 
     def load(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
         """Replace everything by a kernel map (parsed by `MapsCache`); see `_continue` for what

@@ -33,6 +33,7 @@ PR_SET_MM, PR_SET_MM_START_BRK, PR_SET_MM_BRK = 35, 6, 7
 _PERMS = tuple(
     ("r" if p & 1 else "-") + ("w" if p & 2 else "-") + ("x" if p & 4 else "-") for p in range(8)
 )
+_U64 = (1 << 64) - 1
 #: Top of what a user address can be: the sizes of a hostile trace are clamped to it.
 TASK_MAX = 1 << 57
 
@@ -165,7 +166,8 @@ def _brk(
     if not 0 <= new < TASK_MAX:
         change.conflict = True
         return
-    if old is None or new == old:
+    page, space.brk_is_page = space.brk_is_page, False
+    if old is None or new == old or (page and new != a[0] & _U64):
         space.brk = new
         return
     low, high = round_up(old), round_up(new)

@@ -107,18 +107,16 @@ class Life(msgspec.Struct, tag_field="rec", kw_only=True, omit_defaults=True):
     h: list[tuple[int, int]] | None = None
 
 
-class Exec(Life, tag="exec"):
-    """A new address space: `mm` begins here with `maps`; the first one is the traced program's.
+class Start(Life):
+    """Common to `Exec` and `Attach`: an address space `mm` of process `pid`, known from here on.
 
-    `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had
-    before (None for the first). `start_stack` is field 28 and `start_brk` field 47 of
-    /proc/PID/stat. `env` holds only GLIBC_TUNABLES, MALLOC_* and LD_PRELOAD.
+    It begins with `maps`. `start_stack` is field 28 and `start_brk` field 47 of /proc/PID/stat.
+    `env` holds only GLIBC_TUNABLES, MALLOC_*, LD_PRELOAD, LD_LIBRARY_PATH and PYTHONMALLOC, as they
+    were at the process's exec.
     """
 
     pid: int
-    tid: int
     mm: int
-    old_mm: int | None = None
     ppid: int | None = None
     exe: str = ""
     argv: list[str] = []
@@ -132,6 +130,39 @@ class Exec(Life, tag="exec"):
     vm: int | None = None
     rss: int | None = None
     maps: list[str] = []
+
+
+class Exec(Start, tag="exec"):
+    """A new address space; the first one of `run` is the traced program's.
+
+    `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had
+    before (None for the first).
+    """
+
+    tid: int
+    old_mm: int | None = None
+
+
+class Attach(Start, tag="attach"):
+    """An address space that is older than the trace: everything in `maps` was there before, and how
+    it came about is not known.
+
+    The break is known to the page only (the end of the [heap] line); the first brk tells it.
+    `tids`: the process's traced tasks. `stacks`: (task, its stack pointer) where it was seen
+    stopped. `dontfork`, `growsdown`: ranges with VM_DONTCOPY and VM_GROWSDOWN (smaps' `dc`, `gd`).
+    `chunks`: (address, size word) where a present page begins with, or continues by, the header of a
+    chunk that malloc mapped (flag 2 set, page-multiple size inside its mapping). `age_ns`: how long
+    before the process was started. `why`: "attach" for the target, "fork" for a child that was
+    born while the attach was under way.
+    """
+
+    tids: list[int] = []
+    stacks: list[tuple[int, int]] = []
+    dontfork: list[tuple[int, int]] = []
+    growsdown: list[tuple[int, int]] = []
+    chunks: list[tuple[int, int]] = []
+    age_ns: int | None = None
+    why: str = "attach"
 
 
 class Fork(Life, tag="fork"):
@@ -178,7 +209,7 @@ class Gone(Life, tag="gone"):
 class Snap(Life, tag="snap"):
     """The kernel's own map at this point, to be compared with the replayed one.
 
-    `why`: fork, exec (before one), exit, periodic, statm, unfinished, overlap, lost.
+    `why`: fork, exec (before one), exit, detach, periodic, statm, unfinished, overlap, lost.
     """
 
     mm: int
@@ -255,5 +286,5 @@ class Footer(msgspec.Struct, kw_only=True):
     counts: dict[str, int] = {}
 
 
-LifeRecord = Exec | Fork | Clone | Exit | Gone | Snap | Libc | Overlap | Lost
+LifeRecord = Exec | Attach | Fork | Clone | Exit | Gone | Snap | Libc | Overlap | Lost
 Record = Call | LifeRecord | Unknown

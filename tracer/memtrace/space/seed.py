@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How an address space begins: with the kernel's own map, at an exec or when it was attached to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from memtrace.space.address_space import AddressSpace
+from memtrace.space.canonical import DONTFORK, GROWSDOWN, Attr
+from memtrace.trace.records import Attach, Start
+
+
+def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
+    """Fill an empty space from the record that begins it.
+
+    At an exec the break stands at its start. In mid-life no file of /proc tells it: it lies in the
+    last page of the line that `vma_is_initial_heap` labels [heap], and the first brk will say where.
+
+    Args:
+        parsed: `record.maps`, parsed by a `MapsCache`.
+
+    Raises:
+        ValueError: from the parser, if it is lazy: a line is not one of maps.
+    """
+    lines = list(parsed)
+    space.load(lines)
+    space.personality = record.personality
+    space.start_stack = record.start_stack or None
+    space.start_brk = space.brk = record.start_brk or None
+    if not isinstance(record, Attach):
+        return
+    for ranges, flag in ((record.dontfork, DONTFORK), (record.growsdown, GROWSDOWN)):
+        for low, high in ranges:
+            space.flag(low, high, flag)
+    heap = max((end for _, end, _, path in lines if path == "[heap]"), default=None)
+    if heap is not None:
+        space.brk, space.brk_is_page = heap, True
+        piece = space.at(heap - 1)
+        space.heap_tag = piece[3] if piece is not None else 0
