@@ -14,9 +14,11 @@ def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, At
     """Fill an empty space from the record that begins it.
 
     At an exec the break stands at its start. In mid-life no file of /proc tells it: it lies in the
-    last page of the line that `vma_is_initial_heap` labels [heap], and the first brk will say where.
+    last page of the line that `vma_is_initial_heap` labels [heap], and the first brk tells where.
 
     Args:
+        space: empty.
+        record: the exec or attach.
         parsed: `record.maps`, parsed by a `MapsCache`.
 
     Raises:

@@ -107,7 +107,7 @@ class Life(msgspec.Struct, tag_field="rec", kw_only=True, omit_defaults=True):
     h: list[tuple[int, int]] | None = None
 
 
-class Start(Life):
+class Start(Life, kw_only=True):
     """Common to `Exec` and `Attach`: an address space `mm` of process `pid`, known from here on.
 
     It begins with `maps`. `start_stack` is field 28 and `start_brk` field 47 of /proc/PID/stat.
@@ -132,7 +132,7 @@ class Start(Life):
     maps: list[str] = []
 
 
-class Exec(Start, tag="exec"):
+class Exec(Start, tag="exec", kw_only=True):
     """A new address space; the first one of `run` is the traced program's.
 
     `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had
@@ -143,16 +143,16 @@ class Exec(Start, tag="exec"):
     old_mm: int | None = None
 
 
-class Attach(Start, tag="attach"):
+class Attach(Start, tag="attach", kw_only=True):
     """An address space that is older than the trace: everything in `maps` was there before, and how
     it came about is not known.
 
     The break is known to the page only (the end of the [heap] line); the first brk tells it.
     `tids`: the process's traced tasks. `stacks`: (task, its stack pointer) where it was seen
     stopped. `dontfork`, `growsdown`: ranges with VM_DONTCOPY and VM_GROWSDOWN (smaps' `dc`, `gd`).
-    `chunks`: (address, size word) where a present page begins with, or continues by, the header of a
-    chunk that malloc mapped (flag 2 set, page-multiple size inside its mapping). `age_ns`: how long
-    before the process was started. `why`: "attach" for the target, "fork" for a child that was
+    `chunks`: (address, size word) of headers of chunks that malloc had mapped: at a mapping's start
+    and chained from there (flag 2 set, a whole number of pages, inside the mapping). `age_ns`: how
+    long before the process was started. `why`: "attach" for the target, "fork" for a child that was
     born while the attach was under way.
     """
 
