@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from memtrace.trace.errors import UsageError
@@ -13,6 +14,8 @@ from memtrace.trace.sizes import parse_time
 DEFAULT_EVERY_NS = 100_000_000
 DEFAULT_MIN_CALLS = 256
 NEVER = 1 << 62
+
+_PID_DIGITS = 10  # pid_t is an int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +57,45 @@ def parse_snapshots(text: str | None) -> dict[str, int]:
         f"--snapshots cannot be {text!r}",
         hint="--snapshots every=100ms, --snapshots every=1000 (calls) or --snapshots off",
     )
+
+
+def parse_for(text: str) -> int:
+    """The nanoseconds of `--for 30s`.
+
+    Raises:
+        UsageError: no time, none at all, or longer than anybody can wait.
+
+    >>> parse_for("30s"), parse_for("1.5m")
+    (30000000000, 90000000000)
+    """
+    try:
+        ns = parse_time(text)
+    except ValueError:
+        bare = text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0
+        hint = f"--for {text}s" if bare else "--for 30s, or --for 10m"
+        raise UsageError(f"--for cannot be {text[:40]!r}: it takes a time", hint=hint) from None
+    if ns <= 0:
+        raise UsageError(f"--for cannot be {text[:40]!r}: it is no time at all", hint="--for 30s")
+    if ns >= NEVER:
+        raise UsageError(
+            f"--for cannot be {text[:40]!r}: that is longer than a century",
+            hint="leave --for out, and end the recording with Ctrl-C",
+        )
+    return ns
+
+
+def parse_pid(text: str) -> int:
+    """The number on the command line that stands for a process or one of its threads.
+
+    Raises:
+        UsageError: no number that a process can have.
+
+    >>> parse_pid("77")
+    77
+    """
+    digits = text.isascii() and text.isdigit()
+    if digits and len(text) <= _PID_DIGITS and int(text) > 0:
+        return int(text)
+    named = text.isprintable() and not digits and not text.startswith("-")
+    hint = f"pgrep -a {shlex.quote(text[:40])}" if named else "ps -e"
+    raise UsageError(f"{text[:40]!r} is no process id", hint=hint)
