@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memtrace.trace.codec import Decoder, encode
 from memtrace.trace.mapping import Mapping, format_mapping, parse_line
 from memtrace.trace.records import (
+    Attach,
     Call,
     Clone,
     Exec,
@@ -54,12 +55,18 @@ calls = st.builds(
     ext=st.none() | exts,
 )  # fmt: skip
 who = {"t": small, "h": headers, "pid": small, "tid": small, "mm": small}
+begun = {
+    "ppid": optional, "exe": text, "argv": lines, "env": st.dictionaries(text, text, max_size=2),
+    "at_secure": st.none() | st.booleans(), "personality": small, "abi": text, "start_brk": small,
+    "start_stack": small, "rlimits": st.dictionaries(text, optional, max_size=2), "vm": optional,
+    "rss": optional, "maps": lines,
+}  # fmt: skip
+ranges = st.lists(st.tuples(unsigned, unsigned), max_size=3)
 lives = st.one_of(
-    st.builds(Exec, **who, old_mm=optional, ppid=optional, exe=text, argv=lines,
-              env=st.dictionaries(text, text, max_size=2), at_secure=st.none() | st.booleans(),
-              personality=small, abi=text, start_brk=small, start_stack=small,
-              rlimits=st.dictionaries(text, optional, max_size=2), vm=optional, rss=optional,
-              maps=lines),
+    st.builds(Exec, **who, **begun, old_mm=optional),
+    st.builds(Attach, t=small, h=headers, pid=small, mm=small, **begun,
+              tids=st.lists(small, max_size=3), stacks=ranges, dontfork=ranges, growsdown=ranges,
+              chunks=ranges, age_ns=optional, why=text),
     st.builds(Fork, **who, child=small, child_mm=small),
     st.builds(Clone, **who, child=small, child_pid=small, flags=optional, stack=optional),
     st.builds(Exit, **who, code=st.none() | signed, signal=optional),
