@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: Verb -> (module, its line in --help). The module's `command` is the click command.
 VERBS = {
     "run": ("memtrace.cli.run", "Run a program and record its address space."),
+    "attach": ("memtrace.cli.attach", "Record a running process, then let it run on."),
     "report": ("memtrace.cli.report", "What a trace shows: heap, regions, threshold."),
     "maps": ("memtrace.cli.maps", "The map of a process at a moment."),
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
@@ -26,7 +27,7 @@ VERBS = {
 }
 
 #: Verbs with a place of their own that this version does not have.
-LATER = ("attach", "check", "diff", "explain", "export", "import", "doctor")
+LATER = ("check", "diff", "explain", "export", "import", "doctor")
 
 
 def version() -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from memtrace.collect import ptrace, readback, turns, wire
 from memtrace.collect.abi import (
@@ -57,11 +58,16 @@ from memtrace.collect.ptrace import (
 from memtrace.collect.readback import BACKING_MASK, PLAIN_ANON, ReadBack
 from memtrace.collect.tracee import Tracee
 
+if TYPE_CHECKING:
+    from memtrace.collect.attach import Attachment
+
 _NATIVE_SECCOMP = ptrace.OP_SECCOMP | NATIVE.audit << 32
 _NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
 
 #: Bytes of stack read at entry: the return address, and for two calls a word further up the frame.
 _STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
+
+TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 
 _WALL_NOW = WALL | os.WNOHANG
 _NR_MMAP = 9
@@ -80,28 +86,32 @@ class Engine:
         self._read_back = ReadBack()
         self.go = CONT if options.seccomp else SYSCALL
         self.idle = [False]
+        #: Set to make `loop` return at the next stop, which is then `unhandled`.
+        self.leaving = [False]
+        self.unhandled: tuple[int, int] | None = None
+        self.attachment: Attachment | None = None
         self.root_status: int | None = None
         self.root = 0
         self._exit = SyscallExit()
 
     # -- the loop -----------------------------------------------------------------------------
 
-    def loop(self, root: int) -> int | None:
-        """Trace until no tracee is left; returns the root's wait status."""
-        self.root = root
-        self.family.add_root(root)
+    def loop(self) -> None:
+        """Trace until no tracee is left, or until told to leave."""
         tracees = self.family.tracees
         plain_calls, block, call = _PLAIN_CALLS, BLOCK, wire.CALL
         waitpid, pread, now = os.waitpid, os.pread, time.monotonic_ns
         stack_bytes, evidence, go = _STACK_BYTES.get, self.options.evidence, self.go
-        idle, out, wishes, flush = (
+        idle, leaving, out, wishes, flush = (
             self.idle,
+            self.leaving,
             self.channel.out,
             self.channel.wishes,
             self.channel.flush,
         )
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
+        native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
         last_looks = 3
         while True:
             # A signal handler may act only while nothing is half done.
@@ -112,15 +122,22 @@ class Engine:
                 break
             finally:
                 idle[0] = False
+            if leaving[0]:
+                self.unhandled = tid, status
+                return
             tracee = tracees.get(tid)
-            if status == STOP_SECCOMP and tracee is not None:
+            if tracee is not None and (
+                status == STOP_SECCOMP or (status == STOP_SYSCALL and not tracee.pending)
+            ):
                 e = tracee.entry
                 if request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, e) <= 0:
                     continue
                 nr = e[ENTRY_NR]
                 mm = tracee.mm
-                if e[ENTRY_OP] != _NATIVE_SECCOMP or not mm.id or nr not in plain_calls:
-                    if e[ENTRY_OP] & 0xFF == ptrace.OP_SECCOMP:
+                if e[ENTRY_OP] not in native or not mm.id or nr not in plain_calls:
+                    if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
+                        request(go, tid, 0, 0)
+                    elif e[ENTRY_OP] & 0xFF in entries:
                         self._enter(tracee)
                     continue
                 if evidence:
@@ -142,13 +159,13 @@ class Engine:
                 else:
                     mm.waiting.append(tracee)
             elif status == STOP_SYSCALL and tracee is not None:
-                if not tracee.pending or tracee.name or tracee.role:
-                    self._syscall_stop(tracee)
+                if tracee.name or tracee.role:
+                    self.syscall_stop(tracee)
                     continue
                 if request(GET_SYSCALL_INFO, tid, EXIT_SIZE, x) <= 0:
                     continue
                 if x[0] & 0xFF != 2:
-                    self._syscall_stop(tracee)
+                    self.syscall_stop(tracee)
                     continue
                 ret = x[EXIT_RET]
                 t1 = now()
@@ -207,11 +224,20 @@ class Engine:
                 time.sleep(0.005)
             else:
                 break
-        return self.root_status
 
-    def tick(self) -> None:
-        """Called from a timer while the loop waits: flush, and let overdue calls through."""
+    def launched(self, root: int) -> None:
+        """The child that will exec the program is ours, and waits."""
+        self.root = root
+        self.family.add_root(root)
+
+    def tick(self) -> float:
+        """Called from a timer while the loop waits: flush, and let overdue calls through.
+
+        Returns the seconds until it is to be called again.
+        """
         self.channel.flush()
+        if self.attachment is not None and self.attachment.step():
+            self.attachment = None
         now = time.monotonic_ns()
         for mm in self.family.mms.values():
             if mm.waiting:
@@ -224,6 +250,7 @@ class Engine:
                         )
                     )
                     turns.proceed(late)
+        return TICK_SECONDS if self.attachment is None else ATTACHING_TICK_SECONDS
 
     # -- call stops ---------------------------------------------------------------------------
 
@@ -274,7 +301,7 @@ class Engine:
         if going is not None:
             self._proceed(going)
 
-    def _syscall_stop(self, tracee: Tracee) -> None:
+    def syscall_stop(self, tracee: Tracee) -> None:
         """A syscall stop off the fast path: an entry (no filter), an exit of no interest, or a rare
         call's.
         """
@@ -295,7 +322,7 @@ class Engine:
             # is a new entry.
             tracee.pending = False
             self._give_turn(turns.leave(tracee))
-            self._syscall_stop(tracee)
+            self.syscall_stop(tracee)
             return
         if x[0] & 0xFF != ptrace.OP_EXIT:
             return
@@ -322,7 +349,9 @@ class Engine:
         self._write_call(tracee, ret, t1, statm, self._read_back.after(tracee, ret))
         if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
-        if alone:
+        if alone and mm.seed_due and self.attachment is not None:
+            self.attachment.seed()
+        elif alone:
             why = "overlap" if mm.disordered else observer.due(mm, t1)
             if why and observer.snapshot(mm, tracee, why):
                 mm.disordered = False
@@ -371,7 +400,7 @@ class Engine:
     def _other_stop(self, tid: int, status: int) -> None:
         tracees = self.family.tracees
         if status & 0xFF != 0x7F:
-            self._ended(tid, status)
+            self.ended(tid, status)
             return
         number, event = status >> 8 & 0xFF, status >> 16
         tracee = tracees.get(tid)
@@ -388,7 +417,7 @@ class Engine:
         if event == ptrace.EVENT_STOP:
             self._first_or_group_stop(tid, tracee, number)
         elif event:
-            self._event(tid, tracee, event)
+            self.event(tid, tracee, event)
         else:
             self._restart(tid, tracee, number)
 
@@ -396,15 +425,21 @@ class Engine:
         request(SYSCALL if tracee is not None and tracee.pending else self.go, tid, 0, number)
 
     def _first_or_group_stop(self, tid: int, tracee: Tracee | None, number: int) -> None:
+        if self.attachment is not None:
+            self.attachment.stopped(tid)
         if number in ptrace.GROUP_STOPS:
             request(LISTEN, tid, 0, 0)
             return
         if tracee is not None and tracee.snap_at_first_stop:
             tracee.snap_at_first_stop = False
-            self.observer.snapshot(tracee.mm, tracee, "fork")
+            if tracee.mm.seeded:
+                self.observer.snapshot(tracee.mm, tracee, "fork")
+            else:
+                self.family.seed(tracee.mm, "fork")
         self._restart(tid, tracee)
 
-    def _event(self, tid: int, tracee: Tracee | None, event: int) -> None:
+    def event(self, tid: int, tracee: Tracee | None, event: int) -> None:
+        """A fork, vfork, clone, exec or exit event."""
         message = ptrace.event_message(tid, event)
         if message is None:
             return
@@ -447,7 +482,8 @@ class Engine:
                 self._write_call(tracee, result, now, statm, self._read_back.after(tracee, result))
         self._give_turn(turns.leave(tracee))
 
-    def _ended(self, tid: int, status: int) -> None:
+    def ended(self, tid: int, status: int) -> None:
+        """A task's exit status."""
         tracee = self.family.tracees.get(tid)
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from memtrace.collect import procfs, turns, wire
+from memtrace.collect import procfs, seeding, turns, wire
 from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, Role
 from memtrace.collect.channel import Channel
 from memtrace.collect.observe import Observer
@@ -44,6 +44,50 @@ class Family:
     def _emit(self, fields: dict[str, Any], blob: bytes = b"") -> None:
         fields["t"] = self.channel.now()
         self.channel.send(wire.life(fields, blob))
+
+    # -- what is older than the trace ----------------------------------------------------------
+
+    def unseeded(self, pid: int, tid: int) -> Mm:
+        """An address space that is there and whose map is still to be read (`seed`)."""
+        mm = self._new_mm(pid)
+        mm.seeded = False
+        self.process_mm[pid] = mm
+        self.channel.send(wire.life({"rec": "awaited", "mm": mm.id}))
+        self.observer.open(mm, tid)
+        return mm
+
+    def take(self, mm: Mm, pid: int, tid: int) -> Tracee:
+        """A task of an unseeded mm: the `attach` record will name it."""
+        tracee = self.tracees[tid] = Tracee(tid, pid, mm)
+        tracee.announced = True
+        return tracee
+
+    def seed(self, mm: Mm, why: str = "attach") -> dict[str, Any] | None:
+        """Read the map and what belongs to it; the mm is part of the trace from here on.
+
+        Call while none of its calls is in flight. Returns the record's fields, None when it cannot
+        be read.
+        """
+        mm.seed_due = False
+        tasks = [t for t in map(self.tracees.get, mm.tids) if t is not None]
+        own = [t.tid for t in tasks if t.pid == mm.pid]
+        if not tasks:
+            return None
+        through = mm.pid if mm.pid in own else min(own or mm.tids)
+        self.observer.reach(mm, through)
+        fields, raw = seeding.attach_fields(mm, through, own)
+        if not raw:
+            return None
+        mm.seeded = True
+        self._emit({**fields, "rec": "attach", "why": why, "calls": mm.calls}, raw)
+        for other in tasks:
+            if other.pid != mm.pid:
+                self._emit({
+                    "rec": "clone", "pid": mm.pid, "tid": mm.pid, "mm": mm.id,
+                    "child": other.tid, "child_pid": other.pid,
+                })  # fmt: skip
+        mm.last_snap_calls = mm.calls
+        return fields
 
     # -- births -------------------------------------------------------------------------------
 
@@ -87,13 +131,9 @@ class Family:
                 return self._adopt(t, tid, pid, shares=True)
         for t in [t for t in forking if t.pid == ppid] + forking + ours:
             return self._adopt(t, tid, pid, shares=False)
-        # Its parent is gone and nothing shares its memory: an address space of its own, unseeded.
-        mm = self._new_mm(pid)
-        child = self.tracees[tid] = Tracee(tid, pid, mm)
-        self.process_mm[pid] = mm
-        self._emit({"rec": "lost", "mm": mm.id, "why": "a task without a known parent"})
-        self.observer.open(mm, tid)
-        child.snap_at_first_stop = child.announced = True
+        # Its parent is gone and nothing shares its memory: an address space of its own.
+        child = self.take(self.unseeded(pid, tid), pid, tid)
+        child.snap_at_first_stop = True
         return child
 
     def _adopt(
@@ -107,6 +147,11 @@ class Family:
         stack: int | None = None,
     ) -> Tracee:
         mm = parent.mm
+        if not mm.seeded and not shares:
+            # What its parent has is not known yet, and may change before it is: not a copy of it.
+            child = self.take(self.unseeded(pid, tid), pid, tid)
+            child.snap_at_first_stop = True
+            return child
         if shares or not mm.id:
             child = self.tracees[tid] = Tracee(tid, pid, mm)
             if mm.id:
@@ -185,7 +230,7 @@ class Family:
         if counts is not None:
             fields["vm"], fields["rss"] = counts
         fields |= {"rec": "exec", "pid": pid, "tid": old_tid, "mm": mm.id}
-        if old is not None:
+        if old is not None and old.seeded:
             fields["old_mm"] = old.id
         self._emit(fields, raw)
         self.observer.open(mm, pid)

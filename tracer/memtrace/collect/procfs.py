@@ -115,8 +115,46 @@ class MapsQuery:
         return head.encode() + name, page
 
 
+def syscall_of(tid: int) -> int | None:
+    """The number of the system call that a task is asleep in; None when it runs, sleeps elsewhere
+    (a page fault), or the file cannot be read. Of an i386 call it is i386's number.
+    """
+    word = read(f"/proc/{tid}/syscall").split(None, 1)[:1]
+    return int(word[0]) if word and word[0].isdigit() else None
+
+
+def tasks(pid: int) -> list[int]:
+    """The thread ids of a process; [] when it is gone."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of all threads; [] also where the kernel does not tell
+    (CONFIG_PROC_CHILDREN).
+    """
+    return [
+        int(child)
+        for tid in tasks(pid)
+        for child in read(f"/proc/{pid}/task/{tid}/children").split()
+    ]
+
+
+def is_elf32(pid: int) -> bool:
+    """Whether the program of a process is a 32-bit one (e_ident[EI_CLASS])."""
+    try:
+        with open(f"/proc/{pid}/exe", "rb", buffering=0) as f:
+            return f.read(5) == b"\x7fELF\x01"
+    except OSError:
+        return False
+
+
 def exec_facts(pid: int) -> dict[str, Any]:
-    """What a trace keeps of a process at its exec (`records.Exec`). Unknown facts are left out."""
+    """What a trace keeps of a process at its exec or attach (`records.Start`); unknown facts are
+    left out.
+    """
     facts: dict[str, Any] = {}
     try:
         facts["exe"] = os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode(
@@ -124,6 +162,8 @@ def exec_facts(pid: int) -> dict[str, Any]:
         )
     except OSError:
         facts["exe"] = ""
+    if is_elf32(pid):
+        facts["abi"] = "i386"
     argv = read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
     facts["argv"] = [a.decode("utf-8", "backslashreplace") for a in argv]
     facts["env"] = _environment(read(f"/proc/{pid}/environ"))

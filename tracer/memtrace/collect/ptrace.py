@@ -22,7 +22,9 @@ from ptrace.binding.func import ptrace as bound_ptrace
 from ptrace.error import PtraceError
 from ptrace.signames import signalName
 
-CONT, SYSCALL = 7, 24
+CONT, DETACH, SYSCALL = 7, 17, 24
+#: No request of ptrace(2): the tracee stays where it is.
+STAY = -1
 SEIZE, INTERRUPT, LISTEN, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
 GETSIGINFO = 0x4202
 

@@ -17,13 +17,26 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import INDEX
 from memtrace.collect.decode import decode
 from memtrace.collect.libc import LibcFinder, calls_directly
+from memtrace.collect.redact import Redaction
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import MAP_ANONYMOUS, Change, apply
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
+from memtrace.space.seed import seed
 from memtrace.trace.codec import Interner, encode
 from memtrace.trace.mapping import decode_maps
-from memtrace.trace.records import MMAP_TAIL, Call, Ext, FileId, Life, LifeRecord, Site
+from memtrace.trace.records import (
+    MMAP_TAIL,
+    Attach,
+    Call,
+    Exec,
+    Ext,
+    FileId,
+    Life,
+    LifeRecord,
+    Site,
+    Start,
+)
 from memtrace.trace.sizes import PAGE, round_up
 
 _MAX_UNPEEKED = 4096
@@ -55,9 +68,15 @@ class Scribe:
 
     Args:
         ask: called with an mm whose page count and model disagree.
+        redaction: applied to every record; the model goes by the true names.
     """
 
-    def __init__(self, ask: Callable[[int], None], find_libc: LibcFinder | None = None) -> None:
+    def __init__(
+        self,
+        ask: Callable[[int], None],
+        find_libc: LibcFinder | None = None,
+        redaction: Redaction | None = None,
+    ) -> None:
         self.lines: list[bytes] = []
         self.seq = 0
         self.counts = {
@@ -70,17 +89,18 @@ class Scribe:
         }
         self.grown = 0
         self.drift: list[tuple[int, int]] = []
-        self.first_exec = 0
         self.heap_peak = 0
         self.vm_peak = self.rss_peak = 0
         self._ask = ask
         self._models: dict[int, Model] = {}
+        self._awaited: set[int] = set()
         self._interner = Interner()
         self._cache = MapsCache()
         self._t = 0
         self._start = 0
         self._headers: list[tuple[int, int]] = []
         self._libc = find_libc or LibcFinder()
+        self._redaction = redaction
 
     @property
     def now(self) -> int:
@@ -108,6 +128,8 @@ class Scribe:
     def _call(self, m: wire.CallMessage) -> None:
         model = self._models.get(m.mm)
         if model is None:
+            if m.mm in self._awaited:
+                return  # before the beginning
             model = self._models[m.mm] = Model(0)
         model.calls += 1
         extra = m.extra
@@ -133,22 +155,9 @@ class Scribe:
         t = m.t1 - self._start
         written = used[:4] if name == "mmap" and used[4:] == MMAP_TAIL else used
         site = self._site(model, m.entry, m.stack, name)
-        self.lines.append(
-            encode(
-                Call(
-                    t - self._t,
-                    m.t1 - m.t0,
-                    m.tid,
-                    m.mm,
-                    INDEX[name],
-                    written,
-                    ret,
-                    site,
-                    vm,
-                    rss,
-                    ext,
-                )
-            )
+        dt, dur = t - self._t, m.t1 - m.t0
+        self._append(
+            Call(dt, dur, m.tid, m.mm, INDEX[name], written, ret, site, vm, rss, ext)
         )
         self._t = t
         self.counts["calls"] += 1
@@ -240,9 +249,16 @@ class Scribe:
     def _life(self, fields: dict[str, Any], blob: bytes) -> None:
         if blob:
             fields["maps"] = decode_maps(blob)
-        rec = fields["rec"]
-        if rec == "exec":
-            self._exec(fields)
+        rec, mm = fields["rec"], fields.get("mm")
+        if rec == "awaited":
+            self._awaited.add(fields["mm"])
+            return
+        if rec == "attach":
+            self._awaited.discard(fields["mm"])
+        elif mm in self._awaited:
+            return  # before the beginning
+        if rec in ("exec", "attach"):
+            self._begin(fields)
         elif rec == "fork":
             parent = self._models.get(fields["mm"])
             model = self._models[fields["child_mm"]] = Model(fields["child"])
@@ -258,16 +274,28 @@ class Scribe:
         self._write(fields)
         if rec == "snap":
             self._snap(fields)
+        elif rec == "attach":
+            self._libcs_there(fields["mm"])
 
-    def _exec(self, fields: dict[str, Any]) -> None:
+    def _begin(self, fields: dict[str, Any]) -> None:
         model = self._models[fields["mm"]] = Model(fields["pid"])
+        model.calls = fields.pop("calls", 0)
+        record: Start = msgspec.convert(fields, Exec | Attach)
+        seed(model.space, record, self._cache.parse(record.maps))
+        if record.vm is not None:
+            self.vm_peak = max(self.vm_peak, record.vm)
+            self.rss_peak = max(self.rss_peak, record.rss or 0)
         space = model.space
-        space.load(self._cache.parse(fields.get("maps", [])))
-        space.start_brk = space.brk = fields.get("start_brk") or None
-        space.start_stack = fields.get("start_stack") or None
-        space.personality = fields.get("personality", 0)
-        if not self.first_exec:
-            self.first_exec = fields["mm"]
+        if space.brk is not None and space.start_brk is not None:
+            self.heap_peak = max(self.heap_peak, space.brk - space.start_brk)
+
+    def _libcs_there(self, mm: int) -> None:
+        """The C libraries that were mapped before the trace began."""
+        model = self._models[mm]
+        for _, _, attr, _ in list(model.space.pieces()):
+            if attr.ino and attr.perms[2] == "x":
+                path = model.space.paths.get((attr.dev, attr.ino), "")
+                self._look_for_libc(mm, model, attr.dev, attr.ino, path)
 
     def _snap(self, fields: dict[str, Any]) -> None:
         model = self._models.get(fields["mm"])
@@ -303,6 +331,11 @@ class Scribe:
             fields["h"] = self._take_headers(self.seq)
         self._t = fields["t"]
         record: Life = msgspec.convert(fields, LifeRecord)
+        self._append(record)
+
+    def _append(self, record: Call | Life) -> None:
+        if self._redaction is not None:
+            record = self._redaction.record(record)
         self.lines.append(encode(record))
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 from memtrace.collect.engine import Engine
 
-TICK_SECONDS = 0.1
+BUSY_SECONDS = 0.002
 
 
 def children_are_waited_for() -> bool:
@@ -46,22 +47,60 @@ def forward_signals(engine: Engine) -> None:
     def passed_on(number: int, _: object) -> None:
         kill(number)
 
-    def alarm(_: int, __: object) -> None:
-        if engine.idle[0]:
-            engine.idle[0] = False  # a tick that waits for the writer is not ticked into
-            try:
-                engine.tick()
-            finally:
-                engine.idle[0] = True
-        else:
-            signal.setitimer(signal.ITIMER_REAL, 0.002, TICK_SECONDS)
-
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, passed_on)
     signal.signal(signal.SIGHUP, passed_on)
+    _tick(engine, engine.tick)
+
+
+def leave_on_signals(engine: Engine, each_tick: Callable[[], bool]) -> None:
+    r"""The manners of an attach: every signal by which people end a program detaches, and nothing
+    stops the tracer, for the target would stand still at its next call.
+
+    Args:
+        engine: told to leave.
+        each_tick: called at every tick; true: it is time to leave.
+    """
+
+    def leave(_: int = 0, __: object = None) -> None:
+        if not engine.leaving[0]:
+            engine.leaving[0] = True
+            # waitpid goes on after a handler (PEP 475), and an exception out of it could swallow
+            # a stop that it has just returned. A child that ends at once makes it return.
+            if os.fork() == 0:
+                os._exit(0)
+
+    def ticked() -> float:
+        delay = engine.tick()
+        if each_tick():
+            leave()
+        return delay
+
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    for number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    _tick(engine, ticked)
+
+
+def _tick(engine: Engine, do: Callable[[], float]) -> None:
+    """Call `do` while the loop waits and nothing is half done; it returns the seconds until it is
+    to be called again.
+    """
+
+    def alarm(_: int, __: object) -> None:
+        delay = BUSY_SECONDS
+        if engine.idle[0]:
+            engine.idle[0] = False  # a tick that waits for the writer is not ticked into
+            try:
+                delay = do()
+            finally:
+                engine.idle[0] = True
+        signal.setitimer(signal.ITIMER_REAL, delay)
+
     signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, BUSY_SECONDS)
 
 
 def stop_ticking() -> None:

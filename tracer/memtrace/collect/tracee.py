@@ -25,12 +25,16 @@ class Mm:
     calls at the last snapshot before an exec. `tids` are its tasks, `live` those that have not
     reached their exit stop. `in_doubt` counts calls of killed threads of which it is not known
     whether they were made. `blind` is set when the kernel does not let its map be read.
+
+    `seeded` is False while an attach has not read the map: what happens until then is before the
+    beginning, and the writer drops it. `seed_due`: to be read as soon as no call is in flight.
+    `stacks`: stack pointers of its tasks at their first stop.
     """
 
     __slots__ = (
         "blind", "calls", "disordered", "exec_snap", "fresh", "holder", "id", "in_doubt",
         "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd",
-        "pid", "slot", "statm_fd", "tids", "waiting",
+        "pid", "seed_due", "seeded", "slot", "stacks", "statm_fd", "tids", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -43,6 +47,9 @@ class Mm:
         self.disordered = False
         self.in_doubt = 0
         self.blind = False
+        self.seeded = True
+        self.seed_due = False
+        self.stacks: dict[int, int] = {}
         self.tids: set[int] = set()
         self.live: set[int] = set()
         self.calls = 0

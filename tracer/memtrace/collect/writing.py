@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import msgspec
 
 from memtrace.collect import wire
 from memtrace.collect.channel import Channel, Wishes
+from memtrace.collect.redact import Redaction
 from memtrace.collect.scribe import Scribe
 from memtrace.trace.codec import encode_footer
 from memtrace.trace.records import Footer
@@ -49,9 +51,14 @@ class Result:
 
 
 class Writer:
-    """The tracer's handle on its writer process."""
+    """The tracer's handle on its writer process.
 
-    def __init__(self, output: Output) -> None:
+    Args:
+        output: a trace with its header written; it is closed here.
+        redaction: what the header was redacted with, None if it was not.
+    """
+
+    def __init__(self, output: Output, redaction: Redaction | None = None) -> None:
         self.wishes = Wishes()
         read_end, write_end = os.pipe()
         self._status, status = os.pipe()
@@ -68,7 +75,8 @@ class Writer:
                 if os.fork() == 0:
                     os.close(write_end)
                     os.close(self._status)
-                    _main(read_end, status, output, self.wishes, self.channel.start_ns)
+                    scribe = Scribe(self.wishes.ask, redaction=redaction)
+                    _main(read_end, status, output, scribe, self.channel.start_ns)
             finally:
                 os._exit(0)
         os.waitpid(middle, 0)
@@ -76,12 +84,24 @@ class Writer:
         os.close(status)
         os.close(output.fd)
 
-    def finish(self, reason: str) -> Result:
-        """Say that the trace is whole, wait for the writer, return what it has to say."""
+    def finish(self, reason: str, meanwhile: Callable[[], object] | None = None) -> Result:
+        """Say that the trace is whole, wait for the writer, return what it has to say.
+
+        Args:
+            reason: why the recording ended, for the footer.
+            meanwhile: called again and again while waiting.
+        """
         self.channel.send(wire.life({"rec": "end", "t": self.channel.now(), "reason": reason}))
         self.channel.close()
         parts = []
-        while part := os.read(self._status, 65536):
+        poll = select.poll()
+        poll.register(self._status, select.POLLIN)
+        while True:
+            while meanwhile is not None and not poll.poll(1):
+                meanwhile()
+            part = os.read(self._status, 65536)
+            if not part:
+                break
             parts.append(part)
         os.close(self._status)
         try:
@@ -90,7 +110,7 @@ class Writer:
             return Result("the writer process died", "", {}, 0, 0, 0, 0, 0, [])
 
 
-def _main(fd: int, status: int, output: Output, wishes: Wishes, start_ns: int) -> None:
+def _main(fd: int, status: int, output: Output, scribe: Scribe, start_ns: int) -> None:
     """The body of the writer process. Never returns."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
@@ -98,7 +118,7 @@ def _main(fd: int, status: int, output: Output, wishes: Wishes, start_ns: int) -
     for standard in (0, 1, 2):  # the target's pipes must see their end when the target closes them
         os.dup2(null, standard)
     try:
-        result = _write_trace(fd, output, Scribe(wishes.ask), start_ns)
+        result = _write_trace(fd, output, scribe, start_ns)
     except Exception as e:  # noqa: BLE001 - the last resort: said to the user, and the target runs on
         result = Result(f"the writer failed: {type(e).__name__}: {e}", "", {}, 0, 0, 0, 0, 0, [])
         while os.read(fd, 1 << 20):

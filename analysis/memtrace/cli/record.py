@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `run` and `attach` have in common: how to record, and what was recorded."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from memtrace.trace.errors import TargetError, UsageError
+from memtrace.trace.sizes import PAGE, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from memtrace.collect.writing import Result
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+_ENGINES = ("auto", "ptrace")
+_LATER_ENGINES = ("bpf", "perf", "strace", "python-ptrace", "poll")
+
+
+def later(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    """Refuse an option that has its place, but not in this version."""
+    if value:
+        raise UsageError(
+            f"{param.opts[0]} is not in this version", hint=f"{ctx.command_path} --help"
+        )
+
+
+def _engine(ctx: click.Context, _: click.Parameter, value: str) -> None:
+    hint = f"{ctx.command_path} --engine ptrace ..."
+    if value in _LATER_ENGINES:
+        raise UsageError(f"the {value} engine is not in this version", hint=hint)
+    if value not in _ENGINES:
+        raise UsageError(f"there is no engine {value!r}", hint=hint)
+
+
+_OPTIONS = (
+    click.option("-o", "--output", "path", default="trace.json", show_default=True, metavar="FILE",
+                 help="The trace; .gz and .zst compress. An old one is kept as FILE.old."),
+    click.option("--engine", default="auto", callback=_engine, expose_value=False,
+                 metavar="auto|ptrace",
+                 help="How to trace; auto is ptrace, which needs no privilege."),
+    click.option("--snapshots", metavar="every=100ms|every=N|off",
+                 help="How often to read the kernel's own map for verification (always at exec, "
+                 "fork and exit). Default: every 100 ms with at least 256 calls between."),
+    click.option("--evidence", type=click.Choice(("full", "none")), default="full",
+                 show_default=True, help="Whether to record callers and chunk headers."),
+    click.option("--redact", is_flag=True,
+                 help="Keep arguments, environment, paths and other names out of the trace."),
+    click.option("--low-overhead", is_flag=True, hidden=True, expose_value=False, callback=later),
+    click.option("--heap-walk", is_flag=True, hidden=True, expose_value=False, callback=later),
+    click.option("--faults", is_flag=False, flag_value="1", hidden=True, expose_value=False,
+                 callback=later),
+)  # fmt: skip
+
+
+def recording(f: _F) -> _F:
+    """Give a verb the options of recording: `path`, `snapshots`, `evidence`, `redact`."""
+    for option in reversed(_OPTIONS):
+        f = option(f)
+    return f
+
+
+def printable(name: str) -> str:
+    """A program's name for one line of a terminal."""
+    return click.unstyle(name).encode("ascii", "backslashreplace").decode()[-40:]
+
+
+def recorded(r: Result, path: str) -> list[str]:
+    """The lines on what was recorded: how much, can I trust it, what next. [] if it failed."""
+    if r.error is not None:
+        return []
+    total, exact = r.counts["snapshots"], r.counts["exact"]
+    word = "exact" if total else "unverified"
+    if exact < total or r.counts["lost"]:
+        word = "NOT exact"
+    peaks = (("heap", r.heap_peak), ("mapped", r.vm_peak * PAGE), ("resident", r.rss_peak * PAGE))
+    return [
+        "  " + ", ".join(f"{what} peak {format_size(size)}" for what, size in peaks),
+        f"  {word}: {exact} of {total} kernel snapshots reproduced",
+        f"  wrote {path} ({format_size(r.bytes_written)})    next: memtrace report {path}",
+    ]
+
+
+def incomplete(path: str, error: str) -> TargetError:
+    """The recording failed although the program ran."""
+    return TargetError(
+        f"the trace is incomplete: {error}",
+        hint=f"df -h {os.path.dirname(os.path.abspath(path))}",
+    )

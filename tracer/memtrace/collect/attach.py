@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bringing a running process under the trace, thread by thread, without stopping it as a whole.
+
+Theory of operation. Every thread is seized, which stops nothing; children born from then on are
+ours from their first instruction. Each is then interrupted once, and goes on at once with
+PTRACE_SYSCALL. When the last one is under control the map is read, at the first moment when no
+memory call of the mm is in flight: calls take turns from the first one seen, so such a moment is at
+the next call's end at the latest. What was recorded before is thrown away.
+
+A thread that is interrupted inside epoll_wait and its like gets EINTR there (signal(7),
+"Interruption of system calls and library functions by stop signals"). So one that sleeps in such a
+call is left alone for `POLITE_NS` to come out by itself. One in uninterruptible sleep stops later;
+while it sits in a call that changes no map, nothing has to wait for it, because it cannot get out
+of the kernel without stopping.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
+
+from memtrace.collect import access, procfs, ptrace, wire
+from memtrace.collect.abi import NATIVE
+from memtrace.collect.ptrace import INTERRUPT, registers, request
+from memtrace.trace.errors import TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from memtrace.collect.engine import Engine
+    from memtrace.collect.tracee import Mm
+
+POLITE_NS = 1_000_000_000
+#: How long a thread may take to stop before it is asked what it sits in.
+_PATIENCE_NS = 50_000_000
+#: And before the user is told, and the map is read without it.
+_WAITING_NS = 2_000_000_000
+
+#: x86-64 calls that fail with EINTR after a stop although no handler ran: epoll_wait, epoll_pwait,
+#: epoll_pwait2, semop, semtimedop, rt_sigtimedwait, io_getevents, io_pgetevents, io_uring_enter.
+EINTR_CALLS = {
+    232: "epoll_wait", 281: "epoll_pwait", 441: "epoll_pwait2", 65: "semop", 220: "semtimedop",
+    128: "rt_sigtimedwait", 208: "io_getevents", 333: "io_pgetevents", 426: "io_uring_enter",
+}  # fmt: skip
+_VFORKS = (56, 58, 435)  # clone, vfork, clone3: asleep in one means waiting for a vfork child
+
+
+class Attachment:
+    """One attach under way. `Engine.tick` calls `step` until it says that it is done.
+
+    Args:
+        engine: the loop that will trace the process.
+        pid: the process (its thread group).
+        say: called with a line for the user.
+    """
+
+    def __init__(self, engine: Engine, pid: int, say: Callable[[str], None]) -> None:
+        self.engine = engine
+        self.pid = pid
+        self.say = say
+        self.mm: Mm
+        self._begun = time.monotonic_ns()
+        self._polite: set[int] = set()
+        self._awaited: dict[int, int] = {}  # tid -> when it was interrupted
+        self._inside: set[int] = set()  # of these: asleep in a call that changes no map
+        self._refused: dict[int, int] = {}
+        self._told = False
+        #: The fields of the `attach` record, once it is written.
+        self.facts: dict[str, Any] | None = None
+
+    # -- taking hold --------------------------------------------------------------------------
+
+    def seize(self) -> None:
+        """Seize every thread; when this returns the process is ours, and nothing has stopped.
+
+        Raises:
+            TargetError: not one thread could be seized.
+        """
+        family = self.engine.family
+        self.engine.root = self.pid
+        running = [t for t in procfs.tasks(self.pid) if procfs.stat_fields(t)[:1] != ["Z"]]
+        # A leader that has ended has no memory any more, its threads have.
+        through = self.pid if self.pid in running or not running else min(running)
+        self.mm = family.unseeded(self.pid, through)
+        while self._seize_new(self.pid):
+            pass
+        if not self.mm.tids:
+            facts = access.before(self.pid)
+            number = next(iter(self._refused.values()), errno.ESRCH)
+            raise access.refusal(facts, number) or TargetError(
+                f"cannot attach to {self.pid}: {os.strerror(number).lower()}",
+                hint=f"memtrace doctor {self.pid}",
+            )
+        for child in procfs.children(self.pid):
+            # A vfork or CLONE_VM child changes the same map.
+            if ptrace.same_mm(self.pid, child):
+                self._seize_new(child)
+        self._interrupt()
+
+    def _seize_new(self, pid: int) -> bool:
+        """Seize the threads of a process that are not ours yet; whether there were any."""
+        tracees, found = self.engine.family.tracees, False
+        for tid in procfs.tasks(pid):
+            if tid in tracees or tid in self._refused:
+                continue
+            try:
+                ptrace.seize(tid, ptrace.FOLLOW)
+            except OSError as e:
+                (tracer,) = procfs.status_field(tid, "TracerPid")
+                if tracer != os.getpid():
+                    if e.errno != errno.ESRCH:
+                        self._refused[tid] = e.errno or errno.EPERM
+                    continue
+                # Born of a thread that is ours already: it stops by itself.
+            found = True
+            self.engine.family.take(self.mm, pid, tid)
+            self._polite.add(tid)
+        return found
+
+    def _interrupt(self) -> None:
+        """Stop those once that do not sleep in a call that would fail for it."""
+        now = time.monotonic_ns()
+        for tid in list(self._polite):
+            if now - self._begun < POLITE_NS and procfs.syscall_of(tid) in EINTR_CALLS:
+                continue
+            self._polite.discard(tid)
+            if request(INTERRUPT, tid, 0, 0) == 0:
+                self._awaited[tid] = now
+
+    # -- what the loop tells ------------------------------------------------------------------
+
+    def stopped(self, tid: int) -> None:
+        """A thread has stopped for the first time, or again."""
+        if self._awaited.pop(tid, None) is not None:
+            regs = registers(tid)
+            if regs is not None:
+                self.mm.stacks[tid] = int(regs.rsp)
+        self._polite.discard(tid)
+        self._inside.discard(tid)
+
+    def step(self) -> bool:
+        """Look whether all is under control; True when the map is read (or nothing is left)."""
+        tracees, mm = self.engine.family.tracees, self.mm
+        if mm.seeded or mm.id not in self.engine.family.mms:
+            return True
+        for tid in [t for t in self._awaited if t not in tracees]:
+            del self._awaited[tid]
+        self._polite &= tracees.keys()
+        self._interrupt()
+        if mm.seed_due or self._polite:
+            return False
+        if self._seize_new(self.pid):
+            self._interrupt()
+            return False
+        now = time.monotonic_ns()
+        if any(not self._harmless(tid, now - since) for tid, since in self._awaited.items()):
+            return False
+        mm.seed_due = True
+        if mm.holder is None and not mm.overlapping:
+            self.seed()
+            return True
+        self.engine.channel.wishes[mm.slot] = 1  # the next call's end is looked at
+        return False
+
+    def _harmless(self, tid: int, waited: int) -> bool:
+        """Whether the map can be read although this interrupted thread has not stopped yet."""
+        if tid in self._inside:
+            return True
+        if waited < _PATIENCE_NS:
+            return False
+        number = procfs.syscall_of(tid)
+        if number is not None and (number not in NATIVE.names or number in _VFORKS):
+            self._inside.add(tid)
+            self._tell(tid, waited)
+            return True
+        if waited > _WAITING_NS:
+            self._tell(tid, waited)
+            if number is not None:
+                # In a call that changes the map, before or after it is read: nobody can tell.
+                self._inside.add(tid)
+                self.mm.in_doubt += 1
+                return True
+        return False
+
+    def _tell(self, tid: int, waited: int) -> None:
+        if not self._told and waited > _WAITING_NS:
+            self._told = True
+            state = "".join(procfs.stat_fields(tid)[:1])
+            where = "uninterruptible sleep" if state == "D" else f"state {state or 'unknown'}"
+            self.say(f"waiting: thread {tid} is in {where}")
+
+    def seed(self) -> None:
+        """Read the map: no call of the mm is in flight."""
+        mm, doubt = self.mm, self.mm.in_doubt
+        mm.in_doubt = 0
+        self.facts = self.engine.family.seed(mm)
+        if self.facts is None:
+            return
+        for tid, number in self._refused.items():
+            self._lost(f"thread {tid} could not be seized: {os.strerror(number).lower()}")
+        if doubt:
+            self._lost("a thread was inside a memory call when the trace began", doubt)
+        for pid in self._untraced():
+            self._lost(f"process {pid} has the same address space and is not traced")
+
+    def _untraced(self) -> list[int]:
+        """Processes that share the mm and could not be had: its map changes behind our back."""
+        (parent,) = procfs.status_field(self.pid, "PPid")
+        family = self.engine.family
+        near = [*procfs.children(self.pid), *([parent] if parent else [])]
+        return [p for p in near if p not in family.tracees and ptrace.same_mm(self.pid, p)]
+
+    def _lost(self, why: str, count: int = 1) -> None:
+        channel = self.engine.channel
+        channel.send(wire.life(
+            {"rec": "lost", "t": channel.now(), "mm": self.mm.id, "why": why, "count": count}
+        ))  # fmt: skip

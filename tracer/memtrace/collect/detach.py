@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Letting go of everything that is traced: a last map of each mm, then each thread as it stands.
+
+An mm is closed by its last snapshot, at the first moment when none of its calls is in flight; what
+its threads do afterwards is not part of the trace. A thread of a closed mm is detached at its next
+stop, with the signal it was to get, and to have one it is interrupted. Not so one that sleeps in a
+call which would fail with EINTR: it never stops, and is freed by the end of this process
+(`exit_ptrace` unlinks a tracee without waking it). So is whoever is in uninterruptible sleep.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from memtrace.collect import procfs, ptrace, turns, wire
+from memtrace.collect.attach import EINTR_CALLS
+from memtrace.collect.engine import Engine
+from memtrace.collect.ptrace import CONT, DETACH, INTERRUPT, STOP_SYSCALL, WALL, request
+from memtrace.collect.tracee import Mm, Tracee
+
+#: How long a call in flight, or a thread that does not stop, is waited for.
+PATIENCE_NS = 2_000_000_000
+_NAP = 0.0005
+
+
+class Departure:
+    """The end of an attach.
+
+    Args:
+        engine: its loop has returned; `engine.unhandled` is the stop it returned with.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._stopped: dict[int, int] = {}  # tid -> the signal to deliver
+        self._closed: set[int] = set()
+        self._dying: set[int] = set()
+        self._left: set[int] = set()
+        self._unknown: set[int] = set()
+
+    def go(self) -> None:
+        """Detach from everything; on return no tracee is stopped."""
+        engine = self.engine
+        engine.go = ptrace.STAY
+        tracees = engine.family.tracees
+        for mm in list(engine.family.mms.values()):
+            for waiting in mm.waiting:  # stopped at the entry of a call that is not recorded
+                waiting.pending = False
+                self._stopped[waiting.tid] = 0
+            mm.waiting.clear()
+            self._close(mm)
+        for tid in list(tracees):
+            if tid not in self._stopped:
+                self._interrupt(tid)
+        if engine.unhandled is not None:
+            self._stop(*engine.unhandled)
+            engine.unhandled = None
+        deadline = time.monotonic_ns() + PATIENCE_NS
+        while self._pending() and time.monotonic_ns() < deadline:
+            self._release()
+            if not self.serve():
+                time.sleep(_NAP)
+        for mm in list(engine.family.mms.values()):
+            if mm.id not in self._closed:
+                self._give_up(mm)
+        self._release()
+
+    def serve(self) -> bool:
+        """Deal with the stops that are there; False when there were none. To be called until the
+        end of the process: who was not interrupted may wake up and stop meanwhile.
+        """
+        found = False
+        while True:
+            try:
+                tid, status = os.waitpid(-1, WALL | os.WNOHANG)
+            except ChildProcessError:
+                return found
+            if not tid:
+                return found
+            found = True
+            self._stop(tid, status)
+            self._release()
+
+    def _pending(self) -> bool:
+        """Whether somebody is still to stop, or some mm to be closed."""
+        engine = self.engine
+        if any(mm.id not in self._closed for mm in engine.family.mms.values()):
+            return True
+        return any(t not in self._left and t not in self._dying for t in engine.family.tracees)
+
+    def _interrupt(self, tid: int) -> None:
+        if procfs.syscall_of(tid) in EINTR_CALLS:
+            self._left.add(tid)
+        elif request(INTERRUPT, tid, 0, 0) < 0:
+            self._dying.add(tid)
+
+    # -- stops --------------------------------------------------------------------------------
+
+    def _stop(self, tid: int, status: int) -> None:
+        engine, tracees = self.engine, self.engine.family.tracees
+        tracee = tracees.get(tid)
+        recorded = tracee is not None and tracee.mm.id not in self._closed
+        if status & 0xFF != 0x7F:
+            if recorded:
+                engine.ended(tid, status)
+            tracees.pop(tid, None)
+            self._stopped.pop(tid, None)
+            self._unknown.discard(tid)
+            return
+        number, event = status >> 8 & 0xFF, status >> 16
+        self._left.discard(tid)
+        if event == ptrace.EVENT_EXIT:
+            if recorded:
+                engine.event(tid, tracee, event)
+            request(CONT, tid, 0, 0)
+            self._dying.add(tid)
+            return
+        if event or status == STOP_SYSCALL:
+            number = 0
+        self._stopped[tid] = number
+        if tracee is None and event != ptrace.EVENT_EXEC:
+            self._unknown.add(tid)  # a child whose parent's event, if any, is still to come
+            return
+        if recorded and tracee is not None:
+            if status == STOP_SYSCALL and tracee.pending:
+                engine.syscall_stop(tracee)
+            elif event == ptrace.EVENT_STOP:
+                self._first_stop(tracee)
+            elif event:
+                engine.event(tid, tracee, event)
+                self._children_first()
+        tracee = tracees.get(tid)
+        if tracee is not None:
+            tracee.pending = False  # an entry: whatever comes of it is not recorded
+            self._close(tracee.mm)
+
+    def _children_first(self) -> None:
+        """Those that stopped before their parent's event, which has come now."""
+        for tid in [t for t in self._unknown if t in self.engine.family.tracees]:
+            self._unknown.discard(tid)
+            child = self.engine.family.tracees[tid]
+            self._first_stop(child)
+            self._close(child.mm)
+
+    def _first_stop(self, tracee: Tracee) -> None:
+        """A child that was born a moment ago: its map is its own."""
+        if tracee.snap_at_first_stop:
+            tracee.snap_at_first_stop = False
+            if not tracee.mm.seeded:
+                self.engine.family.seed(tracee.mm, "fork")
+
+    # -- mms ----------------------------------------------------------------------------------
+
+    def _close(self, mm: Mm) -> None:
+        """Take the last snapshot, if no call is in flight."""
+        if mm.id in self._closed or not mm.id:
+            return
+        if mm.holder is not None and not mm.holder.pending:
+            turns.leave(mm.holder)
+        mm.overlapping = {t for t in mm.overlapping if t.pending}
+        if mm.holder is not None or mm.overlapping:
+            return
+        self._closed.add(mm.id)
+        if mm.seeded:
+            tracee = next((t for t in self.engine.family.tracees.values() if t.mm is mm), None)
+            if tracee is not None:
+                self.engine.observer.snapshot(mm, tracee, "detach")
+
+    def _give_up(self, mm: Mm) -> None:
+        """A call of this mm has not come back: what it did is not known."""
+        self._closed.add(mm.id)
+        channel = self.engine.channel
+        for t in [t for t in self.engine.family.tracees.values() if t.mm is mm and t.pending]:
+            channel.send(wire.life({
+                "rec": "lost", "t": channel.now(), "mm": mm.id, "count": 1,
+                "why": f"thread {t.tid} was inside a memory call at the detach",
+            }))  # fmt: skip
+
+    def _release(self) -> None:
+        """Detach the stopped threads of closed mms."""
+        tracees = self.engine.family.tracees
+        open_mms = any(mm.id not in self._closed for mm in self.engine.family.mms.values())
+        for tid, number in list(self._stopped.items()):
+            tracee = tracees.get(tid)
+            if tracee.mm.id in self._closed if tracee is not None else not open_mms:
+                del self._stopped[tid]
+                self._unknown.discard(tid)
+                request(DETACH, tid, 0, number)
+                tracees.pop(tid, None)
