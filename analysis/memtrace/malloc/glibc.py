@@ -174,7 +174,8 @@ def parse_number(text: str) -> tuple[int, bool]:
     n = 0
     while n < len(s) and s[n] in digits:
         n += 1
-    value = min(int(s[:n], base), (1 << 64) - 1) if n else 0
+    kept = s[:n].lstrip("0")[:65]  # 64 bits in any base; int() refuses thousands of digits
+    value = min(int(kept or "0", base), (1 << 64) - 1)
     return (-value if negative else value) & ((1 << 64) - 1), n == len(s) and n > 0
 
 
@@ -213,7 +214,8 @@ def settings(
         if not whole:
             if version is not None and version >= (2, 39):
                 continue
-            certain = certain and version is not None and text[:1].isdigit()
+            # Not isdigit(): that takes the digits of all scripts.
+            certain = certain and version is not None and "0" <= text[:1] <= "9"
         values[name], source[name] = value, where
     if values and at_secure is None:
         certain = False

@@ -18,6 +18,7 @@ DEFAULT = 131072
         ("0", 0, True), ("65536", 65536, True), ("64k", 64, False), ("0x10000", 65536, True),
         ("0200000", 65536, True), ("", 0, False), ("x", 0, False), ("-1", (1 << 64) - 1, True),
         (" 12", 12, True), ("08", 0, False), ("99999999999999999999", (1 << 64) - 1, True),
+        ("1" + "0" * 5000, (1 << 64) - 1, True), ("0" * 5000 + "7", 7, True), ("²", 0, False),
     ],
 )  # fmt: skip
 def test_numbers_are_read_as_dl_strtoul_does(text: str, value: int, *, whole: bool) -> None:
@@ -58,6 +59,12 @@ def test_the_threshold_and_what_freezes_it(
 ) -> None:
     s = settings(env, at_secure=False, version=version)
     assert (s.threshold, s.fixed_by) == (threshold, fixed_by)
+
+
+@pytest.mark.parametrize("text", ["x", "²5", "-x"])
+def test_a_text_that_begins_with_no_digit_leaves_the_threshold_open(text: str) -> None:
+    s = settings({"MALLOC_TOP_PAD_": text}, at_secure=False, version=(2, 36))
+    assert (s.threshold, s.certain) == (None, False)
 
 
 def test_a_secure_program_ignores_all_of_them() -> None:
