@@ -30,6 +30,7 @@ _CSV = ("seq", "t_ns", "pid", "tid", "mm", "call", "args", "ret", "errno",
 #: What a life-cycle record adds to a line, beyond the keys all lines have.
 _MORE = (
     "argv", "child", "child_mm", "child_pid", "code", "signal", "why", "version", "tids", "count",
+    "age_ns",
 )  # fmt: skip
 _LIFE = {c.__struct_config__.tag for c in LifeRecord.__args__}
 

@@ -59,7 +59,7 @@ def _account(r: Replay) -> Iterator[str]:
 def _process(p: Process) -> Iterator[str]:
     name = p.argv[0].rpartition("/")[2] if p.argv else p.exe.rpartition("/")[2] or "?"
     agree = p.checksums - p.unexplained
-    born = "fork" if p.inherited else "exec"
+    born = "fork" if p.inherited else "attach" if p.attached else "exec"
     yield (
         f"  pid {p.pid} mm {p.mm} ({name[:30]}, {born} at {p.born_seq}): "
         f"{p.exact} of {p.snapshots} snapshots, {agree:,} of {p.checksums:,} checksums"

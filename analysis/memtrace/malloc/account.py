@@ -24,7 +24,7 @@ from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
 from memtrace.space.canonical import ANON_DEV, Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.records import Call, Clone, Exec, Libc
+from memtrace.trace.records import Attach, Call, Clone, Exec, Libc, Start
 
 MADV_DONTNEED = 4
 #: Bytes that may lie above a new thread's stack in its mapping: static TLS and its descriptor.
@@ -45,7 +45,7 @@ class Account:
         self.arenas = Arenas()
         self.threshold = Threshold()
         self.settings = Settings()
-        self.layout = Layout(None, "i386" if p.exec.abi == "i386" else p.exec.abi, page)
+        self.layout = Layout(None, "i386" if p.start.abi == "i386" else p.start.abi, page)
         self.allocator = allocator.UNKNOWN
         self.allocators: list[Allocator] = []
         self.loading = False
@@ -61,15 +61,16 @@ class Account:
 
     # -- birth ----------------------------------------------------------------------------------
 
-    def begin(self, seq: int, record: Exec) -> None:
+    def begin(self, seq: int, record: Start) -> None:
         """A program was loaded: its first map is the kernel's work."""
         space = self.p.space
-        self.loading = True
+        self.loading = not isinstance(record, Attach)
+        tid = record.tid if isinstance(record, Exec) else None
         self.heap = Heap.begin(space)
         runnable = {(a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2] == "x"}
         self.libraries |= runnable
         for s, e, attr, tag in list(space.pieces()):
-            r = Region(tag, s, e, seq, record.tid)
+            r = Region(tag, s, e, seq, tid)
             r.path = space.paths.get((attr.dev, attr.ino), attr.name) if attr.ino else attr.name
             r.call = "exec"
             d = self._of_start(attr, s, e, space)
@@ -490,7 +491,8 @@ class Account:
             return
         version = parse_version(a.version)
         self.layout = Layout(version, self.layout.abi, self.page)
-        self.settings = settings(self.p.exec.env, at_secure=self.p.exec.at_secure, version=version)
+        start = self.p.start
+        self.settings = settings(start.env, at_secure=start.at_secure, version=version)
         self.threshold.configure(self.settings)
 
     def compared(self, seq: int, comparison: Comparison) -> None:

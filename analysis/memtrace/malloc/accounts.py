@@ -12,7 +12,7 @@ from memtrace.replay.process import Process
 from memtrace.space.calls import Change
 from memtrace.space.compare import Comparison
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Call, Clone, Exec, Fork, Libc, LifeRecord, Snap
+from memtrace.trace.records import Call, Clone, Fork, Libc, LifeRecord, Snap, Start
 from memtrace.trace.records import Unknown as UnknownRecord
 
 
@@ -28,16 +28,16 @@ class Accounts(Observer):
         self._decoder = trace.decoder
         self._page = trace.header.page_size
 
-    def born(self, p: Process, seq: int, t: int, record: Exec | Fork) -> None:
+    def born(self, p: Process, seq: int, t: int, record: Start | Fork) -> None:
         """Begin an account."""
         parent = None if p.parent is None else self.of.get(p.parent.mm)
         if isinstance(record, Fork) and parent is not None:
             a = Account(p, parent.callers.fork(), self._page)
             a.inherit(parent, seq)
         else:
-            callers = Callers(self._decoder.sites, self._decoder.place, p.exec.exe, _loader_of(p))
+            callers = Callers(self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p))
             a = Account(p, callers, self._page)
-            a.begin(seq, p.exec)
+            a.begin(seq, p.start)
         self.of[p.mm] = a
 
     def call(
@@ -72,7 +72,7 @@ class Accounts(Observer):
 
 def _loader_of(p: Process) -> str:
     """The program interpreter: the other executable file of the map an exec began with."""
-    exe = p.exec.exe
+    exe = p.start.exe
     for _, _, attr, _ in p.space.pieces():
         if attr.ino and attr.perms[2] == "x":
             path = p.space.paths.get((attr.dev, attr.ino), "")

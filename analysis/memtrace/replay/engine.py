@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import apply
+from memtrace.space.calls import TASK_MAX, apply
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
+from memtrace.space.seed import seed
 from memtrace.trace.records import (
+    Attach,
     Call,
     Clone,
     Exec,
@@ -30,16 +33,19 @@ from memtrace.trace.records import (
     Lost,
     Overlap,
     Snap,
+    Start,
     Unknown,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from memtrace.trace.reader import Trace
     from memtrace.trace.records import LifeRecord
 
 _U64 = (1 << 64) - 1
+#: The footer's reason when memtrace detached and the processes run on.
+DETACHED = "detached"
 
 
 def replay(
@@ -200,30 +206,41 @@ class _Pass:
             r.problem(seq, f"an exec into address space {e.mm}, which exists already")
             return None
         parent = None if before is None else r.by_mm.get(before)
-        r.tasks.apply(e)
-        if before is not None and before not in r.tasks.users:
-            self._die(before, seq, t)
-        space = AddressSpace()
-        p = Process(e.mm, e.pid, e.ppid, e, parent, seq, t, space)
+        p = Process(e.mm, e.pid, e.ppid, e, parent, seq, t, AddressSpace())
         if p.ppid is None and parent is not None:
             p.ppid = parent.ppid if parent.pid == e.pid else parent.pid
-        self._seed(space, seq, e)
-        p.counted(e.vm, e.rss)
-        p.lines(len(e.maps))
-        return self._born(p, seq, t, e)
+        return self._begin(seq, t, e, p)
 
-    def _seed(self, space: AddressSpace, seq: int, e: Exec) -> None:
-        space.personality = e.personality
-        space.start_stack = e.start_stack or None
-        # At exec the break stands at its start; where that is unknown, the first brk(0) tells.
-        space.start_brk = space.brk = e.start_brk or None
-        self._load(space, seq, e.maps)
+    def _attach(self, seq: int, t: int, a: Attach) -> Process | None:
+        r = self.result
+        if a.mm in r.by_mm:
+            r.problem(seq, f"an attach to address space {a.mm}, which is known already")
+            return None
+        if a.pid in r.tasks.mm_of:
+            r.problem(seq, f"an attach to process {a.pid}, which is known already")
+        parent = None if a.ppid is None else r.process_of(a.ppid)
+        p = Process(a.mm, a.pid, a.ppid, a, parent, seq, t, AddressSpace())
+        return self._begin(seq, t, a, p)
 
-    def _load(self, space: AddressSpace, seq: int, lines: list[str]) -> None:
+    def _begin(self, seq: int, t: int, record: Exec | Attach, p: Process) -> Process:
+        """An address space that the record shows whole: by exec, or older than the trace."""
+        tasks = self.result.tasks
+        before = tasks.mm_of.get(record.pid)
+        tasks.apply(record)
+        if before is not None and before not in tasks.users:
+            self._die(before, seq, t)
         try:
-            space.load(self.cache.parse(lines))
+            parsed = self.cache.parse(record.maps)
+            seed(p.space, record, parsed)
         except (ValueError, OverflowError) as error:
             self.result.problem(seq, f"its map is not maps text: {_short(error)}")
+        else:
+            text = _damage(record, p.space, parsed)
+            if text:
+                self.result.problem(seq, text)
+        p.counted(record.vm, record.rss)
+        p.lines(len(record.maps))
+        return self._born(p, seq, t, record)
 
     def _fork(self, seq: int, t: int, f: Fork) -> Process | None:
         r = self.result
@@ -238,13 +255,13 @@ class _Pass:
             p = Process(f.child_mm, f.child, f.pid, nothing, None, seq, t, AddressSpace())
         else:
             space = parent.space.fork()
-            p = Process(f.child_mm, f.child, f.pid, parent.exec, parent, seq, t, space)
+            p = Process(f.child_mm, f.child, f.pid, parent.start, parent, seq, t, space)
             p.libcs = list(parent.libcs)
             p.statm_offset = parent.statm_offset
         p.inherited = True
         return self._born(p, seq, t, f)
 
-    def _born(self, p: Process, seq: int, t: int, record: Exec | Fork) -> Process:
+    def _born(self, p: Process, seq: int, t: int, record: Start | Fork) -> Process:
         r = self.result
         p.index = len(r.processes)
         p.pids.append(p.pid)
@@ -291,6 +308,7 @@ class _Pass:
             r.problem(seq, f"the snapshot is not maps text: {_short(error)}")
             return p
         p.compared(s, comparison, r.header.page_size)
+        p.left = p.left or s.why == "detach"
         p.counted(s.vm, s.rss)
         p.lines(len(s.maps))
         if len(p.space) > p.canonical_peak:
@@ -328,7 +346,7 @@ class _Pass:
 
     def _homeless(self, seq: int, call: Call) -> None:
         dead = call.mm in self.result.by_mm
-        what = "has ended" if dead else "no exec or fork began"
+        what = "has ended" if dead else "no exec, attach or fork began"
         self.result.problem(seq, f"a call in address space {call.mm}, which {what}")
 
     def _headers(self, seq: int, headers: list[tuple[int, int]]) -> None:
@@ -360,6 +378,9 @@ class _Pass:
         r, footer = self.result, self.trace.footer
         if footer is not None:
             r.duration_ns = max(t, footer.stop)
+            if footer.complete and footer.reason == DETACHED:
+                for p in self.live.values():
+                    p.left = True
         r.reason = _incomplete(self.trace, r)
         r.complete = not r.reason
 
@@ -376,6 +397,20 @@ def _incomplete(trace: Trace, r: Replay) -> str:
         return f"{where}{text}"
     if r.first_lost is not None:
         return f"{r.lost:,} events were lost, the first at event {r.first_lost}"
+    return ""
+
+
+def _damage(record: Start, space: AddressSpace, parsed: Sequence[tuple[int, int, Any, str]]) -> str:
+    """What in a map or in the facts of an attach cannot be, "" if nothing."""
+    if any(a[1] > b[0] for a, b in pairwise(sorted(parsed))):
+        return "the lines of its map overlap"
+    if not isinstance(record, Attach):
+        return ""
+    for name in ("dontfork", "growsdown"):
+        if any(not 0 <= low < high <= TASK_MAX for low, high in getattr(record, name)):
+            return f"its {name} ranges are no ranges"
+    if any(space.at(address) is None for address, _ in record.chunks):
+        return "it has a chunk header where nothing is mapped"
     return ""
 
 
@@ -400,6 +435,7 @@ def _hooks(observers: tuple[Observer, ...], name: str) -> tuple[Callable[..., No
 
 _APPLY: dict[type, Callable[[_Pass, int, int, Any], Process | None]] = {
     Exec: _Pass._exec,  # noqa: SLF001
+    Attach: _Pass._attach,  # noqa: SLF001
     Fork: _Pass._fork,  # noqa: SLF001
     Clone: _Pass._clone,  # noqa: SLF001
     Exit: _Pass._exit,  # noqa: SLF001

@@ -12,7 +12,7 @@ from memtrace.replay.observer import Observer
 from memtrace.replay.result import Replay
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Clone, Exec, Exit, Fork, Gone
+from memtrace.trace.records import Clone, Exit, Fork, Gone, Start
 from memtrace.trace.sizes import format_time, parse_time
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Spans(Observer):
         self, _p: Process | None, seq: int, _t: int, record: LifeRecord | Unknown
     ) -> None:
         """See `Observer`."""
-        if isinstance(record, Exec | Exit):
+        if isinstance(record, Start | Exit):
             self._update(record.pid, seq)
         elif isinstance(record, Fork):
             self._update(record.child, seq)

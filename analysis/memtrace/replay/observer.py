@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from memtrace.replay.result import Replay
     from memtrace.space.calls import Change
     from memtrace.space.compare import Comparison
-    from memtrace.trace.records import Call, Exec, Fork, LifeRecord, Snap, Unknown
+    from memtrace.trace.records import Call, Fork, LifeRecord, Snap, Start, Unknown
 
 
 class Observer:
@@ -27,8 +27,10 @@ class Observer:
     def begin(self, replay: Replay) -> None:
         """The pass begins; `replay` is filled while it goes on."""
 
-    def born(self, p: Process, seq: int, t: int, record: Exec | Fork) -> None:
-        """A new address space: begun by an exec, or copied from `p.parent`'s by a fork."""
+    def born(self, p: Process, seq: int, t: int, record: Start | Fork) -> None:
+        """A new address space: begun by an exec, found by an attach, or copied from `p.parent`'s by
+        a fork.
+        """
 
     def call(
         self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
@@ -39,7 +41,9 @@ class Observer:
         """A snapshot was compared; on a drift the map has been made the kernel's."""
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
-        """Any other record than a call; `p` is the mm it names, of an exec or fork the new one."""
+        """Any other record than a call; `p` is the mm it names: of an exec, attach or fork the new
+        one.
+        """
 
     def headers(self, p: Process, seq: int, headers: Sequence[tuple[int, int]]) -> None:
         """Words peeked where malloc would have put a chunk header: (seq of the mmap, size word).

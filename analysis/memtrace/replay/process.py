@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from memtrace.trace.records import Attach
+
 if TYPE_CHECKING:
     from memtrace.space.address_space import AddressSpace
     from memtrace.space.compare import Comparison, Drift
-    from memtrace.trace.records import Exec, Libc, Snap
+    from memtrace.trace.records import Libc, Snap, Start
 
 #: Drifts and conflicts kept per process; the rest is only counted.
 KEEP = 20
@@ -27,12 +29,13 @@ class Process:
         mm: the trace's number of the address space.
         pid: the process it was born for.
         pids: every process that used it, in order (vfork and CLONE_VM children).
-        exec: the exec it began with; for a forked child its nearest ancestor's.
+        start: the exec or attach it began with; for a forked child its nearest ancestor's.
         index: its place in `Replay.processes`.
         inherited: born by fork, as a copy of `parent`'s.
         born_seq: the record it began with; `born_t` in ns since the trace's start.
         died_seq: the record that ended it (gone, or the exec of its last user); None if alive at
             the end of the trace.
+        left: memtrace detached from it: at the end of the trace the process runs on.
         exit_code, exit_signal: of `pid`'s leader, both None if not seen to exit.
         space: the map, current during the pass; emptied after `Observer.died`, so that thousands of
             dead processes cost nothing.
@@ -58,7 +61,7 @@ class Process:
     mm: int
     pid: int
     ppid: int | None
-    exec: Exec
+    start: Start
     parent: Process | None
     born_seq: int
     born_t: int
@@ -68,6 +71,7 @@ class Process:
     pids: list[int] = field(default_factory=list)
     died_seq: int | None = None
     died_t: int | None = None
+    left: bool = False
     exit_code: int | None = None
     exit_signal: int | None = None
     calls: dict[str, list[int]] = field(default_factory=dict)
@@ -101,12 +105,17 @@ class Process:
     @property
     def exe(self) -> str:
         """Path of the program."""
-        return self.exec.exe
+        return self.start.exe
 
     @property
     def argv(self) -> list[str]:
-        """Its arguments, as of the exec it descends from."""
-        return self.exec.argv
+        """Its arguments, as of the exec or attach it descends from."""
+        return self.start.argv
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is older than the trace: it was attached to, not seen from its exec on."""
+        return not self.inherited and isinstance(self.start, Attach)
 
     @property
     def alive(self) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from memtrace.trace.records import Call, Clone, Exec, Exit, Fork, Gone, Record
+from memtrace.trace.records import Attach, Call, Clone, Exec, Exit, Fork, Gone, Record
 
 
 class Tasks:
@@ -30,6 +30,12 @@ class Tasks:
         if isinstance(record, Exec):
             self.end(record.pid)
             self._begin(record.pid, record.mm)
+        elif isinstance(record, Attach):
+            self.end(record.pid)
+            self._begin(record.pid, record.mm)
+            if record.tids:  # its leader may have ended before
+                self._threads[record.pid] = set(record.tids)
+                self.pid_of.update((tid, record.pid) for tid in record.tids)
         elif isinstance(record, Fork):
             self.end(record.child)
             self._begin(record.child, record.child_mm)

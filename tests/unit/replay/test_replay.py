@@ -200,7 +200,7 @@ def test_a_fork_copies_and_a_vfork_shares(run: Any) -> None:
     first, child = r.processes
     assert trust.exactness(r) == "exact"
     assert (first.pids, child.pids) == ([5, 7], [6])
-    assert (child.parent, child.inherited, child.ppid, child.exec) == (first, True, 5, first.exec)
+    assert (child.parent, child.inherited, child.ppid, child.start) == (first, True, 5, first.start)
     assert first.calls == {"brk": [2, 0], "mmap": [1, 0]}
 
 
