@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.canonical import DONTFORK, GROWSDOWN, Attr
@@ -32,10 +32,27 @@ def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, At
     if not isinstance(record, Attach):
         return
     for ranges, flag in ((record.dontfork, DONTFORK), (record.growsdown, GROWSDOWN)):
-        for low, high in ranges:
+        for low, high in _disjoint(ranges):
             space.flag(low, high, flag)
     heap = max((end for _, end, _, path in lines if path == "[heap]"), default=None)
     if heap is not None:
         space.brk, space.brk_is_page = heap, True
         piece = space.at(heap - 1)
         space.heap_tag = piece[3] if piece is not None else 0
+
+
+def _disjoint(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The same pages, each once: a hostile trace repeats ranges, and every one costs its pieces.
+
+    >>> list(_disjoint([(5, 9), (1, 3), (2, 4), (7, 6)]))
+    [(1, 4), (5, 9)]
+    """
+    start = end = -1
+    for low, high in sorted(ranges):
+        if low > end:
+            if start < end:
+                yield start, end
+            start = low
+        end = max(end, high)
+    if start < end:
+        yield start, end
