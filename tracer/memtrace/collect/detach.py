@@ -17,7 +17,7 @@ from memtrace.collect import procfs, ptrace, turns, wire
 from memtrace.collect.attach import EINTR_CALLS
 from memtrace.collect.engine import Engine
 from memtrace.collect.ptrace import CONT, DETACH, INTERRUPT, STOP_SYSCALL, WALL, request
-from memtrace.collect.tracee import Mm, Tracee
+from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 #: How long a call in flight, or a thread that does not stop, is waited for.
 PATIENCE_NS = 2_000_000_000
@@ -145,10 +145,9 @@ class Departure:
 
     def _first_stop(self, tracee: Tracee) -> None:
         """A child that was born a moment ago: its map is its own."""
-        if tracee.snap_at_first_stop:
-            tracee.snap_at_first_stop = False
-            if not tracee.mm.seeded:
-                self.engine.family.seed(tracee.mm, "fork")
+        todo, tracee.at_first_stop = tracee.at_first_stop, FirstStop.NOTHING
+        if todo is FirstStop.SEED:
+            self.engine.family.seed(tracee.mm, "fork")
 
     # -- mms ----------------------------------------------------------------------------------
 

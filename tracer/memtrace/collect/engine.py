@@ -39,6 +39,7 @@ from memtrace.collect.observe import Observer
 from memtrace.collect.options import Options
 from memtrace.collect.ptrace import (
     CONT,
+    DETACH,
     ENTRY_ARG0,
     ENTRY_NR,
     ENTRY_OP,
@@ -56,7 +57,7 @@ from memtrace.collect.ptrace import (
     request,
 )
 from memtrace.collect.readback import BACKING_MASK, PLAIN_ANON, ReadBack
-from memtrace.collect.tracee import Tracee
+from memtrace.collect.tracee import FirstStop, Tracee
 
 if TYPE_CHECKING:
     from memtrace.collect.attach import Attachment
@@ -430,12 +431,16 @@ class Engine:
         if number in ptrace.GROUP_STOPS:
             request(LISTEN, tid, 0, 0)
             return
-        if tracee is not None and tracee.snap_at_first_stop:
-            tracee.snap_at_first_stop = False
-            if tracee.mm.seeded:
+        if tracee is not None and tracee.at_first_stop:
+            todo, tracee.at_first_stop = tracee.at_first_stop, FirstStop.NOTHING
+            if todo is FirstStop.SNAPSHOT:
                 self.observer.snapshot(tracee.mm, tracee, "fork")
-            else:
+            elif todo is FirstStop.SEED:
                 self.family.seed(tracee.mm, "fork")
+            else:
+                self.family.forget(tracee)
+                request(DETACH, tid, 0, 0)
+                return
         self._restart(tid, tracee)
 
     def event(self, tid: int, tracee: Tracee | None, event: int) -> None:

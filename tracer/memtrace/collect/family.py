@@ -17,7 +17,7 @@ from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, Role
 from memtrace.collect.channel import Channel
 from memtrace.collect.observe import Observer
 from memtrace.collect.ptrace import EVENT_VFORK, registers, same_mm
-from memtrace.collect.tracee import Mm, Tracee
+from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 _CLONE_VFORK = 0x4000
 _NR_CLONE, _NR_CLONE3 = 56, 435  # x86-64
@@ -133,7 +133,7 @@ class Family:
             return self._adopt(t, tid, pid, shares=False)
         # Its parent is gone and nothing shares its memory: an address space of its own.
         child = self.take(self.unseeded(pid, tid), pid, tid)
-        child.snap_at_first_stop = True
+        child.at_first_stop = FirstStop.SEED
         return child
 
     def _adopt(
@@ -148,9 +148,9 @@ class Family:
     ) -> Tracee:
         mm = parent.mm
         if not mm.seeded and not shares:
-            # What its parent has is not known yet, and may change before it is: not a copy of it.
+            # Born before the trace begins, like all the children that an attach does not follow.
             child = self.take(self.unseeded(pid, tid), pid, tid)
-            child.snap_at_first_stop = True
+            child.at_first_stop = FirstStop.RELEASE
             return child
         if shares or not mm.id:
             child = self.tracees[tid] = Tracee(tid, pid, mm)
@@ -161,7 +161,7 @@ class Family:
             child_mm = self._new_mm(pid)
             child = self.tracees[tid] = Tracee(tid, pid, child_mm)
             self.process_mm[pid] = child_mm
-            child.snap_at_first_stop = True
+            child.at_first_stop = FirstStop.SNAPSHOT
             self._emit({
                 "rec": "fork", "pid": parent.pid, "tid": parent.tid, "mm": mm.id,
                 "child": tid, "child_mm": child_mm.id,
@@ -263,6 +263,12 @@ class Family:
         })  # fmt: skip
         self._bury(mm)
         return going
+
+    def forget(self, tracee: Tracee) -> None:
+        """It is no longer ours."""
+        self.tracees.pop(tracee.tid, None)
+        self._leave_mm(tracee)
+        self._bury(tracee.mm)
 
     def _leave_mm(self, tracee: Tracee) -> Tracee | None:
         mm = tracee.mm

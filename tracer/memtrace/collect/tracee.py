@@ -9,11 +9,26 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from enum import Enum
 from typing import Any
 
 from memtrace.collect.abi import NATIVE, Abi
 from memtrace.collect.channel import wish_slot
 from memtrace.collect.ptrace import SyscallEntry
+
+
+class FirstStop(Enum):
+    """What a new process's first stop is for: to compare its map with its parent's, to begin with
+    its map, or to let it go.
+    """
+
+    NOTHING = 0
+    SNAPSHOT = 1
+    SEED = 2
+    RELEASE = 3
+
+    def __bool__(self) -> bool:
+        return self is not FirstStop.NOTHING
 
 
 class Mm:
@@ -114,8 +129,8 @@ class Tracee:
     """
 
     __slots__ = (
-        "abi", "announced", "clone", "entry", "fresh", "killed", "mm", "name", "pending", "pid",
-        "role", "snap_at_first_stop", "stack", "t0", "tid",
+        "abi", "announced", "at_first_stop", "clone", "entry", "fresh", "killed", "mm", "name",
+        "pending", "pid", "role", "stack", "t0", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, pid: int, mm: Mm) -> None:
@@ -132,7 +147,7 @@ class Tracee:
         self.stack = b""
         self.fresh: tuple[int, int, int] | None = None
         self.announced = False
-        self.snap_at_first_stop = False
+        self.at_first_stop = FirstStop.NOTHING
         self.clone: tuple[int | None, int | None] | None = None
         mm.tids.add(tid)
         mm.live.add(tid)

@@ -152,8 +152,8 @@ class Attach(Start, tag="attach", kw_only=True):
     stopped. `dontfork`, `growsdown`: ranges with VM_DONTCOPY and VM_GROWSDOWN (smaps' `dc`, `gd`).
     `chunks`: (address, size word) of headers of chunks that malloc had mapped: at a mapping's start
     and chained from there (flag 2 set, a whole number of pages, inside the mapping). `age_ns`: how
-    long before the process was started. `why`: "attach" for the target, "fork" for a child that was
-    born while the attach was under way.
+    long before the process was started. `why`: "attach" for the target, "fork" for a child whose
+    parent is not known.
     """
 
     tids: list[int] = []
