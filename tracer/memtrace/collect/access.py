@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from dataclasses import dataclass
 
 from memtrace.collect.facts import CAP_SYS_PTRACE, CAPABILITIES, Facts, before
@@ -18,6 +17,8 @@ from memtrace.collect.machine import require_kernel
 from memtrace.trace.errors import TargetError
 
 __all__ = ["Check", "Facts", "before", "checks", "notes", "of_child", "refusal"]
+
+_RUN = "memtrace run -- PROG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,17 @@ class Check:
 
 
 def checks(facts: Facts) -> list[Check]:
-    """Every condition for attaching to the process. Where one makes the rest meaningless (there is
-    no such process), they are left out.
+    """Every condition for attaching to the process. Those that mean nothing because of an earlier
+    one (there is no such process) are left out.
     """
     found = [_kernel(facts), _exists(facts)]
-    if found[-1].ok is not True:
-        return found
-    found += [_program(facts), _alive(facts)]
+    if found[-1].ok:
+        found += [_apart(facts), _program(facts), _alive(facts)]
     if not all(c.ok for c in found):
         return found
+    attach = f"memtrace attach {facts.pid}"
     return [
-        *found, _apart(facts), _untraced(facts), _yama(facts), _user(facts), _namespace(facts),
+        *found, _untraced(facts), _yama(facts, attach), _user(facts), _namespace(facts),
         _dumpable(facts), _capabilities(facts), _permitted(facts),
     ]  # fmt: skip
 
@@ -57,14 +58,20 @@ def refusal(
         error: the errno of a failed SEIZE. The result is then an error in any case.
         earlier: with `error`, what was gathered before: tells what has changed in between.
     """
-    if error is not None and earlier is not None and (gone := _gone(earlier, facts)):
-        return gone
+    gone = None if error is None or earlier is None else _gone(earlier, facts)
+    if gone:
+        return _error(gone)
     found = checks(facts)
     wrong = next((c for c in found if c.ok is False), None)
     if wrong is None and error is not None:
         unsure = next((c for c in found if c.ok is None), None)
-        wrong = _unsupported(facts, error) or unsure or _unexplained(facts, error)
-    return TargetError(wrong.meaning, hint=wrong.remedy) if wrong else None
+        wrong = (
+            _unsupported(facts, error)
+            or (error != errno.ESRCH and unsure)
+            or _changed(facts, error, earlier)
+            or _unexplained(facts, error, who(facts), f"memtrace doctor {facts.pid}")
+        )
+    return _error(wrong) if wrong else None
 
 
 def of_child(facts: Facts, error: int) -> TargetError:
@@ -75,32 +82,28 @@ def of_child(facts: Facts, error: int) -> TargetError:
         error: the errno of SEIZE.
     """
     if facts.tracer:
-        # A tracer of ours that follows forks has it before we do.
+        # One that follows forks has the child before we do.
+        name = facts.tracer_name or "a tracer"
         return TargetError(
-            f"this shell is already under a tracer: {facts.tracer_name} (pid {facts.tracer})",
-            hint=f"run memtrace outside of {facts.tracer_name or 'it'}",
+            f"this shell is already under a tracer: {name} (pid {facts.tracer})",
+            hint=f"{_RUN}, outside of {name}",
         )
-    wrong = _yama(facts)
-    if wrong.ok is not False:
-        wrong = _unsupported(facts, error) or _unexplained(facts, error)
-    return TargetError(wrong.meaning, hint=wrong.remedy.replace("attach", "run"))
+    found = [_kernel(facts), _yama(facts, _RUN)]
+    wrong = next((c for c in found if c.ok is False), None)
+    wrong = wrong or _unsupported(facts, error)
+    return _error(wrong or _unexplained(facts, error, "its own child", "memtrace doctor"))
 
 
 def notes(facts: Facts) -> list[str]:
     """What is worth one line each before an attach that goes on."""
     found = []
     if facts.asked != facts.pid:
-        found.append(
-            f"{facts.asked} is a thread of process {facts.pid} ({facts.name}): "
-            "the whole process is attached to"
-        )
+        found.append(f"{facts.asked} is a thread of {who(facts)}, which is attached to as a whole")
     if facts.state == "Z":
-        found.append(
-            f"the first thread of process {facts.pid} has ended: "
-            f"its {facts.alive} other threads are traced"
-        )
+        others = "1 other thread is" if facts.alive == 1 else f"{facts.alive} other threads are"
+        found.append(f"the first thread of {who(facts)} has ended: its {others} traced")
     elif facts.state == "T":
-        found.append(f"process {facts.pid} is stopped and stays so until it gets SIGCONT")
+        found.append(f"{who(facts)} is stopped, and stays so until it gets SIGCONT")
     return found
 
 
@@ -108,59 +111,64 @@ def notes(facts: Facts) -> list[str]:
 
 
 def _kernel(f: Facts) -> Check:
+    name = "kernel"
     if f.host.sandbox:
         meaning = f"{f.host.sandbox} has no PTRACE_SEIZE: nothing can be traced in it"
         wsl = f.host.sandbox.startswith("WSL")
         remedy = "wsl --set-version DISTRIBUTION 2" if wsl else "docker run --runtime=runc ..."
-        return Check("kernel", False, meaning, remedy)
+        return Check(name, False, meaning, remedy)
+    if not f.host.proc:
+        return Check(name, False, "there is no /proc here", "mount -t proc proc /proc")
     try:
         require_kernel(f.host.kernel)
     except TargetError as e:
-        return Check("kernel", False, e.message, e.hint)
-    return Check("kernel", True, f"Linux {f.host.kernel}")
+        return Check(name, False, e.message, e.hint)
+    return Check(name, True, f"Linux {f.host.kernel}")
 
 
 def _exists(f: Facts) -> Check:
+    name = "process"
     if not f.exists:
-        return Check("process", False, f"there is no process {f.asked}", "ps -e")
+        return Check(name, False, f"there is no process {f.asked}", "ps -e")
     if f.hidden:
+        # hidepid=2 of proc(5); with 1 the folder is there and says nothing.
         meaning = f"/proc hides process {f.asked} from this user (hidepid)"
-        return Check("process", False, meaning, _privileged(f))
-    return Check("process", True, who(f))
-
-
-def _program(f: Facts) -> Check:
-    if f.kernel_thread:
-        meaning = f"{who(f)} is a kernel thread: it has no memory of its own to trace"
-        return Check("program", False, meaning, "ps -p 2 --ppid 2 --deselect")
-    return Check("program", True, "a program, no kernel thread")
-
-
-def _alive(f: Facts) -> Check:
-    if f.state in "ZXx" and not f.alive:
-        meaning = f"{who(f)} has ended: its parent, process {f.parent}, has not collected it yet"
-        return Check("alive", False, meaning, _run(f))
-    if f.state in "ZXx":
-        return Check("alive", True, "its first thread has ended, others live")
-    return Check("alive", True, "it lives")
+        return Check(name, False, meaning, _privileged(f, f"memtrace attach {f.asked}"))
+    return Check(name, True, f.name or "it exists")
 
 
 def _apart(f: Facts) -> Check:
+    name = "not our own"
     if f.pid == f.caller.pid:
-        return Check(
-            "not above us", False, f"process {f.pid} is this memtrace itself",
-            "memtrace run -- memtrace ...",
-        )  # fmt: skip
+        meaning = f"process {f.pid} is this memtrace itself"
+        return Check(name, False, meaning, "memtrace run -- memtrace ...")
     if f.pid in f.caller.ancestors:
-        # Seized, it would stop whenever this memtrace does: after ^Z nobody could continue either.
-        meaning = (
-            f"{who(f)} started this memtrace: traced by it, each may wait for the other forever"
-        )
+        # A tracee stops whenever its tracer does not answer. After ^Z the shell would wait for
+        # memtrace to be continued, and memtrace for the shell to do it.
+        meaning = f"{who(f)} started this memtrace: traced by it, each may wait for the other"
         hint = f"memtrace attach {f.pid}, in another terminal"
         if f.pid == 1:
-            hint = "memtrace attach PID, of a process that has not started this terminal"
-        return Check("not above us", False, meaning, hint)
-    return Check("not above us", True, "neither memtrace itself nor what has started it")
+            hint = "memtrace attach PID, of a process that this terminal does not come from"
+        return Check(name, False, meaning, hint)
+    return Check(name, True, "neither memtrace nor one that started it")
+
+
+def _program(f: Facts) -> Check:
+    name = "program"
+    if f.kernel_thread:
+        meaning = f"{who(f)} is a kernel thread: it has no memory of its own to trace"
+        return Check(name, False, meaning, "ps -p 2 --ppid 2 --deselect")
+    return Check(name, True, "no kernel thread")
+
+
+def _alive(f: Facts) -> Check:
+    name = "alive"
+    if f.state not in ("Z", "X", "x"):
+        return Check(name, True, "yes")
+    if f.alive:
+        return Check(name, True, "its first thread has ended, others live")
+    meaning = f"{who(f)} has ended: its parent, process {f.parent}, has not collected it yet"
+    return Check(name, False, meaning, _RUN)
 
 
 def _untraced(f: Facts) -> Check:
@@ -168,44 +176,48 @@ def _untraced(f: Facts) -> Check:
         name = f.tracer_name or "a tracer"
         meaning = f"{who(f)} is already traced by {name} (pid {f.tracer})"
         remedy = f"leave {name} (pid {f.tracer}), then: memtrace attach {f.pid}"
-        return Check("untraced", False, meaning, remedy)
-    return Check("untraced", True, "no other tracer")
+        return Check("no tracer", False, meaning, remedy)
+    return Check("no tracer", True, "no other tracer")
 
 
-def _yama(f: Facts) -> Check:
+def _yama(f: Facts, command: str) -> Check:
     scope, name = f.host.yama, "Yama"
     if not scope:
-        return Check(name, True, "absent" if scope is None else "ptrace_scope is 0")
+        return Check(name, True, "not in this kernel" if scope is None else "ptrace_scope is 0")
     says = f"Yama's ptrace_scope is {scope}"
     if scope >= 3:
-        meaning = f"{says}: no process may be traced until the next boot"
-        return Check(name, False, meaning, "sudo sysctl --system, with it removed, after a reboot")
+        files = "/etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d"
+        remedy = f"grep -rs ptrace_scope {files}, and reboot without it"
+        return Check(name, False, f"{says}: nothing can be traced until the next boot", remedy)
     if _allowed(f) or _capable(f) or (scope == 1 and f.descendant):
         return Check(name, True, says)
-    remedy = _privileged(f, "sudo sysctl kernel.yama.ptrace_scope=0")
+    lower = "sysctl kernel.yama.ptrace_scope=" + ("0" if scope == 1 else "1")
     if scope == 2:
-        return Check(name, False, f"{says}: tracing takes CAP_SYS_PTRACE", remedy)
-    # PR_SET_PTRACER, which /proc does not show, may have let us in.
+        meaning = f"{says}: tracing takes CAP_SYS_PTRACE{_not_here(f)}"
+        return Check(name, False, meaning, _privileged(f, command, lower))
+    # PR_SET_PTRACER may have let us in, which /proc does not show.
     ok = False if f.access is False and f.readable else None
     meaning = f"{says}: attaching to what memtrace has not started takes CAP_SYS_PTRACE"
-    return Check(name, ok, meaning, remedy)
+    return Check(name, ok, meaning + _not_here(f), _privileged(f, command, lower))
 
 
 def _user(f: Facts) -> Check:
     name = "user"
     uid, gid = f.caller.uids[0], f.caller.gids[0]
-    if _allowed(f) or _capable(f):
-        return Check(name, True, f"{f.user}, with CAP_SYS_PTRACE" if _capable(f) else "allowed")
-    unsure = None if _capable(f) is None else False
-    if any(u != uid for u in f.uids[:3]):
-        what = f"belongs to another user ({f.user}, uid {f.uids[0]})"
-        if f.uids[0] == uid:
-            what = f"has changed its user (uid {f.uids[0]}, effective {f.uids[1]})"
-        return Check(name, unsure, f"{who(f)} {what}", _privileged(f))
-    if any(g != gid for g in f.gids[:3]):
-        meaning = f"{who(f)} is in another group ({f.gids[1]}, not {gid})"
-        return Check(name, unsure, meaning, _privileged(f))
-    return Check(name, True, "the same")
+    same = {*f.uids[:3]} == {uid} and {*f.gids[:3]} == {gid}
+    if same or _allowed(f) or _capable(f):
+        return Check(name, True, f"{f.user}{'' if same else ', not ours: CAP_SYS_PTRACE'}")
+    if f.uids[0] != uid:
+        what = f"belongs to another user, {f.user}"
+    elif {*f.uids[:3]} != {uid}:
+        what = f"has changed its user (it is a setuid program: uids {_three(f.uids)})"
+    elif {*f.gids[:3]} != {f.gids[0]}:
+        what = f"has changed its group (it is a setgid program: gids {_three(f.gids)})"
+    else:
+        what = f"has another group than memtrace, {f.gids[0]}"
+    # As long as it is not known whose capabilities count, this may be allowed.
+    ok = None if _capable(f) is None else False
+    return Check(name, ok, f"{who(f)} {what}{_not_here(f)}", _privileged(f))
 
 
 def _namespace(f: Facts) -> Check:
@@ -218,56 +230,73 @@ def _namespace(f: Facts) -> Check:
     if _allowed(f) or _capable(f):
         return Check(name, True, "below ours")
     if f.user_ns is None:
-        return Check(name, None, f"the user namespace of {who(f)} is hidden", _privileged(f))
-    meaning = f"{who(f)} is in another user namespace, which takes CAP_SYS_PTRACE"
+        meaning = f"{who(f)} does not show its user namespace{_not_here(f)}"
+        return Check(name, None, meaning, _privileged(f))
+    meaning = f"{who(f)} is in another user namespace{_not_here(f)}"
     return Check(name, False, meaning, _privileged(f))
 
 
 def _dumpable(f: Facts) -> Check:
     name = "dumpable"
+    # The file is the effective user's as long as the process is dumpable, else root's
+    # (`task_dump_owner`): of a process of root it does not tell.
+    shown = f.mem_uid is not None and f.mem_uid != f.uids[1]
+    if not shown and (f.mem_uid != 0 or f.readable):
+        return Check(name, True, "yes")
     if _allowed(f) or _capable(f):
-        return Check(name, True, "allowed")
-    # The file is the effective user's while PR_GET_DUMPABLE is 1, else root's (`task_dump_owner`).
-    shown = f.mem_uid is not None and f.uids[1:2] != (f.mem_uid,)
-    if not shown and f.mem_uid != 0:
-        return Check(name, True, "yes")
-    if not shown and f.readable:
-        return Check(name, True, "yes")
-    ok = False if shown else None
-    meaning = f"{who(f)} is not dumpable: it keeps its memory from others (PR_SET_DUMPABLE)"
-    return Check(name, ok, meaning, _privileged(f))
+        return Check(name, True, "no, which CAP_SYS_PTRACE overrides" if shown else "yes")
+    meaning = f"{who(f)} is not dumpable: it keeps its memory to itself (PR_SET_DUMPABLE)"
+    return Check(name, False if shown else None, meaning + _not_here(f), _privileged(f))
 
 
 def _capabilities(f: Facts) -> Check:
     name = "capabilities"
     more = f.cap_prm & ~f.caller.cap_prm
-    if _allowed(f) or _capable(f) or not more:
-        return Check(name, True, "no more than ours")
-    names = ", ".join(_capability_names(more))
-    return Check(name, False, f"{who(f)} has more capabilities than memtrace ({names})",
-                 _privileged(f))  # fmt: skip
+    if not more:
+        return Check(name, True, "none that memtrace lacks")
+    listed = _listed(more)
+    if _allowed(f) or _capable(f):
+        return Check(name, True, f"more than ours ({listed}), which CAP_SYS_PTRACE overrides")
+    meaning = f"{who(f)} has capabilities that memtrace lacks ({listed}){_not_here(f)}"
+    return Check(name, False, meaning, _privileged(f))
 
 
 def _permitted(f: Facts) -> Check:
-    name = "permitted"
-    if f.access is not False:
-        return Check(name, True, "the kernel lets us read its memory")
-    label = f" ({f.host.confined})" if f.host.confined else ""
-    meaning = f"a security module{label} keeps memtrace from {who(f)}"
+    name = "access"
+    if f.access:
+        return Check(name, True, "the kernel lets memtrace see its memory")
+    if f.access is None:
+        meaning = f"the kernel does not tell before the attempt whether {who(f)} may be traced"
+    else:
+        label = f" ({f.host.confined})" if f.host.confined else ""
+        meaning = f"a security module{label} keeps memtrace from the memory of {who(f)}"
     return Check(name, None, meaning, _privileged(f))
 
 
 # -- what a failed SEIZE means --------------------------------------------------------------------
 
 
-def _gone(earlier: Facts, now: Facts) -> TargetError | None:
-    if earlier.exists and not now.exists:
-        meaning = f"{who(earlier)} ended while memtrace attached to it"
-        return TargetError(meaning, hint=_run(earlier))
-    if earlier.exists and earlier.start_time != now.start_time:
-        meaning = f"{who(earlier)} ended while memtrace attached, and {now.name} has its number now"
-        return TargetError(meaning, hint=f"memtrace attach {now.pid}, if {now.name} is meant")
+def _gone(earlier: Facts, now: Facts) -> Check | None:
+    if not earlier.exists:
+        return None
+    if not now.exists or (now.state in ("Z", "X", "x") and not now.alive):
+        return Check("seize", False, f"{who(earlier)} ended while memtrace attached to it", _RUN)
+    if earlier.start_time != now.start_time and not now.hidden:
+        meaning = f"{who(earlier)} ended while memtrace attached to it, {now.name} has its number"
+        return Check("seize", False, meaning, f"memtrace attach {now.pid}, if {now.name} is meant")
     return None
+
+
+def _changed(now: Facts, error: int, earlier: Facts | None) -> Check | None:
+    """It may not be traced at one moment and may at the next: while it execs, for example."""
+    moved = earlier is not None and (
+        (earlier.uids, earlier.gids, earlier.name, earlier.cap_prm, earlier.tracer)
+        != (now.uids, now.gids, now.name, now.cap_prm, now.tracer)
+    )
+    if not moved and error != errno.ESRCH:
+        return None
+    meaning = f"{who(now)} changed while memtrace attached to it"
+    return Check("seize", False, meaning, f"memtrace attach {now.pid}")
 
 
 def _unsupported(f: Facts, error: int) -> Check | None:
@@ -275,21 +304,16 @@ def _unsupported(f: Facts, error: int) -> Check | None:
     if error not in (errno.ENOSYS, errno.EIO, errno.EINVAL):
         return None
     meaning = f"there is no PTRACE_SEIZE here: {os.strerror(error).lower()}"
-    return Check("seize", False, meaning, _container_remedy(f) or "uname -a")
+    return Check("seize", False, meaning, _container(f) or "uname -a")
 
 
-def _unexplained(f: Facts, error: int) -> Check:
-    if error == errno.ESRCH:
-        meaning = f"{who(f)} changed while memtrace attached to it"
-        return Check("seize", False, meaning, f"memtrace attach {f.pid}")
+def _unexplained(f: Facts, error: int, whom: str, otherwise: str) -> Check:
     said = os.strerror(error).lower()
     if f.caller.seccomp == 2:
         meaning = f"a seccomp filter around this shell forbids ptrace: {said}"
-        return Check(
-            "seize", False, meaning, _container_remedy(f) or "grep Seccomp /proc/self/status"
-        )
-    meaning = f"the kernel does not let memtrace trace {who(f)}, and /proc does not say why: {said}"
-    return Check("seize", False, meaning, f"memtrace doctor {f.pid}")
+        return Check("seize", False, meaning, _container(f) or otherwise)
+    meaning = f"the kernel does not let memtrace trace {whom}, and /proc does not say why: {said}"
+    return Check("seize", False, meaning, otherwise)
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -300,8 +324,19 @@ def who(f: Facts) -> str:
     return f"process {f.pid} ({f.name})" if f.name else f"process {f.pid}"
 
 
-def _run(f: Facts) -> str:
-    return f"memtrace run -- {shlex.quote(f.name) if f.name else 'PROG'}"
+def _error(c: Check) -> TargetError:
+    return TargetError(c.meaning, hint=c.remedy)
+
+
+def _three(ids: tuple[int, ...]) -> str:
+    return "/".join(map(str, ids[:3]))
+
+
+def _listed(mask: int) -> str:
+    """A set of capabilities in a few words."""
+    bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    names = [f"CAP_{CAPABILITIES[b]}" if b < len(CAPABILITIES) else str(b) for b in bits]
+    return ", ".join(names if len(names) <= 2 else [names[0], f"{len(names) - 1} more"])
 
 
 def _capable(f: Facts) -> bool | None:
@@ -318,23 +353,35 @@ def _allowed(f: Facts) -> bool:
     return bool(f.access and f.caller.plain)
 
 
-def _privileged(f: Facts, otherwise: str = "") -> str:
-    """How to try again with CAP_SYS_PTRACE."""
-    attach = f"memtrace attach {f.asked or f.pid}"
-    if not f.caller.cap_bnd >> CAP_SYS_PTRACE & 1:
-        return _container_remedy(f) or otherwise or _run(f)
+def _may_gain(f: Facts) -> bool:
+    """Whether root, here, has CAP_SYS_PTRACE: a container's bounding set may lack it."""
+    return bool(f.caller.cap_bnd >> CAP_SYS_PTRACE & 1)
+
+
+def _not_here(f: Facts) -> str:
+    if _may_gain(f):
+        return ""
+    where = "this container" if f.host.container else "whoever started this shell"
+    return f", and {where} grants no CAP_SYS_PTRACE"
+
+
+def _privileged(f: Facts, command: str = "", otherwise: str = "") -> str:
+    """How to try again with CAP_SYS_PTRACE.
+
+    Args:
+        f: the facts.
+        command: what to try again; attach, if not given.
+        otherwise: what root of the machine can do where that capability is not to be had.
+    """
+    command = command or f"memtrace attach {f.pid}"
+    if not _may_gain(f):
+        return _container(f) or (f"{otherwise}, as root of the machine" if otherwise else _RUN)
     if f.caller.no_new_privs:
-        return f"sudo {attach}, in a shell without no_new_privs"
-    return f"sudo {attach}"
+        return f"sudo {command}, in a shell without no_new_privs"
+    return f"sudo {command}" + (f", or once: sudo {otherwise}" if otherwise else "")
 
 
-def _container_remedy(f: Facts) -> str:
+def _container(f: Facts) -> str:
     if not f.host.container:
         return ""
     return f"{'podman' if f.host.container == 'podman' else 'docker'} run --cap-add=SYS_PTRACE ..."
-
-
-def _capability_names(mask: int) -> list[str]:
-    bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
-    names = [CAPABILITIES[b] if b < len(CAPABILITIES) else f"capability {b}" for b in bits]
-    return names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]

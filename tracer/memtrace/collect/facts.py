@@ -72,13 +72,15 @@ class Caller:
 @dataclass(frozen=True, slots=True)
 class Host:
     """Where this runs. `yama` is its ptrace_scope, None without Yama; `container` and `sandbox`
-    are names or ""; `confined` is our own security label when it is a confining one."""
+    are names or ""; `confined` is our own security label when it is a confining one; `proc`: it is
+    mounted."""
 
     kernel: str = "6.0"
     yama: int | None = None
     container: str = ""
     sandbox: str = ""
     confined: str = ""
+    proc: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,8 @@ def before(pid: int) -> Facts:
     if tgid and tgid != pid:
         status = _status(tgid)
     stat = procfs.stat_fields(tgid or pid)
-    if not tgid or len(stat) < 20:
+    uids, gids = _ints(status, "Uid"), _ints(status, "Gid")
+    if not tgid or len(stat) < 20 or not uids or not gids:
         try:
             os.kill(pid, 0)
         except OSError as e:
@@ -159,20 +162,22 @@ def before(pid: int) -> Facts:
                 return nothing
         return replace(nothing, exists=True, hidden=True)
     states = _states(tgid)
+    living = [tid for tid, state in states.items() if state not in "ZXx"]
     tracer = _int(status, "TracerPid")
-    uids = _ints(status, "Uid")
+    # A leader that has ended has no memory any more, but its threads share theirs.
+    through = tgid if stat[0] not in "ZXx" or not living else living[0]
     facts = replace(
         nothing, pid=tgid, exists=True, name=clean(status.get("Name", "")),
         state=stat[0], parent=int(stat[1]), start_time=int(stat[19]),
-        kernel_thread=bool(int(stat[6]) & _PF_KTHREAD), has_mm="VmSize" in status,
-        threads=len(states), alive=sum(s not in "ZXx" for s in states.values()),
-        uninterruptible=tuple(tid for tid, s in states.items() if s == "D"),
+        kernel_thread=bool(int(stat[6]) & _PF_KTHREAD), has_mm="VmSize" in _status(through),
+        threads=len(states), alive=len(living),
+        uninterruptible=tuple(tid for tid, state in states.items() if state == "D"),
         tracer=tracer, tracer_name=_comm(tracer) if tracer else "",
-        uids=uids, gids=_ints(status, "Gid"), user=_user(uids[0]),
+        uids=uids, gids=gids, user=_user(uids[0]),
         cap_prm=_hex(status, "CapPrm"), seccomp=_int(status, "Seccomp"),
         ns_pids=_ints(status, "NSpid"), descendant=nothing.caller.pid in _ancestors(tgid),
     )  # fmt: skip
-    return replace(facts, **_access(facts))
+    return replace(facts, **_access(facts, through))
 
 
 def caller() -> Caller:
@@ -180,7 +185,7 @@ def caller() -> Caller:
     pid = os.getpid()
     status = _status(pid)
     return Caller(
-        pid, _ints(status, "Uid"), _ints(status, "Gid"),
+        pid, (*os.getresuid(), os.geteuid()), (*os.getresgid(), os.getegid()),
         _hex(status, "CapEff"), _hex(status, "CapPrm"), _hex(status, "CapBnd"),
         _int(status, "Seccomp"), bool(_int(status, "NoNewPrivs")), _ancestors(pid),
         _link("/proc/self/ns/user") in (_INITIAL_USER_NS, None),
@@ -195,6 +200,7 @@ def host() -> Host:
         platform.release(), int(yama) if yama.isdigit() else None, _container(),
         _sandbox(procfs.read("/proc/version").decode("utf-8", "replace")),
         "" if label.startswith("unconfined") else clean(label),
+        os.path.exists("/proc/self/status"),
     )  # fmt: skip
 
 
@@ -220,12 +226,12 @@ def clean(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)[:64]
 
 
-def _access(facts: Facts) -> dict[str, Any]:
+def _access(facts: Facts, through: int) -> dict[str, Any]:
     """Ask the kernel's own access check, which each of these reads makes before it does anything
     (`proc_ns_readlink`, `proc_mem_open`): nothing is done to the process.
     """
-    path = f"/proc/{facts.pid}"
-    found: dict[str, Any] = {"user_ns": _user_ns(facts.pid, facts.caller.uids[1])}
+    path = f"/proc/{through}"
+    found: dict[str, Any] = {"user_ns": _user_ns(through, facts.caller.uids[1])}
     try:
         os.readlink(f"{path}/ns/user")
         found["readable"] = True

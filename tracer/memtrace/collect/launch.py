@@ -15,7 +15,7 @@ import signal
 import struct
 from collections.abc import Sequence
 
-from memtrace.collect import procfs, ptrace
+from memtrace.collect import access, procfs, ptrace
 from memtrace.collect.seccomp import Filter
 from memtrace.trace.errors import NotExecutableError, NotFoundError, TargetError
 
@@ -110,7 +110,8 @@ class Launch:
         try:
             ptrace.seize(self.pid, options)
         except OSError as e:
-            refusal = _refused(self.pid, e)
+            # Before the child is killed: who traces it is among the facts.
+            refusal = access.of_child(access.before(self.pid), e.errno or errno.EPERM)
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             raise refusal from e
@@ -175,25 +176,3 @@ def _child(
         os.write(failed, _ERROR.pack(b"X", e.errno or 0))
     finally:
         os._exit(127)
-
-
-def _refused(pid: int, error: OSError) -> TargetError:
-    """SEIZE of our own child failed: by what, from probed facts."""
-    (tracer,) = procfs.status_field(pid, "TracerPid")
-    if tracer:
-        comm = procfs.read(f"/proc/{tracer}/comm").decode("utf-8", "replace").strip()
-        return TargetError(
-            f"this shell is already under a tracer: {comm} (pid {tracer})",
-            hint="run memtrace outside of strace or gdb",
-        )
-    scope = procfs.read("/proc/sys/kernel/yama/ptrace_scope").strip()
-    if scope == b"3":
-        return TargetError(
-            "the kernel forbids ptrace until the next boot (Yama ptrace_scope is 3)",
-            hint="cat /proc/sys/kernel/yama/ptrace_scope",
-        )
-    return TargetError(
-        f"the kernel does not allow ptrace here: {os.strerror(error.errno or 0).lower()}"
-        " (a container's seccomp profile, or no PTRACE_SEIZE)",
-        hint="docker run --cap-add=SYS_PTRACE ...",
-    )
