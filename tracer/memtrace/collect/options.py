@@ -21,13 +21,16 @@ _PID_DIGITS = 10  # pid_t is an int
 @dataclass(frozen=True, slots=True)
 class Options:
     """`every_ns`, `min_calls`, `every_calls`: periodic snapshots by time and by number of calls.
-    `evidence`: also record callers and chunk headers. `seccomp`: stop for memory calls only."""
+    `evidence`: also record callers and chunk headers. `seccomp`: stop for memory calls only.
+    `redact`: keep arguments, environment and names out of the trace (`redact.py`).
+    """
 
     every_ns: int = DEFAULT_EVERY_NS
     min_calls: int = DEFAULT_MIN_CALLS
     every_calls: int = 0
     evidence: bool = True
     seccomp: bool = True
+    redact: bool = False
 
 
 def parse_snapshots(text: str | None) -> dict[str, int]:
