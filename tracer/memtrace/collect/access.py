@@ -56,9 +56,9 @@ def refusal(
     Args:
         facts: gathered before SEIZE, or again after it has failed.
         error: the errno of a failed SEIZE. The result is then an error in any case.
-        earlier: with `error`, what was gathered before: tells what has changed in between.
+        earlier: what was gathered before, if that is past: tells what has changed in between.
     """
-    gone = None if error is None or earlier is None else _gone(earlier, facts)
+    gone = None if earlier is None else _gone(earlier, facts)
     if gone:
         return _error(gone)
     found = checks(facts)
@@ -112,15 +112,10 @@ def notes(facts: Facts) -> list[str]:
 
 def _kernel(f: Facts) -> Check:
     name = "kernel"
-    if f.host.sandbox:
-        meaning = f"{f.host.sandbox} has no PTRACE_SEIZE: nothing can be traced in it"
-        wsl = f.host.sandbox.startswith("WSL")
-        remedy = "wsl --set-version DISTRIBUTION 2" if wsl else "docker run --runtime=runc ..."
-        return Check(name, False, meaning, remedy)
     if not f.host.proc:
         return Check(name, False, "there is no /proc here", "mount -t proc proc /proc")
     try:
-        require_kernel(f.host.kernel)
+        require_kernel(f.host.kernel, f.host.sandbox)
     except TargetError as e:
         return Check(name, False, e.message, e.hint)
     return Check(name, True, f"Linux {f.host.kernel}")

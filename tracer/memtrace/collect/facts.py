@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from memtrace.collect import procfs
+from memtrace.collect import machine, procfs
 
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 1, 2, 19, 21
 #: Names by bit, without their CAP_ (linux/capability.h).
@@ -34,9 +34,6 @@ ALL_CAPABILITIES = (1 << len(CAPABILITIES)) - 1
 _PF_KTHREAD = 0x00200000
 _INITIAL_USER_NS = "user:[4026531837]"  # PROC_USER_INIT_INO
 _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704  # ioctl_ns(2)
-
-#: What gVisor's /proc/version says, whatever its release (`linux.LinuxVersion` there).
-_GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
 Relation = Literal["same", "below", "owned", "outside"]
 
@@ -198,7 +195,7 @@ def host() -> Host:
     label = procfs.read("/proc/self/attr/current").decode("utf-8", "replace").strip("\0\n ")
     return Host(
         platform.release(), int(yama) if yama.isdigit() else None, _container(),
-        _sandbox(procfs.read("/proc/version").decode("utf-8", "replace")),
+        machine.sandbox(),
         "" if label.startswith("unconfined") else clean(label),
         os.path.exists("/proc/self/status"),
     )  # fmt: skip
@@ -211,14 +208,6 @@ def _container() -> str:
         return "podman"
     # systemd's convention, which lxc, nspawn and others follow.
     return clean(os.environ.get("container", ""))  # noqa: SIM112 - its name
-
-
-def _sandbox(version: str) -> str:
-    """A kernel that only looks like Linux, from /proc/version; "" for Linux itself."""
-    if _GVISOR in version:
-        return "gVisor"
-    # WSL 2, a real kernel, writes "-microsoft-standard-WSL2".
-    return "WSL 1" if "-Microsoft" in version else ""
 
 
 def clean(name: str) -> str:

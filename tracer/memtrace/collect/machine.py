@@ -19,6 +19,9 @@ from memtrace.trace.records import Header
 
 OLDEST_KERNEL = (5, 3)  # PTRACE_GET_SYSCALL_INFO
 
+#: What gVisor's /proc/version says, whatever its release (pkg/sentry, LinuxVersion).
+_GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
 
 def memtrace_version() -> str:
     """The installed version; "0+source" when run from a source tree."""
@@ -28,16 +31,37 @@ def memtrace_version() -> str:
         return "0+source"
 
 
-def require_kernel(release: str | None = None) -> None:
+def sandbox(version: str | None = None) -> str:
+    """The name of a kernel that only looks like Linux, from /proc/version; "" for Linux itself."""
+    if version is None:
+        version = read("/proc/version").decode("utf-8", "replace")
+    if _GVISOR in version:
+        return "gVisor"
+    # WSL 2, a real kernel, writes "-microsoft-standard-WSL2".
+    return "WSL 1" if "-Microsoft" in version else ""
+
+
+def require_kernel(release: str | None = None, stands_in: str | None = None) -> None:
     """Refuse a machine this engine cannot trace on.
 
+    Args:
+        release: of the kernel; ours, if not given.
+        stands_in: what `sandbox` says; the same.
+
     Raises:
-        TargetError: kernel older than 5.3, or not x86-64 Linux.
+        TargetError: kernel older than 5.3, no Linux kernel at all, or not x86-64.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise TargetError(
             f"memtrace traces on x86-64 Linux only, not {platform.system()} {platform.machine()}",
             hint="uname -sm",
+        )
+    stands_in = sandbox() if stands_in is None else stands_in
+    if stands_in:
+        wsl = stands_in.startswith("WSL")
+        raise TargetError(
+            f"{stands_in} has no PTRACE_SEIZE: nothing can be traced in it",
+            hint="wsl --set-version DISTRIBUTION 2" if wsl else "docker run --runtime=runc ...",
         )
     release = release or platform.release()
     numbers = re.match(r"(\d+)\.(\d+)", release)
