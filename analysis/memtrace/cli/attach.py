@@ -16,7 +16,7 @@ from memtrace.cli.record import incomplete, printable, recorded, recording
 from memtrace.trace.sizes import format_size, format_time
 
 if TYPE_CHECKING:
-    from memtrace.collect.recorder import Attached, Progress
+    from memtrace.collect.attaching import Attached, Progress
 
 
 class _Line:
@@ -25,6 +25,7 @@ class _Line:
     def __init__(self) -> None:
         self.on = sys.stderr.isatty() and not quiet()
         self._shown = False
+        self._told = False
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -33,14 +34,20 @@ class _Line:
             self._write(f"memtrace: {text}\n")
 
     def watch(self, p: Progress) -> None:
-        """Rewrite it."""
+        """Rewrite it; the first time, say what was attached to."""
+        name = printable(p.name)
+        threads = f"{p.threads} {'thread' if p.threads == 1 else 'threads'}"
+        if not self._told:
+            self._told = True
+            size = f"{format_size(p.mapped)} mapped, {format_size(p.resident)} resident"
+            self.say(f"attached to {p.pid} ({name}), {threads}, {size}; Ctrl-C detaches")
         if not self.on:
             return
         several = f"  {p.processes} processes" if p.processes > 1 else ""
         text = (
             f"{p.elapsed_ns / 1e9:5.0f} s  {p.calls:,} memory calls  "
             f"mapped {format_size(p.mapped)}  resident {format_size(p.resident)}{several}"
-            f"  {p.threads} {'thread' if p.threads == 1 else 'threads'}"
+            f"  {threads}"
         )
         self._write("\r" + text[: shutil.get_terminal_size().columns - 1] + "\x1b[K")
         self._shown = True
@@ -81,8 +88,8 @@ def command(
     All its threads are traced, and the children it starts from now on. While attached, every system
     call it makes costs some 15 us more. What it had mapped before is known, not how it came about.
     """
+    from memtrace.collect.attaching import record_attached
     from memtrace.collect.options import Options, parse_for, parse_pid, parse_snapshots
-    from memtrace.collect.recorder import record_attached
 
     number = parse_pid(pid)
     for_ns = None if duration is None else parse_for(duration)

@@ -7,11 +7,11 @@ PTRACE_SYSCALL. When the last one is under control the map is read, at the first
 memory call of the mm is in flight: calls take turns from the first one seen, so such a moment is at
 the next call's end at the latest. What was recorded before is thrown away.
 
-A thread that is interrupted inside epoll_wait and its like gets EINTR there (signal(7),
-"Interruption of system calls and library functions by stop signals"). So one that sleeps in such a
-call is left alone for `POLITE_NS` to come out by itself. One in uninterruptible sleep stops later;
-while it sits in a call that changes no map, nothing has to wait for it, because it cannot get out
-of the kernel without stopping.
+The kernel restarts most calls that the interrupt breaks off; epoll_wait and its like fail with
+EINTR (signal(7), "Interruption of system calls and library functions by stop signals"), and are put
+back before the call (`rewind`). A thread in uninterruptible sleep stops later; while it sits in a
+call that changes no map, nothing has to wait for it, because it cannot get out of the kernel
+without stopping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from memtrace.collect import access, procfs, ptrace, wire
 from memtrace.collect.abi import NATIVE
-from memtrace.collect.ptrace import INTERRUPT, registers, request
+from memtrace.collect.ptrace import INTERRUPT, registers, request, rewind
 from memtrace.trace.errors import TargetError
 
 if TYPE_CHECKING:
@@ -33,18 +33,11 @@ if TYPE_CHECKING:
     from memtrace.collect.engine import Engine
     from memtrace.collect.tracee import Mm
 
-POLITE_NS = 1_000_000_000
 #: How long a thread may take to stop before it is asked what it sits in.
 _PATIENCE_NS = 50_000_000
 #: And before the user is told, and the map is read without it.
 _WAITING_NS = 2_000_000_000
 
-#: x86-64 calls that fail with EINTR after a stop although no handler ran: epoll_wait, epoll_pwait,
-#: epoll_pwait2, semop, semtimedop, rt_sigtimedwait, io_getevents, io_pgetevents, io_uring_enter.
-EINTR_CALLS = {
-    232: "epoll_wait", 281: "epoll_pwait", 441: "epoll_pwait2", 65: "semop", 220: "semtimedop",
-    128: "rt_sigtimedwait", 208: "io_getevents", 333: "io_pgetevents", 426: "io_uring_enter",
-}  # fmt: skip
 _VFORKS = (56, 58, 435)  # clone, vfork, clone3: asleep in one means waiting for a vfork child
 
 
@@ -62,8 +55,6 @@ class Attachment:
         self.pid = pid
         self.say = say
         self.mm: Mm
-        self._begun = time.monotonic_ns()
-        self._polite: set[int] = set()
         self._awaited: dict[int, int] = {}  # tid -> when it was interrupted
         self._inside: set[int] = set()  # of these: asleep in a call that changes no map
         self._refused: dict[int, int] = {}
@@ -98,7 +89,6 @@ class Attachment:
             # A vfork or CLONE_VM child changes the same map.
             if ptrace.same_mm(self.pid, child):
                 self._seize_new(child)
-        self._interrupt()
 
     def _seize_new(self, pid: int) -> bool:
         """Seize the threads of a process that are not ours yet; whether there were any."""
@@ -117,18 +107,9 @@ class Attachment:
                 # Born of a thread that is ours already: it stops by itself.
             found = True
             self.engine.family.take(self.mm, pid, tid)
-            self._polite.add(tid)
-        return found
-
-    def _interrupt(self) -> None:
-        """Stop those once that do not sleep in a call that would fail for it."""
-        now = time.monotonic_ns()
-        for tid in list(self._polite):
-            if now - self._begun < POLITE_NS and procfs.syscall_of(tid) in EINTR_CALLS:
-                continue
-            self._polite.discard(tid)
             if request(INTERRUPT, tid, 0, 0) == 0:
-                self._awaited[tid] = now
+                self._awaited[tid] = time.monotonic_ns()
+        return found
 
     # -- what the loop tells ------------------------------------------------------------------
 
@@ -138,7 +119,7 @@ class Attachment:
             regs = registers(tid)
             if regs is not None:
                 self.mm.stacks[tid] = int(regs.rsp)
-        self._polite.discard(tid)
+                rewind(tid, regs)
         self._inside.discard(tid)
 
     def step(self) -> bool:
@@ -148,12 +129,7 @@ class Attachment:
             return True
         for tid in [t for t in self._awaited if t not in tracees]:
             del self._awaited[tid]
-        self._polite &= tracees.keys()
-        self._interrupt()
-        if mm.seed_due or self._polite:
-            return False
-        if self._seize_new(self.pid):
-            self._interrupt()
+        if mm.seed_due or self._seize_new(self.pid):
             return False
         now = time.monotonic_ns()
         if any(not self._harmless(tid, now - since) for tid, since in self._awaited.items()):

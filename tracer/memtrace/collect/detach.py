@@ -5,7 +5,8 @@ An mm is closed by its last snapshot, at the first moment when none of its calls
 its threads do afterwards is not part of the trace. A thread of a closed mm is detached at its next
 stop, with the signal it was to get, and to have one it is interrupted. Not so one that sleeps in a
 call which would fail with EINTR: it never stops, and is freed by the end of this process
-(`exit_ptrace` unlinks a tracee without waking it). So is whoever is in uninterruptible sleep.
+(`exit_ptrace` unlinks a tracee without waking it). So is whoever is in uninterruptible sleep. Where
+the interrupt came a moment late, the call is put back.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ import os
 import time
 
 from memtrace.collect import procfs, ptrace, turns, wire
-from memtrace.collect.attach import EINTR_CALLS
 from memtrace.collect.engine import Engine
-from memtrace.collect.ptrace import CONT, DETACH, INTERRUPT, STOP_SYSCALL, WALL, request
+from memtrace.collect.ptrace import (
+    CONT,
+    DETACH,
+    EINTR_CALLS,
+    INTERRUPT,
+    STOP_SYSCALL,
+    WALL,
+    registers,
+    request,
+    rewind,
+)
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 #: How long a call in flight, or a thread that does not stop, is waited for.
@@ -37,6 +47,7 @@ class Departure:
         self._closed: set[int] = set()
         self._dying: set[int] = set()
         self._left: set[int] = set()
+        self._interrupted: set[int] = set()
         self._unknown: set[int] = set()
 
     def go(self) -> None:
@@ -94,6 +105,8 @@ class Departure:
             self._left.add(tid)
         elif request(INTERRUPT, tid, 0, 0) < 0:
             self._dying.add(tid)
+        else:
+            self._interrupted.add(tid)
 
     # -- stops --------------------------------------------------------------------------------
 
@@ -122,6 +135,11 @@ class Departure:
         if tracee is None and event != ptrace.EVENT_EXEC:
             self._unknown.add(tid)  # a child whose parent's event, if any, is still to come
             return
+        if event == ptrace.EVENT_STOP and tid in self._interrupted:
+            self._interrupted.discard(tid)
+            regs = registers(tid)
+            if regs is not None:
+                rewind(tid, regs)
         if recorded and tracee is not None:
             if status == STOP_SYSCALL and tracee.pending:
                 engine.syscall_stop(tracee)

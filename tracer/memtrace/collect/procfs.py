@@ -123,6 +123,16 @@ def syscall_of(tid: int) -> int | None:
     return int(word[0]) if word and word[0].isdigit() else None
 
 
+def signals_waiting(tid: int) -> bool:
+    """Whether a signal that the task does not block is pending, for it or for its process."""
+    fields = dict.fromkeys(("SigPnd", "ShdPnd", "SigBlk"), 0)
+    for line in read(f"/proc/{tid}/status").decode("ascii", "replace").splitlines():
+        name, _, value = line.partition(":")
+        if name in fields:
+            fields[name] = int(value, 16)
+    return bool((fields["SigPnd"] | fields["ShdPnd"]) & ~fields["SigBlk"])
+
+
 def tasks(pid: int) -> list[int]:
     """The thread ids of a process; [] when it is gone."""
     try:

@@ -17,10 +17,12 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from ptrace.binding import ptrace_geteventmsg, ptrace_getregs
+from ptrace.binding import ptrace_geteventmsg, ptrace_getregs, ptrace_setregs
 from ptrace.binding.func import ptrace as bound_ptrace
 from ptrace.error import PtraceError
 from ptrace.signames import signalName
+
+from memtrace.collect import procfs
 
 CONT, DETACH, SYSCALL = 7, 17, 24
 #: No request of ptrace(2): the tracee stays where it is.
@@ -94,6 +96,34 @@ def registers(tid: int) -> Any:
         return ptrace_getregs(tid)
     except PtraceError:
         return None
+
+
+#: x86-64 calls that fail with EINTR after a stop although no handler ran, nothing having been done:
+#: read, recvfrom, recvmsg, accept and accept4 with a time limit, semop, semtimedop,
+#: rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait, epoll_pwait, epoll_pwait2,
+#: io_uring_enter.
+EINTR_CALLS = frozenset((0, 45, 47, 43, 288, 65, 220, 128, 208, 333, 232, 281, 441, 426))
+_MINUS_EINTR = (1 << 64) - errno.EINTR
+_USER_CS_64 = 0x33
+_SYSCALL_BYTES = 2
+
+
+def rewind(tid: int, regs: Any) -> bool:
+    """At the stop that an INTERRUPT made: let a call that it broke off be made again, as the kernel
+    itself does for all that it calls restartable (`arch_do_signal_or_restart`).
+
+    Not if a signal of the target's own is waiting: then EINTR is the truth, or will be.
+    """
+    if regs.orig_rax not in EINTR_CALLS or regs.rax != _MINUS_EINTR or regs.cs != _USER_CS_64:
+        return False
+    if procfs.signals_waiting(tid):
+        return False
+    regs.rax, regs.orig_rax, regs.rip = regs.orig_rax, (1 << 64) - 1, regs.rip - _SYSCALL_BYTES
+    try:
+        ptrace_setregs(tid, regs)
+    except PtraceError:
+        return False
+    return True
 
 
 def same_mm(a: int, b: int) -> bool | None:

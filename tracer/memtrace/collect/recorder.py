@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import resource
-import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from memtrace.collect import access, machine, procfs
-from memtrace.collect.attach import Attachment
-from memtrace.collect.detach import Departure
+from memtrace.collect import machine
 from memtrace.collect.engine import Engine
 from memtrace.collect.launch import Launch, resolve
 from memtrace.collect.options import Options
@@ -22,14 +18,12 @@ from memtrace.collect.redact import Redaction
 from memtrace.collect.signals import (
     children_are_waited_for,
     forward_signals,
-    leave_on_signals,
     stop_ticking,
 )
 from memtrace.collect.writing import Result, Writer
 from memtrace.trace.codec import encode_header
 from memtrace.trace.errors import TargetError
 from memtrace.trace.records import Header
-from memtrace.trace.sizes import PAGE
 from memtrace.trace.stream import Output
 
 _WATCH_NS = 500_000_000
@@ -66,7 +60,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
         writer.finish("not started")
         output.discard()
         raise
-    _prepare()
+    prepare()
     engine = Engine(writer.channel, options)
     forward_signals(engine)
     begun = time.monotonic_ns()
@@ -86,113 +80,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     return Recording(path, status, duration, result)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """An attach under way: what one line can say. Sizes are bytes."""
-
-    pid: int
-    elapsed_ns: int
-    calls: int
-    processes: int
-    threads: int
-    mapped: int
-    resident: int
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """A finished attach. `status` is the wait status of a target that ended meanwhile."""
-
-    path: str
-    pid: int
-    argv: list[str]
-    status: int | None
-    duration_ns: int
-    result: Result
-
-
-def record_attached(
-    pid: int,
-    path: str,
-    options: Options,
-    *,
-    for_ns: int | None,
-    say: Callable[[str], None],
-    watch: Callable[[Progress], None],
-) -> Attached:
-    """Attach to a process, record it until it ends or a signal says to leave, and detach.
-
-    Args:
-        pid: the process, or one of its threads.
-        path: the trace to write.
-        options: `seccomp` is not used: a filter could never be taken away again.
-        for_ns: leave after this time; None: when told.
-        say: takes a line for the user.
-        watch: called twice a second.
-
-    Raises:
-        TargetError: it cannot be attached to, or the trace cannot be created.
-    """
-    machine.require_kernel()
-    facts = access.before(pid)
-    refused = access.refusal(facts)
-    if refused is not None:
-        raise refused
-    for note in access.notes(facts):
-        say(note)
-    argv = procfs.exec_facts(facts.pid)["argv"]
-    redaction = Redaction() if options.redact else None
-    output = begin(path, machine.header("ptrace", argv), redaction)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    writer = Writer(output, redaction)
-    _prepare()
-    engine = Engine(writer.channel, replace(options, seccomp=False))
-    attachment = engine.attachment = Attachment(engine, facts.pid, say)
-    begun = time.monotonic_ns()
-    shown = [begun]
-
-    def each_tick() -> bool:
-        now = time.monotonic_ns()
-        if now - shown[0] >= _WATCH_NS and attachment.facts is not None:
-            shown[0] = now
-            watch(_progress(engine, facts.pid, now - begun))
-        return for_ns is not None and now - begun >= for_ns
-
-    try:
-        attachment.seize()
-    except TargetError:
-        writer.finish("not attached")
-        output.discard()
-        raise
-    leave_on_signals(engine, each_tick)
-    engine.loop()
-    stop_ticking()
-    departure = Departure(engine)
-    left = bool(engine.family.tracees)
-    if left:
-        departure.go()
-    duration = time.monotonic_ns() - begun
-    reason = "detached" if left else "the last process ended"
-    result = writer.finish(reason, departure.serve)
-    if attachment.facts is None and not result.counts.get("records"):
-        output.discard()
-        raise access.refusal(access.before(facts.pid), errno.ESRCH, earlier=facts) or TargetError(
-            f"process {facts.pid} could not be read before the attach ended",
-            hint=f"memtrace doctor {facts.pid}",
-        )
-    return Attached(path, facts.pid, argv, engine.root_status, duration, result)
-
-
-def _progress(engine: Engine, pid: int, elapsed: int) -> Progress:
-    family = engine.family
-    vm, rss = procfs.statm(procfs.read(f"/proc/{pid}/statm")) or (0, 0)
-    return Progress(
-        pid, elapsed, sum(mm.calls for mm in family.mms.values()), len(family.process_mm),
-        len(family.tracees), vm * PAGE, rss * PAGE,
-    )  # fmt: skip
-
-
-def _prepare() -> None:
+def prepare() -> None:
     """Four descriptors per address space (a child has its own limit already), no pauses."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace attach` from end to end: the right to, output, writer, loop, detach, result."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from memtrace.collect import access, machine, procfs
+from memtrace.collect.attach import Attachment
+from memtrace.collect.detach import Departure
+from memtrace.collect.engine import Engine
+from memtrace.collect.options import Options
+from memtrace.collect.recorder import begin, prepare
+from memtrace.collect.redact import Redaction
+from memtrace.collect.signals import leave_on_signals, stop_ticking
+from memtrace.collect.writing import Result, Writer
+from memtrace.trace.errors import TargetError
+from memtrace.trace.sizes import PAGE
+
+_WATCH_NS = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """An attach under way: what one line can say. `name` is the comm; sizes are bytes."""
+
+    pid: int
+    name: str
+    elapsed_ns: int
+    calls: int
+    processes: int
+    threads: int
+    mapped: int
+    resident: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A finished attach. `status` is the wait status of a target that ended meanwhile."""
+
+    path: str
+    pid: int
+    argv: list[str]
+    status: int | None
+    duration_ns: int
+    result: Result
+
+
+def record_attached(
+    pid: int,
+    path: str,
+    options: Options,
+    *,
+    for_ns: int | None,
+    say: Callable[[str], None],
+    watch: Callable[[Progress], None],
+) -> Attached:
+    """Attach to a process, record it until it ends or a signal says to leave, and detach.
+
+    Args:
+        pid: the process, or one of its threads.
+        path: the trace to write.
+        options: `seccomp` is not used: a filter could never be taken away again.
+        for_ns: leave this long after the map was read; None: when told.
+        say: takes a line for the user.
+        watch: called once when all is under control, then twice a second.
+
+    Raises:
+        TargetError: it cannot be attached to, or the trace cannot be created.
+    """
+    machine.require_kernel()
+    facts = access.before(pid)
+    refused = access.refusal(facts)
+    if refused is not None:
+        raise refused
+    for note in access.notes(facts):
+        say(note)
+    argv = procfs.exec_facts(facts.pid)["argv"]
+    redaction = Redaction() if options.redact else None
+    output = begin(path, machine.header("ptrace", argv), redaction)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    writer = Writer(output, redaction)
+    prepare()
+    engine = Engine(writer.channel, replace(options, seccomp=False))
+    attachment = engine.attachment = Attachment(engine, facts.pid, say)
+    clock = _Clock(engine, attachment, for_ns, watch, facts.name)
+    leave_on_signals(engine, clock.tick)
+    departure = Departure(engine)
+    error: TargetError | None = None
+    try:
+        attachment.seize()
+        now = access.before(facts.pid)
+        if now.start_time != facts.start_time:
+            error = access.refusal(now, errno.ESRCH, earlier=facts)
+            engine.leaving[0] = True
+        engine.loop()
+    except TargetError as e:
+        error = e
+    stop_ticking()
+    left = bool(engine.family.tracees)
+    if left:
+        departure.go()
+    duration = time.monotonic_ns() - (clock.begun or time.monotonic_ns())
+    reason = "detached" if left else "the last process ended"
+    result = writer.finish(reason, departure.serve)
+    if error is None and not clock.begun and not result.counts.get("records"):
+        error = _nothing(facts)
+    if error is not None:
+        output.discard()
+        raise error
+    return Attached(path, facts.pid, argv, engine.root_status, duration, result)
+
+
+class _Clock:
+    """What happens at every tick of an attach."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        attachment: Attachment,
+        for_ns: int | None,
+        watch: Callable[[Progress], None],
+        name: str,
+    ) -> None:
+        self.begun = 0
+        self.name = name
+        self._engine = engine
+        self._attachment = attachment
+        self._for_ns = for_ns
+        self._watch = watch
+        self._shown = 0
+
+    def tick(self) -> bool:
+        """Whether it is time to leave."""
+        if self._attachment.facts is None:
+            return False
+        now = time.monotonic_ns()
+        self.begun = self.begun or now
+        if now - self._shown >= _WATCH_NS:
+            self._shown = now
+            self._watch(self._progress(now - self.begun))
+        return self._for_ns is not None and now - self.begun >= self._for_ns
+
+    def _progress(self, elapsed: int) -> Progress:
+        family, pid = self._engine.family, self._attachment.pid
+        vm, rss = procfs.statm(procfs.read(f"/proc/{pid}/statm")) or (0, 0)
+        return Progress(
+            pid, self.name, elapsed, sum(mm.calls for mm in family.mms.values()), len(family.process_mm),
+            len(family.tracees), vm * PAGE, rss * PAGE,
+        )  # fmt: skip
+
+
+def _nothing(earlier: access.Facts) -> TargetError:
+    """The attach ended before the map was read."""
+    now = access.before(earlier.pid)
+    if now.exists and now.start_time == earlier.start_time and now.alive:
+        return TargetError(
+            f"memtrace was told to leave before the map of process {now.pid} was read",
+            hint=f"memtrace attach {now.pid}",
+        )
+    return access.refusal(now, errno.ESRCH, earlier=earlier) or TargetError(
+        f"process {earlier.pid} ended while memtrace attached to it",
+        hint="memtrace run -- PROG ARGS...",
+    )
