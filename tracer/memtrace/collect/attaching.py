@@ -148,9 +148,10 @@ class _Clock:
     def _progress(self, elapsed: int) -> Progress:
         family, pid = self._engine.family, self._attachment.pid
         vm, rss = procfs.statm(procfs.read(f"/proc/{pid}/statm")) or (0, 0)
+        calls = sum(mm.calls for mm in family.mms.values())
         return Progress(
-            pid, self.name, elapsed, sum(mm.calls for mm in family.mms.values()), len(family.process_mm),
-            len(family.tracees), vm * PAGE, rss * PAGE,
+            pid, self.name, elapsed, calls, len(family.process_mm), len(family.tracees),
+            vm * PAGE, rss * PAGE,
         )  # fmt: skip
 
 
