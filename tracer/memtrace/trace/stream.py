@@ -8,12 +8,14 @@ still gives every whole block before the cut.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import zlib
 from typing import Protocol
 
 BLOCK = 1 << 16
+_MAX_LINKS = 40  # path_resolution(7)
 
 
 class _Compressor(Protocol):
@@ -48,7 +50,10 @@ class _Zstd:
 class Output:
     """An append-only trace file.
 
-    An existing regular file of that name is kept as `NAME.old`. `.gz` and `.zst` compress.
+    It is a new file, for its owner only: a trace holds a program's secrets. What had the name
+    before, a symbolic link included, is kept as `NAME.old`, as readable as it was. Only what is no
+    file in a folder is written to as it stands: a pipe, a device, one of our own descriptors
+    (/dev/stdout). `.gz` and `.zst` compress.
 
     Raises:
         OSError: the file cannot be created (and later, from `write` and `close`, written).
@@ -56,8 +61,17 @@ class Output:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.kept_old = keep_old(path)
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self.kept_old = False
+        self._created: tuple[int, int] | None = None
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
+        if is_special(path):
+            self.fd = os.open(path, flags | os.O_APPEND)
+        else:
+            self.kept_old = keep_old(path)
+            # O_EXCL also means: through no link.
+            self.fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            st = os.fstat(self.fd)
+            self._created = st.st_dev, st.st_ino
         self.bytes_written = 0
         self._compressor: _Compressor | None = None
         if path.endswith(".gz"):
@@ -80,10 +94,11 @@ class Output:
     def discard(self) -> None:
         """Remove the file and put back what it had replaced: there is nothing to trace."""
         try:
-            if stat.S_ISREG(os.stat(self.path).st_mode):
+            st = os.lstat(self.path)
+            if self._created == (st.st_dev, st.st_ino):
                 os.unlink(self.path)
-            if self.kept_old:
-                os.replace(self.path + ".old", self.path)
+                if self.kept_old:
+                    os.replace(self.path + ".old", self.path)
         except OSError:
             pass
 
@@ -96,11 +111,56 @@ class Output:
 
 
 def keep_old(path: str) -> bool:
-    """Rename an existing regular file to `NAME.old`; special and absent ones are left alone."""
+    """Rename what has the name to `NAME.old`; returns whether there was anything."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
+        os.replace(path, path + ".old")
     except FileNotFoundError:
+        # Nothing of that name, or no such folder: opening it tells.
         return False
-    os.replace(path, path + ".old")
     return True
+
+
+def is_special(path: str) -> bool:
+    """Whether the name is not one for a new file: a pipe, a device, a folder, one of our own
+    descriptors. A link is what it leads to; one that leads to a file, or nowhere, is a name.
+
+    Raises:
+        PermissionError: it is somebody else's trap (`is_planted`).
+    """
+    try:
+        st = os.lstat(path)
+        if stat.S_ISREG(st.st_mode):
+            return False
+        if _is_own_descriptor(path):
+            return True
+        if is_planted(st, os.stat(os.path.dirname(path) or "."), os.geteuid()):
+            raise PermissionError(errno.EACCES, "another user has put it there", path)
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError:
+        raise
+    except OSError:  # absent; a link to nowhere, or to itself
+        return False
+
+
+def is_planted(entry: os.stat_result, folder: os.stat_result, user: int) -> bool:
+    """Whether a name is another user's in a folder like /tmp: the kernel's rule for links, and for
+    pipes (`may_follow_link`, `may_create_in_sticky`), where fs.protected_* does not have it so.
+    """
+    everybodys = stat.S_ISVTX | stat.S_IWOTH
+    return (
+        folder.st_mode & everybodys == everybodys
+        and entry.st_uid not in (user, folder.st_uid)
+    )  # fmt: skip
+
+
+def _is_own_descriptor(path: str) -> bool:
+    """Whether links lead to an entry of our /proc/PID/fd."""
+    for _ in range(_MAX_LINKS):
+        folder = os.path.realpath(os.path.dirname(path) or ".")
+        if folder == os.path.realpath("/proc/self/fd"):
+            return True
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:
+            return False
+    return False
