@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * own-maps.h: a program reads its own /proc/self/maps and marks the spot.
+ * own-maps.h: a program reads its own map (by thread-self: a process whose first thread has ended shows none)
+ * and marks the spot.
  *
  * The mark is munmap(N << 12, 0), which fails with EINVAL and changes nothing: whoever traces the program can
  * find the moment and must then know the same map. Between the read and the mark no memory call happens, no
@@ -21,12 +22,12 @@ static inline void own_maps_mark(unsigned long mark, unsigned long calls_so_far)
     size_t used = 0;
     ssize_t n;
     long ret;
-    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    int fd = open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC);
 
-    account_require(fd >= 0, "/proc/self/maps opens");
+    account_require(fd >= 0, "/proc/thread-self/maps opens");
     while ((n = read(fd, own_maps_text + used, sizeof own_maps_text - used)) > 0)
         used += (size_t)n;
-    account_require(n == 0 && used < sizeof own_maps_text, "/proc/self/maps fits");
+    account_require(n == 0 && used < sizeof own_maps_text, "/proc/thread-self/maps fits");
     close(fd);
     errno = 0;
     ret = syscall(SYS_munmap, mark << 12, 0L);

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -143,10 +144,10 @@ class Traced:
             if p.exit_signal != 9:
                 assert p.snapshots >= 1, f"mm {p.mm} of {p.argv} has no snapshot: {self.sentence}"
 
-    def assert_marks(self, *, grown: bool = False) -> int:
+    def assert_marks(self, *, grown: bool = False, part: bool = False) -> int:
         """Each map that the program read and told equals the replayed one at that event; returns
         how many. With `grown` a run may begin lower in the program's: page faults make stacks grow,
-        and only the next kernel map can tell.
+        and only the next kernel map can tell. With `part` the trace holds only some of the marks.
         """
         told = {(m["pid"], m["mark"]): m["maps"] for m in self.told("mark")}
         at = {
@@ -154,6 +155,8 @@ class Traced:
             for e in self.calls("munmap", ret=-22)
             if e["args"][1] == 0
         }
+        if part:
+            told = {key: lines for key, lines in told.items() if key in at}
         assert set(told) <= set(at), "a mark is not in the trace"
         maps = self.maps(at.values())
         for key, lines in told.items():
@@ -267,6 +270,104 @@ def running(
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@dataclass
+class Target:
+    """A program that runs without memtrace; `told` is where its account goes."""
+
+    told: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def account(self, what: str, count: int = 1) -> list[Event]:
+        """The account's lines of one kind, once there are `count` of them."""
+
+        def ask() -> list[Event]:
+            ended = self.process.poll() is not None
+            found = [e for e in account_of(self.told) if e["what"] == what]
+            assert len(found) >= count or not ended, f"it ended with {self.process.returncode}"
+            return found
+
+        return list(until(ask, count))
+
+    def step(self) -> None:
+        """A byte on its stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"x")
+        self.process.stdin.flush()
+
+    def ended(self) -> int:
+        """Wait for its end; a negative status is the signal it died of."""
+        return self.process.wait(timeout=PATIENCE)
+
+
+@contextmanager
+def target(told: Path, argv: Sequence[str | Path], **kw: Any) -> Iterator[Target]:
+    """A program, started; killed at the end if it is still there."""
+    with told.open("wb") as account:
+        move = f"{ACCOUNT_FD}>&{account.fileno()}"
+        words = ["bash", "-c", f'exec "$@" {move}', "sh", *map(str, argv)]
+        process = subprocess.Popen(
+            words, pass_fds=[account.fileno()], env=environment(),
+            **{"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, **kw},
+        )  # fmt: skip
+    with process:
+        try:
+            yield Target(told, process)
+        finally:
+            process.kill()
+            process.send_signal(signal.SIGCONT)
+
+
+@dataclass
+class Attaching:
+    """`memtrace attach` while it runs; its stderr goes to `said`."""
+
+    path: Path
+    said: Path
+    process: subprocess.Popen[bytes]
+    account: Path | None
+
+    def begun(self) -> Attaching:
+        """Wait until the map is read."""
+
+        def ask() -> list[str]:
+            text = self.said.read_text("utf-8", "replace")
+            assert "attached to" in text or self.process.poll() is None, text
+            return ["x"] if "attached to" in text else []
+
+        until(ask)
+        return self
+
+    def ended(self, *signals: int) -> Traced:
+        """Send it these signals and wait for its end."""
+        for number in signals:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=PATIENCE)
+        told = [] if self.account is None else account_of(self.account)
+        return Traced(self.path, code, b"", self.said.read_text("utf-8", "replace"), told)
+
+
+@contextmanager
+def attach(
+    path: Path, pid: int | str, *options: str, account: Path | None = None, **kw: Any
+) -> Iterator[Attaching]:
+    """`memtrace attach -o path [options] pid`, started; killed at the end if it is still there."""
+    said = path.with_name(path.name + ".stderr")
+    with said.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*MEMTRACE, "attach", "-o", str(path), *options, str(pid)], env=environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **{"stderr": stderr, **kw},
+        )  # fmt: skip
+    with process:
+        try:
+            yield Attaching(path, said, process, account)
+        finally:
+            process.kill()
 
 
 def until(ask: Callable[[], Sequence[T]], count: int = 1) -> Sequence[T]:

@@ -111,7 +111,7 @@ def summary(a: Attached) -> str:
     from memtrace.collect.ptrace import signal_name
 
     if a.status is None:
-        how = "detached, it runs on"
+        how = "ended" if a.ended else "detached, it runs on"
     elif os.WIFSIGNALED(a.status):
         how = f"killed by {signal_name(os.WTERMSIG(a.status))}"
     else:

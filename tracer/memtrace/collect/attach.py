@@ -72,10 +72,7 @@ class Attachment:
         """
         family = self.engine.family
         self.engine.root = self.pid
-        running = [t for t in procfs.tasks(self.pid) if procfs.stat_fields(t)[:1] != ["Z"]]
-        # A leader that has ended has no memory any more, its threads have.
-        through = self.pid if self.pid in running or not running else min(running)
-        self.mm = family.unseeded(self.pid, through)
+        self.mm = family.unseeded(self.pid, procfs.living_task(self.pid))
         while self._seize_new(self.pid):
             pass
         if not self.mm.tids:
@@ -101,9 +98,9 @@ class Attachment:
             except OSError as e:
                 (tracer,) = procfs.status_field(tid, "TracerPid")
                 if tracer != os.getpid():
-                    if e.errno != errno.ESRCH:
+                    if procfs.stat_fields(tid)[:1] not in ([], ["Z"], ["X"]):
                         self._refused[tid] = e.errno or errno.EPERM
-                    continue
+                    continue  # else it has ended, as a leader may do before its threads
                 # Born of a thread that is ours already: it stops by itself.
             found = True
             self.engine.family.take(self.mm, pid, tid)

@@ -40,11 +40,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A finished attach. `status` is the wait status of a target that ended meanwhile."""
+    """A finished attach. `ended`: everything that was traced has ended; `status` is then the
+    target's wait status, unless its first thread had ended before.
+    """
 
     path: str
     pid: int
     argv: list[str]
+    ended: bool
     status: int | None
     duration_ns: int
     result: Result
@@ -79,7 +82,7 @@ def record_attached(
         raise refused
     for note in access.notes(facts):
         say(note)
-    argv = procfs.exec_facts(facts.pid)["argv"]
+    argv = procfs.exec_facts(procfs.living_task(facts.pid))["argv"]
     redaction = Redaction() if options.redact else None
     output = begin(path, machine.header("ptrace", argv), redaction)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -112,7 +115,7 @@ def record_attached(
     if error is not None:
         output.discard()
         raise error
-    return Attached(path, facts.pid, argv, engine.root_status, duration, result)
+    return Attached(path, facts.pid, argv, not left, engine.root_status, duration, result)
 
 
 class _Clock:
@@ -147,7 +150,8 @@ class _Clock:
 
     def _progress(self, elapsed: int) -> Progress:
         family, pid = self._engine.family, self._attachment.pid
-        vm, rss = procfs.statm(procfs.read(f"/proc/{pid}/statm")) or (0, 0)
+        task = procfs.living_task(pid)
+        vm, rss = procfs.statm(procfs.read(f"/proc/{task}/statm")) or (0, 0)
         calls = sum(mm.calls for mm in family.mms.values())
         return Progress(
             pid, self.name, elapsed, calls, len(family.process_mm), len(family.tracees),

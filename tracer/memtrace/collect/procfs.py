@@ -141,6 +141,14 @@ def tasks(pid: int) -> list[int]:
         return []
 
 
+def living_task(pid: int) -> int:
+    """A task through which a process's memory is seen: a leader that has ended has none any more,
+    while its other threads have.
+    """
+    living = [tid for tid in tasks(pid) if stat_fields(tid)[:1] not in ([], ["Z"], ["X"])]
+    return pid if pid in living or not living else min(living)
+
+
 def children(pid: int) -> list[int]:
     """The child processes of all threads; [] also where the kernel does not tell
     (CONFIG_PROC_CHILDREN).
