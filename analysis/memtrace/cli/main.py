@@ -24,10 +24,11 @@ VERBS = {
     "maps": ("memtrace.cli.maps", "The map of a process at a moment."),
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
+    "doctor": ("memtrace.cli.doctor", "Whether tracing works here, and what to do if not."),
 }
 
 #: Verbs with a place of their own that this version does not have.
-LATER = ("check", "diff", "explain", "export", "import", "doctor")
+LATER = ("check", "diff", "explain", "export", "import")
 
 
 def version() -> str:

@@ -16,7 +16,10 @@ from memtrace.collect.facts import CAP_SYS_PTRACE, CAPABILITIES, Facts, before
 from memtrace.collect.machine import require_kernel
 from memtrace.trace.errors import TargetError
 
-__all__ = ["Check", "Facts", "before", "checks", "notes", "of_child", "refusal"]
+__all__ = [
+    "Check", "Facts", "before", "checks", "container_remedy", "kernel", "notes", "of_child",
+    "privileged", "refusal", "who", "yama",
+]  # fmt: skip
 
 _RUN = "memtrace run -- PROG"
 
@@ -36,14 +39,14 @@ def checks(facts: Facts) -> list[Check]:
     """Every condition for attaching to the process. Those that mean nothing because of an earlier
     one (there is no such process) are left out.
     """
-    found = [_kernel(facts), _exists(facts)]
+    found = [kernel(facts), _exists(facts)]
     if found[-1].ok:
         found += [_apart(facts), _program(facts), _alive(facts)]
     if not all(c.ok for c in found):
         return found
     attach = f"memtrace attach {facts.pid}"
     return [
-        *found, _untraced(facts), _yama(facts, attach), _user(facts), _namespace(facts),
+        *found, _untraced(facts), yama(facts, attach), _user(facts), _namespace(facts),
         _dumpable(facts), _capabilities(facts), _permitted(facts),
     ]  # fmt: skip
 
@@ -88,7 +91,7 @@ def of_child(facts: Facts, error: int) -> TargetError:
             f"this shell is already under a tracer: {name} (pid {facts.tracer})",
             hint=f"{_RUN}, outside of {name}",
         )
-    found = [_kernel(facts), _yama(facts, _RUN)]
+    found = [kernel(facts), yama(facts, _RUN)]
     wrong = next((c for c in found if c.ok is False), None)
     wrong = wrong or _unsupported(facts, error)
     return _error(wrong or _unexplained(facts, error, "its own child", "memtrace doctor"))
@@ -110,7 +113,8 @@ def notes(facts: Facts) -> list[str]:
 # -- the checks -----------------------------------------------------------------------------------
 
 
-def _kernel(f: Facts) -> Check:
+def kernel(f: Facts) -> Check:
+    """Whether this kernel can trace at all."""
     name = "kernel"
     if not f.host.proc:
         return Check(name, False, "there is no /proc here", "mount -t proc proc /proc")
@@ -128,7 +132,7 @@ def _exists(f: Facts) -> Check:
     if f.hidden:
         # hidepid=2 of proc(5); with 1 the folder is there and says nothing.
         meaning = f"/proc hides process {f.asked} from this user (hidepid)"
-        return Check(name, False, meaning, _privileged(f, f"memtrace attach {f.asked}"))
+        return Check(name, False, meaning, privileged(f, f"memtrace attach {f.asked}"))
     return Check(name, True, f.name or "it exists")
 
 
@@ -175,7 +179,10 @@ def _untraced(f: Facts) -> Check:
     return Check("no tracer", True, "no other tracer")
 
 
-def _yama(f: Facts, command: str) -> Check:
+def yama(f: Facts, command: str) -> Check:
+    """Whether Yama's ptrace_scope permits it (Documentation/admin-guide/LSM/Yama.rst); `command` is
+    what the remedy repeats with more privilege.
+    """
     scope, name = f.host.yama, "Yama"
     if not scope:
         return Check(name, True, "not in this kernel" if scope is None else "ptrace_scope is 0")
@@ -189,11 +196,11 @@ def _yama(f: Facts, command: str) -> Check:
     lower = "sysctl kernel.yama.ptrace_scope=" + ("0" if scope == 1 else "1")
     if scope == 2:
         meaning = f"{says}: tracing takes CAP_SYS_PTRACE{_not_here(f)}"
-        return Check(name, False, meaning, _privileged(f, command, lower))
+        return Check(name, False, meaning, privileged(f, command, lower))
     # PR_SET_PTRACER may have let us in, which /proc does not show.
     ok = False if f.access is False and f.readable else None
     meaning = f"{says}: attaching to what memtrace has not started takes CAP_SYS_PTRACE"
-    return Check(name, ok, meaning + _not_here(f), _privileged(f, command, lower))
+    return Check(name, ok, meaning + _not_here(f), privileged(f, command, lower))
 
 
 def _user(f: Facts) -> Check:
@@ -212,7 +219,7 @@ def _user(f: Facts) -> Check:
         what = f"has another group than memtrace, {f.gids[0]}"
     # As long as it is not known whose capabilities count, this may be allowed.
     ok = None if _capable(f) is None else False
-    return Check(name, ok, f"{who(f)} {what}{_not_here(f)}", _privileged(f))
+    return Check(name, ok, f"{who(f)} {what}{_not_here(f)}", privileged(f))
 
 
 def _namespace(f: Facts) -> Check:
@@ -226,9 +233,9 @@ def _namespace(f: Facts) -> Check:
         return Check(name, True, "below ours")
     if f.user_ns is None:
         meaning = f"{who(f)} does not show its user namespace{_not_here(f)}"
-        return Check(name, None, meaning, _privileged(f))
+        return Check(name, None, meaning, privileged(f))
     meaning = f"{who(f)} is in another user namespace{_not_here(f)}"
-    return Check(name, False, meaning, _privileged(f))
+    return Check(name, False, meaning, privileged(f))
 
 
 def _dumpable(f: Facts) -> Check:
@@ -241,7 +248,7 @@ def _dumpable(f: Facts) -> Check:
     if _allowed(f) or _capable(f):
         return Check(name, True, "no, which CAP_SYS_PTRACE overrides" if shown else "yes")
     meaning = f"{who(f)} is not dumpable: it keeps its memory to itself (PR_SET_DUMPABLE)"
-    return Check(name, False if shown else None, meaning + _not_here(f), _privileged(f))
+    return Check(name, False if shown else None, meaning + _not_here(f), privileged(f))
 
 
 def _capabilities(f: Facts) -> Check:
@@ -253,7 +260,7 @@ def _capabilities(f: Facts) -> Check:
     if _allowed(f) or _capable(f):
         return Check(name, True, f"more than ours ({listed}), which CAP_SYS_PTRACE overrides")
     meaning = f"{who(f)} has capabilities that memtrace lacks ({listed}){_not_here(f)}"
-    return Check(name, False, meaning, _privileged(f))
+    return Check(name, False, meaning, privileged(f))
 
 
 def _permitted(f: Facts) -> Check:
@@ -265,7 +272,7 @@ def _permitted(f: Facts) -> Check:
     else:
         label = f" ({f.host.confined})" if f.host.confined else ""
         meaning = f"a security module{label} keeps memtrace from the memory of {who(f)}"
-    return Check(name, None, meaning, _privileged(f))
+    return Check(name, None, meaning, privileged(f))
 
 
 # -- what a failed SEIZE means --------------------------------------------------------------------
@@ -299,14 +306,14 @@ def _unsupported(f: Facts, error: int) -> Check | None:
     if error not in (errno.ENOSYS, errno.EIO, errno.EINVAL):
         return None
     meaning = f"there is no PTRACE_SEIZE here: {os.strerror(error).lower()}"
-    return Check("seize", False, meaning, _container(f) or "uname -a")
+    return Check("seize", False, meaning, container_remedy(f) or "uname -a")
 
 
 def _unexplained(f: Facts, error: int, whom: str, otherwise: str) -> Check:
     said = os.strerror(error).lower()
     if f.caller.seccomp == 2:
         meaning = f"a seccomp filter around this shell forbids ptrace: {said}"
-        return Check("seize", False, meaning, _container(f) or otherwise)
+        return Check("seize", False, meaning, container_remedy(f) or otherwise)
     meaning = f"the kernel does not let memtrace trace {whom}, and /proc does not say why: {said}"
     return Check("seize", False, meaning, otherwise)
 
@@ -360,7 +367,7 @@ def _not_here(f: Facts) -> str:
     return f", and {where} grants no CAP_SYS_PTRACE"
 
 
-def _privileged(f: Facts, command: str = "", otherwise: str = "") -> str:
+def privileged(f: Facts, command: str = "", otherwise: str = "") -> str:
     """How to try again with CAP_SYS_PTRACE.
 
     Args:
@@ -370,13 +377,16 @@ def _privileged(f: Facts, command: str = "", otherwise: str = "") -> str:
     """
     command = command or f"memtrace attach {f.pid}"
     if not _may_gain(f):
-        return _container(f) or (f"{otherwise}, as root of the machine" if otherwise else _RUN)
+        return container_remedy(f) or (
+            f"{otherwise}, as root of the machine" if otherwise else _RUN
+        )
     if f.caller.no_new_privs:
         return f"sudo {command}, in a shell without no_new_privs"
     return f"sudo {command}" + (f", or once: sudo {otherwise}" if otherwise else "")
 
 
-def _container(f: Facts) -> str:
+def container_remedy(f: Facts) -> str:
+    """How to start our container with CAP_SYS_PTRACE; "" outside of one."""
     if not f.host.container:
         return ""
     return f"{'podman' if f.host.container == 'podman' else 'docker'} run --cap-add=SYS_PTRACE ..."

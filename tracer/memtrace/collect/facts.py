@@ -169,7 +169,7 @@ def before(pid: int) -> Facts:
         kernel_thread=bool(int(stat[6]) & _PF_KTHREAD), has_mm="VmSize" in _status(through),
         threads=len(states), alive=len(living),
         uninterruptible=tuple(tid for tid, state in states.items() if state == "D"),
-        tracer=tracer, tracer_name=_comm(tracer) if tracer else "",
+        tracer=tracer, tracer_name=comm(tracer) if tracer else "",
         uids=uids, gids=gids, user=_user(uids[0]),
         cap_prm=_hex(status, "CapPrm"), seccomp=_int(status, "Seccomp"),
         ns_pids=_ints(status, "NSpid"), descendant=nothing.caller.pid in _ancestors(tgid),
@@ -303,7 +303,8 @@ def _hex(status: dict[str, str], name: str) -> int:
     return int(status.get(name) or "0", 16)
 
 
-def _comm(pid: int) -> str:
+def comm(pid: int) -> str:
+    """The name of a process; "" when it is gone."""
     return clean(procfs.read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n"))
 
 
