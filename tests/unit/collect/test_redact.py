@@ -144,6 +144,7 @@ def test_arguments_leave_their_number_only(redaction: Redaction) -> None:
      "glibc.malloc.mmap_threshold=131072:glibc.malloc.hugetlb=2"),
     ("GLIBC_TUNABLES", "glibc.malloc.check=hunter2:glibc.cpu.hunter2=hunter2:hunter2::=x",
      "glibc.malloc.check=<redacted>:<redacted>=:<redacted>::<redacted>="),
+    ("GLIBC_TUNABLES", "glibc.malloc.hunter2=1", "<redacted>="),
 ])  # fmt: skip
 def test_the_settings_of_malloc_are_all_that_stays_of_the_environment(
     redaction: Redaction, name: str, value: str, shown: str
@@ -287,6 +288,16 @@ def test_a_record_is_never_changed_in_place(redaction: Redaction) -> None:
     after = [encode(redaction.record(r)) for r in before]
     assert [encode(r) for r in before] == lines
     assert all(a != b for a, b in zip(after, lines, strict=True))
+
+
+def test_all_three_places_of_a_site_are_redacted(redaction: Redaction) -> None:
+    file, again = FileId(1, "fe:00", 3, "/hunter2/a"), FileId(2, "fe:00", 4, "/hunter2/b")
+    row = Call(1, 1, 1, 1, 0, [0], 0, Site(1, (file, 1), (again, 2), (again, 3), direct=True))
+    site = redaction.record(row).site
+    assert isinstance(site, Site)
+    shown = [FileId(f.id, "fe:00", f.ino, f"/redacted/file-{f.id}") for f in (file, again)]
+    assert (site.ip, site.ret, site.outer) == ((shown[0], 1), (shown[1], 2), (shown[1], 3))
+    assert (site.id, site.direct) == (1, True)
 
 
 def test_a_call_without_names_is_left_as_it_is(redaction: Redaction) -> None:
