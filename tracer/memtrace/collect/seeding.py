@@ -61,22 +61,24 @@ def vm_flags(smaps: bytes) -> tuple[list[Range], list[Range]]:
     """(ranges with VM_DONTCOPY, ranges with VM_GROWSDOWN): what of the flags in smaps decides a
     later map and shows in no line of maps.
     """
-    dontfork: list[Range] = []
-    growsdown: list[Range] = []
-    current: Range | None = None
-    for line in smaps.split(b"\n"):
-        head, _, rest = line.partition(b" ")
-        if head == b"VmFlags:":
-            flags = rest.split()
-            if current is not None:
-                if b"dc" in flags:
-                    dontfork.append(current)
-                if b"gd" in flags:
-                    growsdown.append(current)
-        elif b"-" in head and not head.endswith(b":"):
-            low, _, high = head.partition(b"-")
-            current = int(low, 16), int(high, 16)
-    return dontfork, growsdown
+    return _flagged(smaps, b" dc "), _flagged(smaps, b" gd ")
+
+
+def _flagged(smaps: bytes, flag: bytes) -> list[Range]:
+    """The mappings with a flag. They are few, and smaps may be megabytes: only these are parsed."""
+    found: list[Range] = []
+    at = smaps.find(flag)
+    while at >= 0:
+        line = smaps.rfind(b"\n", 0, at) + 1
+        end = smaps.find(b"\n", at)
+        if smaps.startswith(b"VmFlags:", line):  # else it is in a path
+            head = smaps.rfind(b"\nSize:", 0, line)  # the line after an entry's first (show_smap)
+            low, _, high = (
+                smaps[smaps.rfind(b"\n", 0, head) + 1 : head].partition(b" ")[0].partition(b"-")
+            )
+            found.append((int(low, 16), int(high, 16)))
+        at = smaps.find(flag, end) if end >= 0 else -1
+    return found
 
 
 def malloc_shaped(raw: bytes) -> Iterator[Range]:
