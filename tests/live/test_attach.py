@@ -164,6 +164,18 @@ def test_a_parent_that_waits_for_a_vfork_child(standing: Standing, tmp_path: Pat
     assert {(shares.child_pid, 7 * 4096), (t.pid, 5 * 4096)} <= sizes
 
 
+def test_left_while_the_parent_waits(standing: Standing, tmp_path: Path) -> None:
+    with standing("vfork-parent") as t:
+        with attach(tmp_path / "t.json", t.pid) as a:
+            a.begun()
+            done = a.ended(signal.SIGINT)
+        assert state_of(t.pid) == "D"
+        assert_free(t.pid)
+        t.step()
+        assert t.ended() == 0
+    done.assert_exact()
+
+
 def test_a_process_with_the_same_memory(standing: Standing, tmp_path: Path) -> None:
     done = whole(standing, "clone-vm", tmp_path)
     assert len({e["pid"] for e in done.calls("munmap")}) == 2

@@ -41,6 +41,12 @@ _WAITING_NS = 2_000_000_000
 _VFORKS = (56, 58, 435)  # clone, vfork, clone3: asleep in one means waiting for a vfork child
 
 
+def sleeps_elsewhere(tid: int) -> bool:
+    """Whether a task sleeps, interruptibly or not, in a call that changes no map."""
+    number = procfs.syscall_of(tid)
+    return number is not None and (number not in NATIVE.names or number in _VFORKS)
+
+
 class Attachment:
     """One attach under way. `Engine.tick` calls `step` until it says that it is done.
 
@@ -144,22 +150,20 @@ class Attachment:
             return True
         if waited < _PATIENCE_NS:
             return False
-        number = procfs.syscall_of(tid)
-        if number is not None and (number not in NATIVE.names or number in _VFORKS):
+        if sleeps_elsewhere(tid):
             self._inside.add(tid)
-            self._tell(tid, waited)
             return True
         if waited > _WAITING_NS:
-            self._tell(tid, waited)
-            if number is not None:
+            self._tell(tid)
+            if procfs.syscall_of(tid) is not None:
                 # In a call that changes the map, before or after it is read: nobody can tell.
                 self._inside.add(tid)
                 self.mm.in_doubt += 1
                 return True
         return False
 
-    def _tell(self, tid: int, waited: int) -> None:
-        if not self._told and waited > _WAITING_NS:
+    def _tell(self, tid: int) -> None:
+        if not self._told:
             self._told = True
             state = "".join(procfs.stat_fields(tid)[:1])
             where = "uninterruptible sleep" if state == "D" else f"state {state or 'unknown'}"

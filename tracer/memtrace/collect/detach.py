@@ -15,6 +15,7 @@ import os
 import time
 
 from memtrace.collect import procfs, ptrace, turns, wire
+from memtrace.collect.attach import sleeps_elsewhere
 from memtrace.collect.engine import Engine
 from memtrace.collect.ptrace import (
     CONT,
@@ -31,6 +32,7 @@ from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 #: How long a call in flight, or a thread that does not stop, is waited for.
 PATIENCE_NS = 2_000_000_000
+_SLEEPERS_NS = 30_000_000
 _NAP = 0.0005
 
 
@@ -67,10 +69,12 @@ class Departure:
         if engine.unhandled is not None:
             self._stop(*engine.unhandled)
             engine.unhandled = None
-        deadline = time.monotonic_ns() + PATIENCE_NS
-        while self._pending() and time.monotonic_ns() < deadline:
+        begun = time.monotonic_ns()
+        while self._pending() and (waited := time.monotonic_ns() - begun) < PATIENCE_NS:
             self._release()
             if not self.serve():
+                if waited > _SLEEPERS_NS:
+                    self._leave_sleepers()
                 time.sleep(_NAP)
         for mm in list(engine.family.mms.values()):
             if mm.id not in self._closed:
@@ -99,6 +103,12 @@ class Departure:
         if any(mm.id not in self._closed for mm in engine.family.mms.values()):
             return True
         return any(t not in self._left and t not in self._dying for t in engine.family.tracees)
+
+    def _leave_sleepers(self) -> None:
+        """Who does not stop and sleeps in a call that changes no map is left as it is."""
+        for tid, tracee in self.engine.family.tracees.items():
+            if tid not in self._stopped and not tracee.pending and sleeps_elsewhere(tid):
+                self._left.add(tid)
 
     def _interrupt(self, tid: int) -> None:
         if procfs.syscall_of(tid) in EINTR_CALLS:

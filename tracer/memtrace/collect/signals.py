@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 
 from memtrace.collect.engine import Engine
+from memtrace.collect.ptrace import INTERRUPT, request
 
 BUSY_SECONDS = 0.002
 
@@ -68,8 +69,12 @@ def leave_on_signals(engine: Engine, each_tick: Callable[[], bool]) -> None:
             engine.leaving[0] = True
             # waitpid goes on after a handler (PEP 475), and an exception out of it could swallow
             # a stop that it has just returned. A child that ends at once makes it return.
-            if os.fork() == 0:
-                os._exit(0)
+            try:
+                if os.fork() == 0:
+                    os._exit(0)
+            except OSError:  # no more processes: a stop does it, too
+                for tid in list(engine.family.tracees)[:1]:
+                    request(INTERRUPT, tid, 0, 0)
 
     def ticked() -> float:
         delay = engine.tick()
