@@ -103,6 +103,7 @@ class Redaction:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._shown: dict[str, str] = {}
 
     def header(self, header: Header) -> Header:
         """A header without the command line."""
@@ -155,6 +156,12 @@ class Redaction:
         >>> r.name("[anon:ann's pool]"), r.name("/home/ann/lib/libc.so.6")
         ('[anon:redacted-2]', '/redacted/3/libc.so.6')
         """
+        shown = self._shown.get(text)
+        if shown is None:
+            shown = self._shown[text] = self._name(text)
+        return shown
+
+    def _name(self, text: str) -> str:
         if _KERNEL.fullmatch(text.removesuffix(_DELETED)):
             return text
         named = _NAMED.fullmatch(text)
