@@ -21,6 +21,7 @@ from memtrace.report.model import ProcessRow, RegionRow, Report
 from memtrace.trace.codec import Interner, encode, encode_footer, encode_header
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import (
+    Attach,
     Call,
     Clone,
     Exec,
@@ -67,6 +68,7 @@ class Scene:
         self.header = Header(engine="test", machine="x86_64", calls=CALLS, max_map_count=65530)
         self.pending: list[tuple[int, int]] | None = None
         self.complete = True
+        self.footer: Footer | None = None
 
     @property
     def seq(self) -> int:
@@ -87,6 +89,38 @@ class Scene:
         facts.setdefault("tid", facts["pid"])
         self.records.append(Exec(t=self._t(), mm=mm, maps=MAPS if maps is None else maps, **facts))
         self.tid = facts["tid"]
+        return self
+
+    def attach(
+        self, maps: list[str], mm: int = 1, *, brk: int = HEAP, libc: str = "2.36", **facts: Any
+    ) -> Scene:
+        """A program in mid-life: MAPS, its libc and `maps`; `brk` is the true break."""
+        self.mm = mm
+        self.brks[mm] = brk
+        facts.setdefault("start_brk", HEAP)
+        facts.setdefault("start_stack", 0x7FFFFFFFE000)
+        facts.setdefault("exe", EXE)
+        facts.setdefault("argv", ["prog"])
+        facts.setdefault("at_secure", False)
+        facts.setdefault("pid", 1)
+        facts.setdefault("tids", [facts["pid"]])
+        facts.setdefault("age_ns", 90 * 10**9)
+        library = [
+            f"7fe000000000-7fe000026000 r--p 00000000 fe:00 3 {LIBC}",
+            f"7fe000026000-7fe000126000 r-xp 00026000 fe:00 3 {LIBC}",
+            f"7fe000126000-7fe000128000 rw-p 00126000 fe:00 3 {LIBC}",
+        ]
+        every = [*MAPS, *(library if libc else []), *maps]
+        every.sort(key=lambda line: int(line.partition("-")[0], 16))
+        self.records.append(Attach(t=self._t(), mm=mm, maps=every, **facts))
+        self.tid = facts["pid"]
+        if libc:
+            self.life(Libc(t=self._t(), mm=mm, path=LIBC, version=libc))
+        return self
+
+    def detach(self) -> Scene:
+        """Memtrace leaves; what ran runs on."""
+        self.footer = Footer(stop=self.seq + 1, complete=True, reason="detached")
         return self
 
     def glibc(self, version: str = "2.36", **exec_facts: Any) -> Scene:
@@ -227,7 +261,8 @@ class Scene:
 
     def write(self) -> Path:
         body = b"".join(encode(r) for r in self.records)
-        foot = encode_footer(Footer(stop=self.seq + 1, complete=True)) if self.complete else b""
+        footer = self.footer or Footer(stop=self.seq + 1, complete=True)
+        foot = encode_footer(footer) if self.complete else b""
         self.path.write_bytes(encode_header(self.header) + body + foot)
         return self.path
 

@@ -10,10 +10,20 @@ from __future__ import annotations
 
 from collections import deque
 
-from memtrace.malloc import allocator, origin
+from memtrace.malloc import allocator, older, origin
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.arenas import Arenas
-from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, LOADER, PROGRAM, UNKNOWN, Callers
+from memtrace.malloc.caller import (
+    ALLOCATOR,
+    LIBC,
+    LIBRARY,
+    LOADER,
+    PROGRAM,
+    STATIC,
+    UNKNOWN,
+    Caller,
+    Callers,
+)
 from memtrace.malloc.glibc import HEAP_MAX, Layout, Settings, parse_version, settings
 from memtrace.malloc.heap import Heap, Judge
 from memtrace.malloc.origin import Decision, Scene
@@ -24,7 +34,7 @@ from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
 from memtrace.space.canonical import ANON_DEV, Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.records import Attach, Call, Clone, Exec, Libc, Start
+from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
 
 MADV_DONTNEED = 4
 #: Bytes that may lie above a new thread's stack in its mapping: static TLS and its descriptor.
@@ -50,6 +60,7 @@ class Account:
         self.allocators: list[Allocator] = []
         self.loading = False
         self.libraries: set[tuple[str, int]] = set()
+        self.mapped_before: int | None = None  # bytes at an attach
         self._glibcs = 0  # copies of glibc mapped; the second one has a malloc of its own
         self._glibc_paths: set[str] = set()
         self._failed: dict[int, tuple[str, str]] = {}
@@ -57,20 +68,20 @@ class Account:
         self._waiting: deque[tuple[int, Region]] = deque()
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
+        self._rivals: dict[str, Allocator] = {}  # may serve malloc: mapped before an attach
         self._calls = 0
 
     # -- birth ----------------------------------------------------------------------------------
 
-    def begin(self, seq: int, record: Start) -> None:
+    def begin(self, seq: int, record: Exec) -> None:
         """A program was loaded: its first map is the kernel's work."""
         space = self.p.space
-        self.loading = not isinstance(record, Attach)
-        tid = record.tid if isinstance(record, Exec) else None
+        self.loading = True
         self.heap = Heap.begin(space)
         runnable = {(a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2] == "x"}
         self.libraries |= runnable
         for s, e, attr, tag in list(space.pieces()):
-            r = Region(tag, s, e, seq, tid)
+            r = Region(tag, s, e, seq, record.tid)
             r.path = space.paths.get((attr.dev, attr.ino), attr.name) if attr.ino else attr.name
             r.call = "exec"
             d = self._of_start(attr, s, e, space)
@@ -92,6 +103,38 @@ class Account:
             return Decision("heap", "sequence")
         return Decision("loader", "sequence")  # bss of program and loader (load_elf_binary)
 
+    def find(self, seq: int, record: Attach) -> None:
+        """A running program was attached to: how its regions came about is not known."""
+        space = self.p.space
+        self.heap = Heap.begin(space, older=True)
+        self.mapped_before = space.total
+        self.libraries |= older.executable(space)
+        for f in older.regions(space, record, self.layout):
+            r = Region(f.tag, f.start, f.end, seq, None)
+            r.length = r.bytes = r.peak = f.size
+            r.path, r.call, r.older = f.path, "attach", True
+            d = f.decision
+            r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
+            self._rule_on(r)
+            self.regions.born(r)
+        self._mallocs_there(seq, record)
+
+    def _mallocs_there(self, seq: int, record: Attach) -> None:
+        """Which allocator serves the program was settled when it was loaded."""
+        preload = record.env.get("LD_PRELOAD", "")
+        for path in sorted({r.path for r in self.regions.alive.values() if r.kind == "library"}):
+            found = allocator.of_older(path, seq, preload)
+            if found is not None and found[1]:
+                self._found(found[0])
+            elif found is not None:
+                self._rivals[found[0].name] = found[0]
+        if self.allocator is not allocator.UNKNOWN:
+            self._rivals.clear()
+        if self._rivals:
+            self.allocator = allocator.undecided(self._rivals.values(), seq)
+        elif self.callers.static and self.regions.alive_of("malloc-chunk"):
+            self._header_proves(seq, "found at the attach")
+
     def inherit(self, parent: Account, seq: int) -> None:
         """A fork: everything as the parent has it now, nothing of what it did."""
         self.loading = parent.loading
@@ -102,6 +145,7 @@ class Account:
         self.allocator, self.allocators = parent.allocator, list(parent.allocators)
         self.libraries = set(parent.libraries)
         self._glibcs, self._glibc_paths = parent._glibcs, set(parent._glibc_paths)
+        self._rivals = dict(parent._rivals)
         sizes: dict[int, tuple[int, int, int]] = {}
         for s, e, _, tag in self.p.space.pieces():
             low, high, size = sizes.get(tag, (s, e, 0))
@@ -123,10 +167,12 @@ class Account:
         if self.loading and call.site is not None:
             who = self.callers.of(call.site).who
             self.loading = who in (LOADER, UNKNOWN)
+        if self._rivals:
+            self._decide(self.callers.of(call.site))
         if name == "brk":
             self._brk(seq, t, call, change)
             return
-        if self.heap.second:
+        if self.heap.second is not False:
             self.heap.other_call(tid)
         ret = call.ret
         if ret is None or -4096 < ret < 0:
@@ -141,7 +187,7 @@ class Account:
             if len(args) > 2 and args[2] == MADV_DONTNEED and self.arenas.alive:
                 self.arenas.shrunk(args[0])
         elif name == "mprotect" and len(args) > 2 and args[2] == origin.PROT_RW:
-            self._opened(tid, args)
+            self._opened(tid, call)
         if change is not None:
             self._follow(seq, t, call, name, change)
         if ret is not None and not -4096 < ret < 0:
@@ -165,7 +211,7 @@ class Account:
         failed = self._failed.pop(tid, None)
         judge = Judge(
             caller, self.glibc, self.layout.version, self.settings, self.threshold,
-            failed == ("mmap", "chunk"), self._chunks(),
+            failed == ("mmap", "chunk"), self._chunks(), self._unseen_bytes(),
         )  # fmt: skip
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge)
         if step is not None and step.asked > step.end:
@@ -175,8 +221,12 @@ class Account:
             self._follow(seq, t, call, "brk", change)
 
     def _follow(self, seq: int, t: int, call: Call, name: str, change: Change) -> None:
-        if name == "munmap" and self.callers.of(call.site).who in (PROGRAM, LIBRARY):
-            self._unmapped_elsewhere(change)
+        if name == "munmap":
+            who = self.callers.of(call.site).who
+            if who in (PROGRAM, LIBRARY):
+                self._unmapped_elsewhere(change)
+            elif self.glibc and who in (LIBC, STATIC, UNKNOWN):
+                self._perhaps_freed(seq, t, call.args, change)
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
             self._died(seq, t, call, name, r)
@@ -194,7 +244,7 @@ class Account:
             r.length = sum(e - s for s, e, _, x in change.added if x == tag)
             r.bytes = r.peak = r.length
         r.call, r.born_t = name, t
-        r.t_low = self.threshold.low
+        self._note_threshold(r)
         if attr.ino:
             r.path = space.paths.get((attr.dev, attr.ino), "")
         caller = self.callers.of(call.site)
@@ -300,15 +350,31 @@ class Account:
 
     # -- sequences ------------------------------------------------------------------------------
 
-    def _opened(self, tid: int, args: list[int]) -> None:
+    def _opened(self, tid: int, call: Call) -> None:
         """An mprotect to read and write: an arena grows."""
-        address, length = args[0], args[1]
+        address, length = call.args[0], call.args[1]
         if address & (HEAP_MAX - 1) and self.arenas.at(address) is None:
+            self._older_arena(address, length, call)
             return
         piece = self.p.space.at(address)
         r = None if piece is None else self.regions.alive.get(piece[3])
         if r is not None and r.kind == "arena":
             self.arenas.opened(address, -(-length // self.page) * self.page, tid)
+
+    def _older_arena(self, address: int, length: int, call: Call) -> None:
+        """Libc opens more of what looked like an arena at the attach (`grow_heap`)."""
+        piece = self.p.space.at(address)
+        r = None if piece is None else self.regions.alive.get(piece[3])
+        if r is None or not r.older or r.candidates[:1] != ("arena",):
+            return
+        if self.callers.of(call.site).who != LIBC or not self.glibc:
+            return
+        end = address + -(-length // self.page) * self.page
+        opened = [x[2].perms[:2] == "rw" for x in self.p.space.pieces(r.start, end)]
+        if end <= r.end and all(opened):
+            self.regions.become(r, "arena", "caller")
+            self._rule_on(r)
+            self.arenas.opened(r.start, end - r.start, None)
 
     def _reserve_step(self, tid: int, name: str, args: list[int]) -> None:
         """alloc_new_heap without a known caller: trims, then mprotect of the aligned half."""
@@ -354,13 +420,14 @@ class Account:
             return
         piece = self.p.space.at(record.stack - 1)
         r = None if piece is None else self.regions.alive.get(piece[3])
-        if (
-            piece is None
-            or r is None
-            or r.call != "mmap"
-            or r.flags is None
-            or not r.flags & MAP_ANONYMOUS
-        ):
+        if piece is None or r is None:
+            return
+        if r.older and r.candidates[:1] == ("thread-stack",):
+            if piece[1] - record.stack <= _ABOVE_STACK:  # libc keeps the stacks of dead threads
+                self.regions.become(r, "thread-stack", "sequence")
+                self._rule_on(r)
+            return
+        if r.call != "mmap" or r.flags is None or not r.flags & MAP_ANONYMOUS:
             return
         # musl maps without MAP_STACK and puts the thread's own block above the stack. Go's first
         # stacks lie somewhere in its heap: a mapping is a stack if one begins at its end.
@@ -382,6 +449,17 @@ class Account:
     def _chunks(self) -> int:
         return self.regions.alive_of("malloc-chunk")
 
+    def _unseen_bytes(self) -> int:
+        """Bytes older than the trace that may be chunks whose headers were not found."""
+        if not self.regions.older:
+            return 0
+        unknown = self.regions.kinds.get("unknown")
+        return 0 if unknown is None else unknown.bytes
+
+    def _note_threshold(self, r: Region) -> None:
+        r.t_low = self.threshold.low
+        r.t_high = self.threshold.high if self.threshold.unseen else None
+
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
         """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
         r = self._headers.get(mmap_seq)
@@ -395,18 +473,46 @@ class Account:
             was = r.kind
             if r.site is not None:
                 self.callers.malloc.add(r.site)
-            if self.allocator is allocator.UNKNOWN:
-                self._found(Allocator(
-                    "glibc", None, allocator.GLIBC_RULE, f"a malloc chunk header (#{mmap_seq})", seq
-                ))  # fmt: skip
-                r.t_low = self.threshold.low
+            if self.allocator.name == "unknown":
+                self._header_proves(seq, f"#{mmap_seq}")
+                self._note_threshold(r)
             self.regions.become(r, "malloc-chunk", "header")
             if was != "malloc-chunk":
                 self._proven(r)
+            if not r.no_arena and self._glibcs <= 1:
+                self.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
         elif not word:
             if r.kind == "malloc-chunk":  # the page was there and held no header
                 self._doubt(r)
             self.regions.settle(r)
+
+    def _header_proves(self, seq: int, where: str) -> None:
+        """A header of glibc's malloc: that is the process's, and no other."""
+        known = next((a for a in self.allocators if a.name == "glibc"), None)
+        self._rivals.clear()
+        evidence = f"a malloc chunk header ({where})"
+        self._elect(known or Allocator("glibc", None, allocator.GLIBC_RULE, evidence, seq))
+
+    def _decide(self, caller: Caller) -> None:
+        """Which of the allocators that were mapped before the attach is at work."""
+        rival = self._rivals.get(caller.owner or "") if caller.who == ALLOCATOR else None
+        if rival is not None:
+            self._rivals.clear()
+            self._elect(rival)
+
+    def _perhaps_freed(self, seq: int, t: int, args: list[int], change: Change) -> None:
+        """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
+        size = sum(e - s for s, e, _, _ in change.removed)
+        if len(args) < 2 or args[1] != size:
+            return
+        for _, _, attr, tag in change.removed:
+            r = self.regions.alive.get(tag)
+            if r is None or attr.ino or attr.perms != "rw-p":
+                return
+            maybe = r.kind == "unknown" and (r.older or "malloc-chunk" in r.candidates)
+            if not maybe and not (r.older and r.kind == "thread-stack"):
+                return
+        self.threshold.perhaps_freed(seq, t, size, self.layout)
 
     def _unmapped_elsewhere(self, change: Change) -> None:
         """Not free's munmap: a chunk by its caller alone was mapped there as well, it seems."""
@@ -424,8 +530,10 @@ class Account:
     def _proven(self, r: Region) -> None:
         """A mapped chunk: hold it against the threshold as it stood at its birth."""
         most = self.layout.chunk(r.length)[1]
-        if r.t_low is None or not self.layout.known:
+        if r.older or r.t_low is None or not self.layout.known:
             r.verdict, r.reason = "unknown", None
+        elif r.t_high is not None and r.t_low <= most < r.t_high:
+            r.verdict, r.reason = "unknown", None  # it only tells where the threshold was
         elif most >= r.t_low:
             r.verdict, r.reason = "holds", None
             if most < 128 * 1024:
@@ -475,6 +583,8 @@ class Account:
         if record.name == "glibc":
             if self._glibcs == 0:
                 self._glibcs = 1
+                if self.p.attached:
+                    self._glibcs = max(older.mapped_copies(self.p.space, record.path), 1)
             elif record.path not in self._glibc_paths:
                 self._glibcs += 1
             self._glibc_paths.add(record.path)
@@ -483,9 +593,15 @@ class Account:
             self._found(allocator.from_libc(record, seq))
 
     def _found(self, a: Allocator) -> None:
-        self.allocators.append(a)
-        if self.allocator.name != "unknown":
-            return
+        if self.allocator.name == "unknown" and not self._rivals:
+            self._elect(a)
+        else:
+            self.allocators.append(a)
+
+    def _elect(self, a: Allocator) -> None:
+        """This is the process's malloc."""
+        if a not in self.allocators:
+            self.allocators.append(a)
         self.allocator = a
         if a.name != "glibc":
             return
@@ -493,7 +609,8 @@ class Account:
         self.layout = Layout(version, self.layout.abi, self.page)
         start = self.p.start
         self.settings = settings(start.env, at_secure=start.at_secure, version=version)
-        self.threshold.configure(self.settings)
+        seen = not isinstance(start, Attach)
+        self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)
 
     def compared(self, seq: int, comparison: Comparison) -> None:
         """A snapshot: stacks may have grown; after a drift the map is the kernel's."""

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memtrace.malloc.account import Account
-from memtrace.malloc.caller import Callers
+from memtrace.malloc.caller import Callers, is_loader
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.space.calls import Change
 from memtrace.space.compare import Comparison
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Call, Clone, Fork, Libc, LifeRecord, Snap, Start
+from memtrace.trace.records import Attach, Call, Clone, Exec, Fork, Libc, LifeRecord, Snap, Start
 from memtrace.trace.records import Unknown as UnknownRecord
 
 
@@ -37,7 +37,10 @@ class Accounts(Observer):
         else:
             callers = Callers(self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p))
             a = Account(p, callers, self._page)
-            a.begin(seq, p.start)
+            if isinstance(p.start, Attach):
+                a.find(seq, p.start)
+            elif isinstance(p.start, Exec):
+                a.begin(seq, p.start)
         self.of[p.mm] = a
 
     def call(
@@ -71,11 +74,13 @@ class Accounts(Observer):
 
 
 def _loader_of(p: Process) -> str:
-    """The program interpreter: the other executable file of the map an exec began with."""
+    """The program interpreter: the other executable file of the map an exec began with; in mid-life
+    there are many, and it is known by its name.
+    """
     exe = p.start.exe
     for _, _, attr, _ in p.space.pieces():
         if attr.ino and attr.perms[2] == "x":
             path = p.space.paths.get((attr.dev, attr.ino), "")
-            if path and path != exe:
+            if path and path != exe and (not p.attached or is_loader(path)):
                 return path
     return ""

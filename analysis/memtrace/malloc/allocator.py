@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from memtrace.malloc.caller import MALLOCS, base_name, owner_of
@@ -51,6 +52,32 @@ def from_library(path: str, seq: int) -> Allocator | None:
     if owner not in MALLOCS:
         return None
     return Allocator(owner, None, NO_RULE, f"mapped {base_name(path)} (#{seq}) at start", seq, path)
+
+
+def of_older(path: str, seq: int, preload: str) -> tuple[Allocator, bool] | None:
+    """The malloc that a library brings which was mapped before the attach, if its name is one that
+    replaces malloc; and whether it surely did: only a library that the loader found at start does,
+    a later dlopen replaces nothing.
+    """
+    owner = owner_of(path)
+    if owner not in MALLOCS:
+        return None
+    name = base_name(path)
+    asked = {base_name(item) for item in preload.replace(":", " ").split()}
+    if name in asked:
+        evidence = f"LD_PRELOAD named {name} (#{seq})"
+    else:
+        evidence = f"{name} is at work; it was mapped before the attach (#{seq})"
+    return Allocator(owner, None, NO_RULE, evidence, seq, path), name in asked
+
+
+def undecided(rivals: Iterable[Allocator], seq: int) -> Allocator:
+    """One of several that may be the process's malloc: settled before the attach."""
+    names = ", ".join(base_name(a.path) for a in rivals)
+    evidence = (
+        f"{names} is there (#{seq}); whether it replaced malloc was settled before the attach"
+    )
+    return Allocator("unknown", None, None, evidence, seq)
 
 
 def version_of(a: Allocator) -> Version | None:

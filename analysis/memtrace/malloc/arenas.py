@@ -44,7 +44,7 @@ class Arenas:
         """The arena whose 64 MiB hold the address."""
         return self.alive.get(address & -HEAP_MAX)
 
-    def opened(self, address: int, length: int, tid: int) -> Arena:
+    def opened(self, address: int, length: int, tid: int | None) -> Arena:
         """An mprotect to read and write inside a reservation; the first one founds the arena."""
         base = address & -HEAP_MAX
         arena = self.alive.get(base)

@@ -55,6 +55,11 @@ def owner_of(path: str) -> str | None:
     return None
 
 
+def is_loader(path: str) -> bool:
+    """Whether a file is a program interpreter by its name: glibc's, or musl's."""
+    return _is_loader_only(path) or base_name(path).startswith("ld-musl-")
+
+
 def _is_loader_only(path: str) -> bool:
     """Whether a program interpreter's name says that the C library is another file.
 

@@ -18,15 +18,17 @@ from memtrace.trace.sizes import round_up
 #: Steps kept per process, the largest.
 STEPS = 10_000
 _HUGE = 2 << 20
+_SMALLEST = 132 << 10  # of the mappings that malloc makes by default
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """A move of the break, or a refused one (`delta` 0, `asked` the break that was asked for).
 
-    `delta` is new minus old break, `end` the break after. `cause` names what refused it:
-    `next-mapping` when a mapping is in the way, else None. `verdict` and `reason` are those of the
-    report.
+    `delta` is new minus old break, `end` the break after. Not `exact`: the old break was known to
+    the page only, and `delta` is counted from that page's end; the true one is up to a page more.
+    `cause` names what refused it: `next-mapping` when a mapping is in the way, else None. `verdict`
+    and `reason` are those of the report.
     """
 
     seq: int
@@ -38,6 +40,7 @@ class Step:
     cause: str | None
     verdict: str
     reason: str | None
+    exact: bool = True
 
 
 @dataclass(slots=True)
@@ -45,6 +48,10 @@ class Heap:
     """One address space's break. `start` and `brk` are None while unknown.
 
     Attributes:
+        older: it was there before the trace (an attach), or is a copy of such a one.
+        loose: `brk` is the end of the page that the break lies in; the first call tells it.
+        rounded: a loose break has gone into `peak` and the sums; they are less than a page off.
+        first: bytes at the birth.
         peak: the largest extent, brk - start, in bytes.
         over_default: growths that prove a request of 128 KiB or more was served by the heap.
         refused: growths that the kernel refused.
@@ -65,18 +72,24 @@ class Heap:
     last_growth: tuple[int, int] | None = (
         None  # tid, bytes: set while that thread made no other call
     )
-    own: bool = False  # malloc has grown it before
-    pair: bool = False  # malloc's next growth comes in two
-    second: bool = False  # the growth just made was the first of two
+    own: bool | None = False  # malloc has grown it before; None: not known
+    pair: bool | None = False  # malloc's next growth comes in two
+    second: bool | None = False  # the growth just made was the first of two
+    older: bool = False
+    loose: bool = False
+    rounded: bool = False
+    first: int | None = None
     verdicts: set[str] = field(default_factory=set)
 
     @classmethod
-    def begin(cls, space: AddressSpace) -> Heap:
-        """The heap as a new address space has it."""
+    def begin(cls, space: AddressSpace, *, older: bool = False) -> Heap:
+        """The heap as a new address space has it, or as an attach found it."""
         start, brk = space.start_brk, space.brk
         heap = cls(start, brk)
+        if older:
+            heap.older, heap.loose, heap.own, heap.pair = True, space.brk_is_page, None, None
         if start is not None and brk is not None:
-            heap.peak = max(brk - start, 0)
+            heap.first = heap.peak = max(brk - start, 0)
         return heap
 
     def final(self) -> int | None:
@@ -103,14 +116,24 @@ class Heap:
     ) -> Step | None:
         """One brk call; the step it was, None for a query."""
         old = self.brk
+        if self.start is None and self.older:
+            self.brk = ret  # where it begins no call tells
+            return None
         if old is None or self.start is None:
             # The first answer tells where the heap is.
             self.start = space.start_brk if space.start_brk is not None else ret
             self.brk = ret
             self.peak = max(self.peak, ret - self.start)
             return None
+        loose, self.loose = self.loose, False
+        if loose and (ret != asked or old - 4096 < ret <= old):
+            # It tells the break. Whether it moved inside its page is not known.
+            self.brk = old = ret
+            self.first = self.peak = ret - self.start
+            loose = False
         if ret == old and (asked == old or 0 <= asked < self.start):
             return None
+        self.rounded = self.rounded or loose
         delta = ret - old
         cause: str | None = None
         if delta > 0:
@@ -121,6 +144,8 @@ class Heap:
             self.shrinks += 1
             self.shrunk_bytes -= delta
             verdict, reason = judge.shrink()
+            if reason == "trim":
+                self.pair = False  # systrim: the top ends at the break
         else:
             verdict, reason = "unknown", None
             if asked > old:
@@ -133,7 +158,7 @@ class Heap:
         self.peak = max(self.peak, ret - self.start)
         if delta:
             self.verdicts.add(verdict)
-        step = Step(seq, t, tid, delta, ret, asked, cause, verdict, reason)
+        step = Step(seq, t, tid, delta, ret, asked, cause, verdict, reason, not loose)
         self.note(step)
         return step
 
@@ -147,6 +172,7 @@ class Heap:
         child = Heap(self.start, self.brk)
         child.peak = max(self.final() or 0, 0)
         child.own, child.pair = self.own, self.pair
+        child.older, child.loose = self.older, self.loose
         return child
 
 
@@ -155,7 +181,8 @@ class Judge:
     """What is known at a brk call that decides its verdict.
 
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
-    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive.
+    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
+    more of them.
     """
 
     caller: Caller
@@ -165,6 +192,7 @@ class Judge:
     threshold: Threshold
     mmap_failed: bool = False
     chunks: int = 0
+    unseen: int = 0
 
     def _whose(self) -> str:
         """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator" or "unknown"."""
@@ -210,28 +238,42 @@ class Judge:
             return "not-applicable", "foreign-sbrk"
         if whose != "malloc" or not self.glibc:
             return "unknown", None
-        if second and before is not None and before[0] == tid:
-            return "explained", "alignment"
+        if second is not False and before is not None and before[0] == tid:
+            if second:
+                return "explained", "alignment"
+            # The second of two, or one like any other: where both follow the rule, it does.
+            return ("holds" if self._least(size) < DEFAULT_THRESHOLD else "unknown"), None
         heap.own = True
         if heap.pair or old % 4096:
             heap.pair, heap.second = False, True
+        elif heap.pair is None:
+            heap.pair, heap.second = False, None
         return self._rule(heap, seq, t, size)
 
     def _rule(self, heap: Heap, seq: int, t: int, size: int) -> tuple[str, str | None]:
         """Hold a growth by malloc against the threshold rule."""
         if self.threshold.low is None or not self.settings.certain:
             return "unknown", None
-        # T > nb >= size - page - top_pad - 16: what a growth alone proves.
-        least = size - 4096 - self.settings.top_pad - 16
+        least = self._least(size)
         verdict, reason = self._against(least, (heap.brk or 0) + size)
         if verdict == "contradiction":
             self.threshold.above(seq, t, least)
+        elif verdict == "measured":
+            self.threshold.grew(seq, t, least)
+            verdict = "unknown"
+            heap.over_default += 1
         elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
             heap.over_default += 1
         return verdict, reason
 
+    def _least(self, size: int) -> int:
+        """T > nb >= this: what a growth alone proves."""
+        return size - 4096 - self.settings.top_pad - 16
+
     def _against(self, least: int, end: int) -> tuple[str, str | None]:
-        """The verdict of a growth to `end` that proves a chunk of `least` bytes."""
+        """The verdict of a growth to `end` that proves a chunk of `least` bytes; "measured" if it
+        can only tell where the threshold is.
+        """
         s, threshold = self.settings, self.threshold
         if threshold.contradicted:
             return "unknown", None
@@ -242,8 +284,12 @@ class Judge:
                 return "explained", "mmap-max"
             if s.hugetlb == 1 and not end & (_HUGE - 1):
                 return "explained", "hugetlb"
+            if self.chunks + self.unseen // _SMALLEST >= s.mmap_max:
+                return "unknown", None
             return "contradiction", None
-        if threshold.doubted:  # whether it ever rose is not known
+        if threshold.unseen and not threshold.doubted:
+            return self._unseen(least)
+        if threshold.unsure:  # whether it ever rose is not known
             fits = threshold.low is not None and least < threshold.low
             return ("holds" if fits else "unknown"), None
         if threshold.rises:
@@ -255,3 +301,12 @@ class Judge:
         if s.top_pad > DEFAULT_TOP_PAD:
             return "explained", "top-pad"
         return "holds", None
+
+    def _unseen(self, least: int) -> tuple[str, str | None]:
+        """The verdict where T may have risen before the attach."""
+        if least < DEFAULT_THRESHOLD:
+            return "holds", None  # wherever T stands
+        if least < self.threshold.proven:
+            return "explained", "dynamic-threshold"
+        known = self.mmap_failed or self.settings.hugetlb or self.chunks >= self.settings.mmap_max
+        return ("unknown" if known else "measured"), None

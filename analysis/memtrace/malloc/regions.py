@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Region lifetimes, and how much memory each kind held over time.
 
-One region is one birth: an mmap, a line of the map an exec or a fork began with, a growth of the
-heap from nothing. Its pages carry its tag (`AddressSpace`), so that it stays one region through
-splits, mprotect and mremap until its last byte is gone, and two neighbours that the kernel shows as
-one line stay two.
+One region is one birth: an mmap, a line of the map an exec, an attach or a fork began with, a
+growth of the heap from nothing. Its pages carry its tag (`AddressSpace`), so that it stays one
+region through splits, mprotect and mremap until its last byte is gone, and two neighbours that the
+kernel shows as one line stay two.
 
 A kind may be proven only after the birth. The account of the kinds waits for it, in order, so that
 each kind's peak is its own; a wait too long is ended by counting the region as what it is then.
@@ -27,15 +27,17 @@ class Region:
     """One region. Sizes are bytes, `bytes` of it are mapped now; the evidence key is `born_seq`.
 
     `start`, `end`: the extent at birth, once dead the last one; of the living the address space
-    knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth. `settled`: the
-    kind may be counted. `site`: where in the C library the mmap returned to.
+    knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth; `t_high` its
+    upper one where the bounds are apart because frees were not seen. `settled`: the kind may be
+    counted. `site`: where in the C library the mmap returned to. `older`: than the trace, found at
+    an attach, as is a forked child's copy of it.
     """
 
     __slots__ = (
         "born_seq", "born_t", "bytes", "call", "candidates", "counted", "counted_as", "died_seq",
-        "end", "evidence", "flags", "inherited", "kind", "length", "moves", "no_arena", "owner",
-        "path", "peak", "prot", "reason", "settled", "site", "start", "t_low", "tag", "tid",
-        "verdict",
+        "end", "evidence", "flags", "inherited", "kind", "length", "moves", "no_arena", "older",
+        "owner", "path", "peak", "prot", "reason", "settled", "site", "start", "t_high", "t_low",
+        "tag", "tid", "verdict",
     )  # fmt: skip
 
     def __init__(self, tag: int, start: int, end: int, born_seq: int, tid: int | None) -> None:
@@ -63,6 +65,8 @@ class Region:
         self.no_arena = False
         self.site: tuple[str, int] | None = None
         self.t_low: int | None = None
+        self.t_high: int | None = None
+        self.older = False
         self.counted = 0
         self.counted_as: str | None = None
 
@@ -71,7 +75,7 @@ class Region:
         r = Region(self.tag, self.start, self.end, seq, None)
         for name in (
             "length", "prot", "flags", "path", "call", "kind", "owner", "evidence", "candidates",
-            "verdict", "reason", "no_arena", "t_low",
+            "verdict", "reason", "no_arena", "older", "t_high", "t_low",
         ):  # fmt: skip
             setattr(r, name, getattr(self, name))
         r.inherited = True
@@ -81,24 +85,28 @@ class Region:
 class Kind:
     """What one kind of region adds up to.
 
-    `count` regions ever, `born` of them not inherited; `alive` now with `bytes`; most ever `peak`
-    bytes.
+    `count` regions ever, `older` of them than the trace, `born` neither inherited nor older;
+    `alive` now with `bytes`; most ever `peak` bytes.
     """
 
-    __slots__ = ("alive", "born", "bytes", "count", "peak")
+    __slots__ = ("alive", "born", "bytes", "count", "older", "peak")
 
     def __init__(self) -> None:
-        self.count = self.alive = self.bytes = self.peak = self.born = 0
+        self.count = self.alive = self.bytes = self.peak = self.born = self.older = 0
 
 
 class Regions:
-    """All regions of one address space, alive and dead."""
+    """All regions of one address space, alive and dead; `older` of them than the trace, of which
+    `older_gone` are dead.
+    """
 
     def __init__(self) -> None:
         self.alive: dict[int, Region] = {}
         self._serial = 0
         self.kinds: dict[str, Kind] = {}
         self.total = 0
+        self.older = 0
+        self.older_gone = 0
         self._dead: list[tuple[int, int, Region]] = []
         self._waiting: deque[tuple[Region, int]] = deque()
 
@@ -108,6 +116,7 @@ class Regions:
         """A new region, its kind decided as far as it is known."""
         self.alive[r.tag] = r
         self.total += 1
+        self.older += r.older
         self._move(r, r.bytes)
 
     def shift(
@@ -218,6 +227,7 @@ class Regions:
     def _die(self, r: Region, seq: int, last: int) -> None:
         del self.alive[r.tag]
         r.died_seq = seq
+        self.older_gone += r.older
         r.bytes = last  # the map knows it no more: the row shows its last size
         self.settle(r)
         self._serial += 1
@@ -250,7 +260,8 @@ class Regions:
             r.counted_as = r.kind
             k.count += 1
             k.alive += 1
-            k.born += not r.inherited
+            k.born += not (r.inherited or r.older)
+            k.older += r.older
         elif r.counted_as != r.kind:
             self._recount(r)
         r.counted += delta
@@ -268,6 +279,7 @@ class Regions:
         for k, sign in ((old, -1), (new, 1)):
             k.count += sign
             k.alive += sign if r.counted else 0
-            k.born += 0 if r.inherited else sign
+            k.born += 0 if r.inherited or r.older else sign
+            k.older += sign if r.older else 0
             k.bytes += sign * r.counted
         new.peak = max(new.peak, new.bytes)

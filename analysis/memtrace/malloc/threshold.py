@@ -7,13 +7,16 @@ whether a freed chunk came from the memalign family (it then raises T to less th
 interval is the one without them, and every mapped chunk and every growth of the heap is held
 against it: evidence that excludes it is a contradiction, which widens the interval to what the
 evidence alone proves and names no cause.
+
+Of a process that was attached to, the frees before are in no record: T may stand anywhere from the
+default to the maximum. What is recorded narrows that: a mapped chunk, a growth of the heap, a free.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memtrace.malloc.glibc import Layout, Settings
+from memtrace.malloc.glibc import THRESHOLD_MAX, THRESHOLD_MAX_I386, Layout, Settings
 
 #: Moves kept per process.
 KEEP = 1000
@@ -23,10 +26,13 @@ KEEP = 1000
 class Move:
     """A change of the interval, at record `seq`.
 
-    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `possible-rise` (it may have;
-    an earlier one did not, or did less than it should), `contradiction` (evidence
-    excludes the interval before; what moved the threshold is unknown), `aligned-or-mallopt` (a
-    mapping below it: a freed chunk was an aligned one, or mallopt was called).
+    `cause`: `freed-chunk` (the munmap of a mapped chunk raised it), `possible-rise` (it may have:
+    an earlier one did not, or did less than it should; or what was unmapped may have been no
+    chunk), `contradiction` (evidence excludes the interval before; what moved the threshold is
+    unknown), `aligned-or-mallopt` (a mapping below it: a freed chunk was an aligned one, or mallopt
+    was called). Where frees before an attach were not seen, what narrows the interval: `at-least`
+    (the free of a mapped chunk, which raised it unless it was higher), `at-most` (a mapped chunk),
+    `above` (a growth of the heap).
     """
 
     seq: int
@@ -46,6 +52,10 @@ class Threshold:
         inherited: T was copied from the parent, already moved.
         doubted: a free did not raise it to its chunk's length, so the next may not either.
         rises: how often a free raised it.
+        unseen: frees before an attach are in no record.
+        proven: what frees since then prove it to be at least.
+        perhaps: the last record that may have raised it or not.
+        first: the interval at the birth, where frees before were not seen.
     """
 
     initial: int | None = None
@@ -57,12 +67,20 @@ class Threshold:
     contradicted: bool = False
     doubted: bool = False
     rises: int = 0
+    unseen: bool = False
+    proven: int = 0
+    perhaps: int | None = None
+    first: tuple[int, int] | None = None
     history: list[Move] = field(default_factory=list)
 
-    def configure(self, s: Settings) -> None:
-        """Take the value that the environment gives."""
+    def configure(self, s: Settings, *, seen: bool = True, i386: bool = False) -> None:
+        """Take the value that the environment gives; not `seen`: the program has run before."""
         self.initial = self.low = self.high = self.floor = s.threshold
         self.fixed_by = s.fixed_by
+        if not seen and s.threshold is not None and s.fixed_by is None:
+            self.unseen, self.initial = True, None
+            self.high = THRESHOLD_MAX_I386 if i386 else THRESHOLD_MAX
+            self.first = s.threshold, self.high
 
     def forget(self) -> None:
         """Another allocator: there is no such threshold."""
@@ -72,10 +90,13 @@ class Threshold:
         """The child's copy, at its birth."""
         moved = self.inherited or bool(self.rises) or self.contradicted
         initial = self.low if self.low == self.high else None
-        return Threshold(
+        child = Threshold(
             initial, self.low, self.high, self.floor, self.fixed_by, moved,
-            self.contradicted, self.doubted,
+            self.contradicted, self.doubted, 0, self.unseen, self.proven, self.perhaps,
         )  # fmt: skip
+        if self.unseen and self.low is not None and self.high is not None:
+            child.first = self.low, self.high
+        return child
 
     @property
     def moved(self) -> bool:
@@ -94,14 +115,52 @@ class Threshold:
         if (
             self.contradicted or self.doubted or not sure
         ):  # the threshold may as well be frozen, or another one
-            low = self.low
+            low, self.perhaps = self.low, seq
         if (low, high) == (self.low, self.high):
             return
-        certain = low != self.low
+        cause = "possible-rise"
+        if low != self.low:
+            raised = not self.unseen or (self.high is not None and low > self.high)
+            cause = "freed-chunk" if raised else "at-least"
+            self.rises += raised
+            self.proven = low
         self.low, self.high = low, high
-        if certain:
-            self.rises += 1
-        self._note(Move(seq, t, low, high, "freed-chunk" if certain else "possible-rise"))
+        self._note(Move(seq, t, low, high, cause))
+
+    def perhaps_freed(self, seq: int, t: int, length: int, layout: Layout) -> None:
+        """The munmap of `length` bytes that may have been a mapped chunk, or not malloc's."""
+        if self.fixed_by is not None or self.low is None or self.high is None:
+            return
+        high = layout.raised(self.high, length)[1]
+        self.perhaps = seq
+        if high != self.high:
+            self.high = high
+            self._note(Move(seq, t, self.low, high, "possible-rise"))
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it may have risen without a record that says so."""
+        return self.doubted or (self.perhaps is not None and self.low != self.high)
+
+    def mapped(self, seq: int, t: int, value: int) -> None:
+        """A chunk of at most `value` bytes was mapped at `seq`: T was not above that."""
+        if not self.unseen or self.contradicted or self.low is None or self.high is None:
+            return
+        if self.perhaps is not None and self.perhaps > seq:
+            return  # its header is seen now; it may have risen since it was mapped
+        high = max(value, self.low)
+        if high < self.high:
+            self.high = high
+            self._note(Move(seq, t, self.low, high, "at-most"))
+
+    def grew(self, seq: int, t: int, value: int) -> None:
+        """The heap served a chunk of `value` bytes at least: T is above that."""
+        if not self.unseen or self.contradicted or self.doubted or self.low is None:
+            return
+        if value >= self.low:
+            self.low = value + 1
+            self.floor = max(self.floor or 0, self.low)
+            self._note(Move(seq, t, self.low, self.high, "above"))
 
     def at_most(self, seq: int, t: int, value: int) -> str:
         """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction"."""

@@ -17,6 +17,7 @@ from memtrace.report.model import (
     FORMAT,
     AllocatorRow,
     ArenaRow,
+    AttachedRow,
     CallCount,
     DriftRow,
     HeapRow,
@@ -36,6 +37,7 @@ from memtrace.report.model import (
 from memtrace.space.canonical import Run
 from memtrace.space.compare import Drift
 from memtrace.trace.reader import Trace
+from memtrace.trace.records import Attach
 
 #: Lines shown of each side of a drift.
 _DRIFT_LINES = 20
@@ -88,6 +90,7 @@ def _process(
             peak_bytes=k.peak,
             final_bytes=k.bytes,
             resident_bytes=None,
+            older=k.older,
             alive=k.alive,
         )
         for name, k in sorted(a.regions.kinds.items())
@@ -103,6 +106,8 @@ def _process(
         argv=list(p.argv),
         exe=p.exe,
         exit=_exit(p),
+        running=p.left and p.alive and _exit(p) is None,
+        attached=_attached(a, page),
         allocator=_allocator(a.allocator),
         allocators=[_allocator(x) for x in a.allocators],
         verification=Verification(
@@ -158,6 +163,22 @@ def _exit(p: Process) -> dict[str, int] | None:
     return None if p.exit_code is None else {"code": p.exit_code}
 
 
+def _attached(a: Account, page: int) -> AttachedRow | None:
+    start, p = a.p.start, a.p
+    if not p.attached or not isinstance(start, Attach) or a.mapped_before is None:
+        return None
+    return AttachedRow(
+        seq=p.born_seq,
+        t_ns=p.born_t,
+        age_ns=start.age_ns,
+        regions=a.regions.older,
+        regions_gone=a.regions.older_gone,
+        mapped_bytes=a.mapped_before,
+        heap_bytes=a.heap.first,
+        resident_bytes=None if start.rss is None else start.rss * page,
+    )
+
+
 def _allocator(a: Allocator) -> AllocatorRow:
     return AllocatorRow(name=a.name, version=a.version, rule=a.rule, evidence=a.evidence)
 
@@ -188,6 +209,7 @@ def _heap(a: Account) -> HeapRow:
         shrunk_bytes=h.shrunk_bytes,
         growths=h.growths,
         shrinks=h.shrinks,
+        exact=not (h.loose or h.rounded),
         steps=[
             StepRow(
                 seq=s.seq,
@@ -196,6 +218,7 @@ def _heap(a: Account) -> HeapRow:
                 delta=s.delta,
                 end=s.end,
                 asked=s.asked,
+                exact=s.exact,
                 cause=s.cause,
                 verdict=s.verdict,
                 reason=s.reason,
@@ -216,6 +239,7 @@ def _threshold(a: Account) -> ThresholdRow:
             MoveRow(seq=m.seq, t_ns=m.t_ns, low=m.low, high=m.high, cause=m.cause)
             for m in t.history
         ],
+        first=None if t.first is None else Interval(min=t.first[0], max=t.first[1]),
     )
 
 
@@ -236,6 +260,7 @@ def _region(a: Account, r: Region) -> RegionRow:
         candidates=list(r.candidates),
         born_seq=r.born_seq,
         died_seq=r.died_seq,
+        older=r.older,
         tid=r.tid,
         moves=r.moves,
         request=request,

@@ -57,6 +57,21 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     drift: list[DriftRow]
 
 
+class AttachedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What was there when memtrace attached: `regions` older than the trace, `regions_gone` of them
+    since.
+    """
+
+    seq: int
+    t_ns: int
+    age_ns: int | None
+    regions: int
+    regions_gone: int
+    mapped_bytes: int
+    heap_bytes: int | None
+    resident_bytes: int | None
+
+
 class StepRow(msgspec.Struct, frozen=True, kw_only=True):
     """A move of the break, see malloc/heap.py."""
 
@@ -66,6 +81,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True):
     delta: int
     end: int
     asked: int
+    exact: bool
     cause: str | None
     verdict: str
     reason: str | None
@@ -82,6 +98,7 @@ class HeapRow(msgspec.Struct, frozen=True, kw_only=True):
     shrunk_bytes: int
     growths: int
     shrinks: int
+    exact: bool
     steps: list[StepRow]
 
 
@@ -103,6 +120,8 @@ class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True):
     high: int | None
     fixed_by: str | None
     history: list[MoveRow]
+    # text only
+    first: Interval | None
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +144,7 @@ class RegionRow(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[str]
     born_seq: int
     died_seq: int | None
+    older: bool
     tid: int | None
     moves: int
     request: Interval | None
@@ -146,12 +166,15 @@ class ArenaRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KindRow(msgspec.Struct, frozen=True, kw_only=True):
-    """All regions of a kind: how many ever, the most bytes at one time, bytes at the end."""
+    """All regions of a kind: how many ever, `older` of them than the trace; the most bytes at one
+    time, bytes at the end.
+    """
 
     count: int
     peak_bytes: int
     final_bytes: int
     resident_bytes: int | None
+    older: int
     # text only
     alive: int
 
@@ -193,6 +216,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str]
     exe: str
     exit: dict[str, int] | None
+    running: bool
+    attached: AttachedRow | None
     allocator: AllocatorRow
     allocators: list[AllocatorRow]
     verification: Verification
@@ -241,6 +266,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     RegionRow: ("path", "inherited"),
     KindRow: ("alive",),
+    ThresholdRow: ("first",),
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "over_default",
         "refused", "steps_total", "peak_seq", "exactness",

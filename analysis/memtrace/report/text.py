@@ -72,15 +72,19 @@ class _Text:
     def _opening(self, p: ProcessRow) -> list[str]:
         report = self.report
         facts = [words.ending(p), words.allocator(p)]
+        if p.attached is not None:
+            facts.insert(0, f"pid {p.pid}")
         facts += [report.machine] if report.machine else []
         if report.page_size % 1024 == 0:
             facts.append(f"pages {format_size(report.page_size)}")
         tail = "   ".join(fit(f, 24) for f in facts if f)
         room = self.width - columns(tail) - 3
-        name = fit(words.command(p), max(room, 20))
+        name = fit(words.command(p), room if room >= 20 else self.width)
         out = [_styled("bold", name) + "   " + tail if room >= 20 else _styled("bold", name)]
         if room < 20:
             out.append("  " + fit(tail, self.width - 2))
+        if p.attached is not None:
+            out += paragraph(words.attached(p), self.width, "  ")
         out.append("")
         if len(report.processes) > 1:
             every, some = plural(report.address_spaces, "address space"), len(report.processes)
@@ -95,30 +99,41 @@ class _Text:
         return out
 
     def _how_much(self, p: ProcessRow) -> list[str]:
-        heap, chunks = p.heap, p.kinds.get("malloc-chunk")
-        end = words.last(p)
+        heap, chunks, before = p.heap, p.kinds.get("malloc-chunk"), p.attached
+        end, peak = words.last(p), words.peak(p)
         rows = []
         if heap.peak_bytes is not None and heap.final_bytes is not None:
             moves = plural(heap.growths, "growth")
             moves += f", {plural(heap.shrinks, 'shrink')}"
-            note = f"peak; {format_size(heap.final_bytes)} {end}; {moves}"
+            was = _was(None if before is None else before.heap_bytes)
+            note = f"{peak}; {was}{format_size(heap.final_bytes)} {end}; {moves}"
             rows.append(("heap (brk)", format_size(heap.peak_bytes), note))
         if chunks is not None:
-            note = f"peak; {format_size(chunks.final_bytes)} {end}; "
-            note += f"{chunks.count:,} mapped, {chunks.alive:,} alive {end}"
+            note = f"{peak}; {format_size(chunks.final_bytes)} {end}; "
+            if chunks.older:
+                note += f"{chunks.older:,} older, {chunks.count - chunks.older:,} mapped since, "
+            else:
+                note += f"{chunks.count:,} mapped, "
+            note += f"{chunks.alive:,} alive {end}"
             rows.append(("malloc chunks", format_size(chunks.peak_bytes), note))
         elif p.allocator.name == "glibc":
             rows.append(("malloc chunks", "0 B", "no mapping is proven to be one"))
         if p.arenas:
-            peak = sum(a.committed_peak_bytes for a in p.arenas)
+            opened = sum(a.committed_peak_bytes for a in p.arenas)
             count = plural(len(p.arenas), "thread arena")
             note = f"in {count}, each at its peak; each reserves 64 MiB"
-            rows.append(("thread arenas", format_size(peak), note))
+            rows.append(("thread arenas", format_size(opened), note))
         if p.memory.vm_peak_bytes is not None:
             note = f"peak at #{p.peak_seq}: address space, touched or not"
+            if before is not None:
+                now = format_size(sum(k.final_bytes for k in p.kinds.values()))
+                note = f"{peak}, #{p.peak_seq}; {_was(before.mapped_bytes)}{now} "
+                note += f"{end}; touched or not"
             rows.append(("total mapped", format_size(p.memory.vm_peak_bytes), note))
         if p.memory.rss_peak_bytes is not None:
             note = "peak of pages really in memory, as far as read"
+            if before is not None and before.resident_bytes is not None:
+                note += f"; {_was(before.resident_bytes)[:-2]}"
             rows.append(("resident", format_size(p.memory.rss_peak_bytes), note))
         return self._labelled(rows)
 
@@ -224,7 +239,10 @@ class _Text:
         if not p.steps_total:
             held = f"  it holds {format_size(heap.final_bytes)}" if heap.final_bytes else ""
             inherited = ", inherited from its parent" if held and p.inherited else ""
-            return [*out, "  never moved" + (";" + held + inherited if held else ""), ""]
+            if held and not heap.exact:
+                inherited += " (to the page; no call told it exactly)"
+            moved = "  never moved" + (" since the attach" if p.attached is not None else "")
+            return [*out, moved + (";" + held + inherited if held else ""), ""]
         sizes = [s.end - heap.start for s in heap.steps]
         line = sparkline(sizes, self.width - 30)
         if len(sizes) > 1 and line:
@@ -233,6 +251,13 @@ class _Text:
         rows += [self._step(heap, s) for s in _chosen(heap.steps)]
         lines = table(rows, ">>>><")
         out += [fit(x, self.width) for x in lines]
+        loose = next((s for s in heap.steps if not s.exact), None)
+        if loose is not None:
+            text = (
+                f"#{loose.seq}: where in its page the heap ended before is not known; the true "
+                f"change is up to {format_size(self.report.page_size)} more than shown"
+            )
+            out += paragraph(text, self.width, "  ")
         left = p.steps_total - (len(rows) - 1)
         if left > 0:
             out += paragraph(
@@ -258,7 +283,9 @@ class _Text:
         ]
         if p.allocator.name != "glibc":
             return [*out, *paragraph(words.no_threshold(p), self.width, "  "), ""]
-        rows = [("start", words.interval(t.initial, t.initial), words.start(p))]
+        first = (t.initial, t.initial) if t.first is None else (t.first.min, t.first.max)
+        birth = "attach" if p.attached is not None else "start"
+        rows = [(birth, words.interval(*first), words.start(p))]
         moves = t.history
         shown = moves if len(moves) <= 10 else [*moves[:5], *moves[-4:]]
         before = ""
@@ -271,8 +298,9 @@ class _Text:
         end = words.last(p)
         rows.append((end, words.interval(t.low, t.high), words.standing(p)))
         size = max(columns(r[1]) for r in rows)
+        room = max(10, *(columns(r[0]) + 2 for r in rows))
         for when, value, why in rows:
-            out += paragraph(why, self.width, f"  {when:<10}{value:>{size}}  ")
+            out += paragraph(why, self.width, f"  {when:<{room}}{value:>{size}}  ")
         return [*out, ""]
 
     def _regions(self, p: ProcessRow) -> list[str]:
@@ -282,6 +310,8 @@ class _Text:
         rows: list[tuple[str, ...]] = [("address", "peak", "kind", "proven by", "born", "gone", "")]
         rows += [self._region(r) for r in own[:_REGIONS]]
         note = "without the program's own files, its loader and stack"
+        if p.attached is not None:
+            note = "older: than the trace; without libraries and the main stack"
         out = [self._heading("largest regions", note)]
         out += [fit(x, self.width) for x in table(rows, "<><<>><")]
         if len(own) > _REGIONS:
@@ -294,7 +324,7 @@ class _Text:
             format_size(r.peak_bytes),
             r.kind,
             r.evidence if r.kind != "unknown" else "-",
-            "fork" if r.inherited else f"#{r.born_seq}",
+            "fork" if r.inherited else "older" if r.older else f"#{r.born_seq}",
             "" if r.died_seq is None else f"#{r.died_seq}",
             self._about(r),
         )
@@ -353,6 +383,10 @@ class _Text:
         for text in words.unseen(shown):
             out += paragraph(text, self.width, "  - ")
         return out
+
+
+def _was(size: int | None) -> str:
+    return "" if size is None else f"{format_size(size)} at the attach, "
 
 
 def _weight(p: ProcessRow) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import signal
 
 from memtrace.report.lines import clean, plural
 from memtrace.report.model import ProcessRow, StepRow
-from memtrace.trace.sizes import format_size
+from memtrace.trace.sizes import format_size, format_time
 
 KINDS = {
     "heap": "small requests, grown by brk",
@@ -32,7 +32,7 @@ KINDS = {
 
 CAUSES = {
     "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
-    "possible-rise": "freeing a mapped chunk may have raised it",
+    "possible-rise": "a mapped chunk may have been freed here, and that may have raised it",
     "contradiction": (
         "a mapping or growth here does not follow the rule as configured; why is unknown (mallopt "
         "makes no system call)"
@@ -41,6 +41,9 @@ CAUSES = {
         "a chunk was mapped below it: a chunk freed before was an aligned one (memalign), or "
         "mallopt was called"
     ),
+    "at-least": "freeing a mapped chunk raised it to that, unless it was higher before",
+    "at-most": "a chunk was mapped: it was no higher",
+    "above": "the heap served a request: it was higher, unless mallopt padded the growth",
 }
 
 _REASONS = {
@@ -67,6 +70,8 @@ def command(p: ProcessRow) -> str:
 
 def ending(p: ProcessRow) -> str:
     """How the process ended, as far as it was seen."""
+    if p.running:
+        return "still running"
     if p.exit is None:
         return "exec" if p.replaced else "" if p.died_seq is None else "ended"
     if "signal" in p.exit:
@@ -83,6 +88,36 @@ def last(p: ProcessRow) -> str:
     if p.replaced:
         return "at exec"
     return "at the end" if p.died_seq is None else "at exit"
+
+
+def peak(p: ProcessRow) -> str:
+    """What a peak is the peak of."""
+    return "peak since the attach" if p.attached is not None else "peak"
+
+
+def attached(p: ProcessRow) -> str:
+    """Where a process that was attached to stood."""
+    a = p.attached
+    if a is None:
+        return ""
+    text = f"attached at #{a.seq}"
+    if a.age_ns is not None:
+        text += f", {age(a.age_ns)} after its start"
+    text += f"; {plural(a.regions, 'region is', 'regions are')} older than the trace"
+    return text + (f", {a.regions_gone:,} of them gone since" if a.regions_gone else "")
+
+
+def age(ns: int) -> str:
+    """A process's age.
+
+    >>> age(1_190_000_000), age(7_260 * 10**9), age(93_780 * 10**9)
+    ('1.19 s', '2 h 1 min', '1 d 2 h')
+    """
+    minutes = max(ns, 0) // (60 * 10**9)
+    for big, small, size, most in (("d", "h", 24 * 60, 60), ("h", "min", 60, 1)):
+        if minutes >= size:
+            return f"{minutes // size:,} {big} {minutes % size // most} {small}"
+    return f"{minutes} min" if minutes else format_time(max(ns, 0))
 
 
 def allocator(p: ProcessRow) -> str:
@@ -115,14 +150,24 @@ def start(p: ProcessRow) -> str:
     t = p.threshold
     if p.inherited and p.threshold_inherited:
         return "copied from the parent by fork, already moved there"
+    if t.first is not None:
+        known = "copied from the parent by fork; there," if p.inherited else "glibc's rule;"
+        return (
+            f"{known} frees before the attach are in no record: it may have risen from 128 KiB as "
+            f"far as that"
+        )
     if t.initial is None:
         return "the recorded settings do not say where it stands"
     where = {"environ": "a MALLOC_ variable of the environment", "tunable": "GLIBC_TUNABLES"}
     if t.fixed_by is None:
         return "glibc's default; nothing in the environment sets it"
     name = where.get(t.fixed_by, "the huge page setting")
+    if p.attached is not None:
+        name += ", unless mallopt was called before the attach"
     if t.initial == 128 * 1024:
         return f"glibc's default; fixed there by {name}"
+    if p.attached is not None:
+        return f"set and fixed by {name}"
     return f"set by {name}, which also fixes it"
 
 
@@ -171,8 +216,9 @@ def oddities(p: ProcessRow) -> list[str]:
     rises = [m for m in t.history if m.cause == "freed-chunk"]
     if rises:
         doubt = next((m.seq for m in t.history if m.cause == "aligned-or-mallopt"), None)
+        began = "" if t.initial is None else f"from {interval(t.initial, t.initial)} "
         text = (
-            f"glibc's rule moved the mmap threshold from {interval(t.initial, t.initial)} to at "
+            f"glibc's rule moved the mmap threshold {began}to at "
             f"most {interval(t.high, t.high)}; first at #{rises[0].seq}, when a mapped chunk was "
             f"freed"
         )
@@ -202,6 +248,7 @@ def oddities(p: ProcessRow) -> list[str]:
             break
     if heap.growths >= 2 and not heap.shrinks and heap.final_bytes:
         recorded = "" if p.exactness in ("exact", "unverified") else " as far as recorded"
+        recorded += " since the attach" if p.attached is not None else ""
         out.append(f"the heap grew {heap.growths:,} times and never shrank{recorded}")
     if p.refused:
         out.append(f"{plural(p.refused, 'growth')} of the heap refused by the kernel")
@@ -220,6 +267,13 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
         "requests that malloc served from memory it already had: they make no system call",
         "which code asked malloc for memory, and how much of a region is in use",
     ]
+    older = sum(p.attached.regions for p in shown if p.attached is not None)
+    if any(p.attached is not None for p in shown):
+        out.insert(
+            0,
+            f"what happened before the attach: what made the {plural(older, 'older region')}, what "
+            f"the peaks were until then, and which frees and calls of mallopt moved the threshold",
+        )
     if any(p.allocator.name == "glibc" for p in shown):
         out.append(
             "calls of mallopt, and whether a freed chunk was an aligned one (memalign): neither "
