@@ -44,11 +44,13 @@ def checks(facts: Facts) -> list[Check]:
         found += [_apart(facts), _program(facts), _alive(facts)]
     if not all(c.ok for c in found):
         return found
-    attach = f"memtrace attach {facts.pid}"
-    return [
-        *found, _untraced(facts), yama(facts, attach), _user(facts), _namespace(facts),
-        _dumpable(facts), _capabilities(facts), _permitted(facts),
-    ]  # fmt: skip
+    about = [_user(facts), _dumpable(facts), _capabilities(facts), _permitted(facts)]
+    # What CAP_SYS_PTRACE cannot look into is outside of the user namespace where we have it.
+    about.insert(0 if _capable(facts) is None else -1, _namespace(facts))
+    # With scope 1 it is the last rule that matters, from 2 on the first.
+    first = (facts.host.yama or 0) >= 2
+    about.insert(0 if first else -1, yama(facts, f"memtrace attach {facts.pid}"))
+    return [*found, _untraced(facts), *about]
 
 
 def refusal(
@@ -196,7 +198,8 @@ def yama(f: Facts, command: str) -> Check:
     lower = "sysctl kernel.yama.ptrace_scope=" + ("0" if scope == 1 else "1")
     if scope == 2:
         meaning = f"{says}: tracing takes CAP_SYS_PTRACE{_not_here(f)}"
-        return Check(name, False, meaning, privileged(f, command, lower))
+        ok = None if _capable(f) is None else False
+        return Check(name, ok, meaning, privileged(f, command, lower))
     # PR_SET_PTRACER may have let us in, which /proc does not show.
     ok = False if f.access is False and f.readable else None
     meaning = f"{says}: attaching to what memtrace has not started takes CAP_SYS_PTRACE"
@@ -231,8 +234,11 @@ def _namespace(f: Facts) -> Check:
         return Check(name, False, meaning, f"memtrace attach {f.pid}, outside of this container")
     if _allowed(f) or _capable(f):
         return Check(name, True, "below ours")
+    if _capable(f) is None:
+        meaning = f"{who(f)} seems to be outside of the user namespace that memtrace runs in"
+        return Check(name, None, meaning, f"memtrace attach {f.pid}, outside of this container")
     if f.user_ns is None:
-        meaning = f"{who(f)} does not show its user namespace{_not_here(f)}"
+        meaning = f"{who(f)} seems to be in another user namespace than memtrace{_not_here(f)}"
         return Check(name, None, meaning, privileged(f))
     meaning = f"{who(f)} is in another user namespace{_not_here(f)}"
     return Check(name, False, meaning, privileged(f))
@@ -248,7 +254,10 @@ def _dumpable(f: Facts) -> Check:
     if _allowed(f) or _capable(f):
         return Check(name, True, "no, which CAP_SYS_PTRACE overrides" if shown else "yes")
     meaning = f"{who(f)} is not dumpable: it keeps its memory to itself (PR_SET_DUMPABLE)"
-    return Check(name, False if shown else None, meaning + _not_here(f), privileged(f))
+    if not shown:
+        meaning = f"{who(f)} is not dumpable (PR_SET_DUMPABLE), or in another user namespace"
+    ok = False if shown and _capable(f) is False else None
+    return Check(name, ok, meaning + _not_here(f), privileged(f))
 
 
 def _capabilities(f: Facts) -> Check:
@@ -260,7 +269,8 @@ def _capabilities(f: Facts) -> Check:
     if _allowed(f) or _capable(f):
         return Check(name, True, f"more than ours ({listed}), which CAP_SYS_PTRACE overrides")
     meaning = f"{who(f)} has capabilities that memtrace lacks ({listed}){_not_here(f)}"
-    return Check(name, False, meaning, privileged(f))
+    ok = None if _capable(f) is None else False
+    return Check(name, ok, meaning, privileged(f))
 
 
 def _permitted(f: Facts) -> Check:

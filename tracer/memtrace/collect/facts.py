@@ -212,7 +212,7 @@ def _container() -> str:
 
 def clean(name: str) -> str:
     """A name that a process gave itself, made fit for a terminal and for one line."""
-    return "".join(c if c.isprintable() else "?" for c in name)[:64]
+    return "".join(c if c.isprintable() else "?" for c in name)[:64].strip()
 
 
 def _access(facts: Facts, through: int) -> dict[str, Any]:
