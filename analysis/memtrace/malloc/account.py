@@ -2,16 +2,16 @@
 """One address space's account: regions, heap, arenas and threshold, as its calls tell them.
 
 `Accounts` (accounts.py) brings it the records of a replay. What is decided where: who called in
-`caller.py`, kinds in `origin.py`, sums in `regions.py`, the break in `heap.py`, the threshold in
-`threshold.py`. This file only brings the calls to them.
+`caller.py`, kinds in `origin.py` (of what an attach finds in `older.py`), sums in `regions.py`, the
+break in `heap.py`, which malloc it is in `mallocs.py`, the threshold in `threshold.py`. This file
+only brings the calls to them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from memtrace.malloc import allocator, older, origin
-from memtrace.malloc.allocator import Allocator
+from memtrace.malloc import older, origin
 from memtrace.malloc.arenas import Arenas
 from memtrace.malloc.caller import (
     ALLOCATOR,
@@ -21,14 +21,13 @@ from memtrace.malloc.caller import (
     PROGRAM,
     STATIC,
     UNKNOWN,
-    Caller,
     Callers,
 )
-from memtrace.malloc.glibc import HEAP_MAX, Layout, Settings, parse_version, settings
+from memtrace.malloc.glibc import HEAP_MAX
 from memtrace.malloc.heap import Heap, Judge
+from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
-from memtrace.malloc.threshold import Threshold
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
@@ -53,22 +52,15 @@ class Account:
         self.regions = Regions()
         self.heap = Heap()
         self.arenas = Arenas()
-        self.threshold = Threshold()
-        self.settings = Settings()
-        self.layout = Layout(None, "i386" if p.start.abi == "i386" else p.start.abi, page)
-        self.allocator = allocator.UNKNOWN
-        self.allocators: list[Allocator] = []
+        self.mallocs = Mallocs(p.start, page)
         self.loading = False
         self.libraries: set[tuple[str, int]] = set()
         self.mapped_before: int | None = None  # bytes at an attach
-        self._glibcs = 0  # copies of glibc mapped; the second one has a malloc of its own
-        self._glibc_paths: set[str] = set()
         self._failed: dict[int, tuple[str, str]] = {}
         self._headers: dict[int, Region] = {}
         self._waiting: deque[tuple[int, Region]] = deque()
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
-        self._rivals: dict[str, Allocator] = {}  # may serve malloc: mapped before an attach
         self._calls = 0
 
     # -- birth ----------------------------------------------------------------------------------
@@ -109,7 +101,7 @@ class Account:
         self.heap = Heap.begin(space, older=True)
         self.mapped_before = space.total
         self.libraries |= older.executable(space)
-        for f in older.regions(space, record, self.layout):
+        for f in older.regions(space, record, self.mallocs.layout):
             r = Region(f.tag, f.start, f.end, seq, None)
             r.length = r.bytes = r.peak = f.size
             r.path, r.call, r.older = f.path, "attach", True
@@ -117,35 +109,17 @@ class Account:
             r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
             self._rule_on(r)
             self.regions.born(r)
-        self._mallocs_there(seq, record)
-
-    def _mallocs_there(self, seq: int, record: Attach) -> None:
-        """Which allocator serves the program was settled when it was loaded."""
-        preload = record.env.get("LD_PRELOAD", "")
-        for path in sorted({r.path for r in self.regions.alive.values() if r.kind == "library"}):
-            found = allocator.of_older(path, seq, preload)
-            if found is not None and found[1]:
-                self._found(found[0])
-            elif found is not None:
-                self._rivals[found[0].name] = found[0]
-        if self.allocator is not allocator.UNKNOWN:
-            self._rivals.clear()
-        if self._rivals:
-            self.allocator = allocator.undecided(self._rivals.values(), seq)
-        elif self.callers.static and self.regions.alive_of("malloc-chunk"):
-            self._header_proves(seq, "found at the attach")
+        there = {r.path for r in self.regions.alive.values() if r.kind == "library"}
+        static = self.callers.static and self._chunks() > 0
+        self.mallocs.find(seq, sorted(there), header=static)
 
     def inherit(self, parent: Account, seq: int) -> None:
         """A fork: everything as the parent has it now, nothing of what it did."""
         self.loading = parent.loading
         self.heap = parent.heap.fork()
         self.arenas = parent.arenas.fork()
-        self.threshold = parent.threshold.fork()
-        self.settings, self.layout = parent.settings, parent.layout
-        self.allocator, self.allocators = parent.allocator, list(parent.allocators)
+        self.mallocs = parent.mallocs.fork()
         self.libraries = set(parent.libraries)
-        self._glibcs, self._glibc_paths = parent._glibcs, set(parent._glibc_paths)
-        self._rivals = dict(parent._rivals)
         sizes: dict[int, tuple[int, int, int]] = {}
         for s, e, _, tag in self.p.space.pieces():
             low, high, size = sizes.get(tag, (s, e, 0))
@@ -167,8 +141,8 @@ class Account:
         if self.loading and call.site is not None:
             who = self.callers.of(call.site).who
             self.loading = who in (LOADER, UNKNOWN)
-        if self._rivals:
-            self._decide(self.callers.of(call.site))
+        if self.mallocs.rivals:
+            self.mallocs.decide(self.callers.of(call.site))
         if name == "brk":
             self._brk(seq, t, call, change)
             return
@@ -208,9 +182,9 @@ class Account:
             return
         tid = call.tid
         caller = self.callers.of(call.site)
-        failed = self._failed.pop(tid, None)
+        failed, m = self._failed.pop(tid, None), self.mallocs
         judge = Judge(
-            caller, self.glibc, self.layout.version, self.settings, self.threshold,
+            caller, m.glibc, m.layout.version, m.settings, m.threshold,
             failed == ("mmap", "chunk"), self._chunks(), self._unseen_bytes(),
         )  # fmt: skip
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge)
@@ -225,7 +199,7 @@ class Account:
             who = self.callers.of(call.site).who
             if who in (PROGRAM, LIBRARY):
                 self._unmapped_elsewhere(change)
-            elif self.glibc and who in (LIBC, STATIC, UNKNOWN):
+            elif self.mallocs.glibc and who in (LIBC, STATIC, UNKNOWN):
                 self._perhaps_freed(seq, t, call.args, change)
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
@@ -319,18 +293,13 @@ class Account:
         """An executable piece makes all of the file's mappings a library's."""
         if not attr.ino:
             return
-        if self.loading and not any(a.path == path for a in self.allocators):
-            found = allocator.from_library(path, seq)
-            if found is not None:
-                self.allocators.append(found)
-                self.allocator = found
-                self.threshold.forget()
+        if self.loading:
+            self.mallocs.loaded(path, seq)
         key = (attr.dev, attr.ino)
         if attr.perms[2] != "x" or attr.perms[3] == "s":
             return
         if key in self.libraries:
-            # dlmopen maps the same libc once more
-            self._glibcs += path in self._glibc_paths
+            self.mallocs.mapped_again(path)
             return
         self.libraries.add(key)
         space = self.p.space
@@ -344,9 +313,10 @@ class Account:
     def _scene(self, tid: int) -> Scene:
         failed = self._failed.get(tid)
         brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
-        version = self.layout.version
+        m = self.mallocs
+        version = m.layout.version
         old_stdio = version is not None and version < (2, 23)
-        return Scene(brk_failed, self._glibcs <= 1, old_stdio, self.settings.hugetlb, self.page)
+        return Scene(brk_failed, m.one_glibc, old_stdio, m.settings.hugetlb, self.page)
 
     # -- sequences ------------------------------------------------------------------------------
 
@@ -367,7 +337,7 @@ class Account:
         r = None if piece is None else self.regions.alive.get(piece[3])
         if r is None or not r.older or r.candidates[:1] != ("arena",):
             return
-        if self.callers.of(call.site).who != LIBC or not self.glibc:
+        if self.callers.of(call.site).who != LIBC or not self.mallocs.glibc:
             return
         end = address + -(-length // self.page) * self.page
         opened = [x[2].perms[:2] == "rw" for x in self.p.space.pieces(r.start, end)]
@@ -441,11 +411,6 @@ class Account:
 
     # -- chunks ---------------------------------------------------------------------------------
 
-    @property
-    def glibc(self) -> bool:
-        """Whether the process's malloc is glibc's."""
-        return self.allocator.name == "glibc"
-
     def _chunks(self) -> int:
         return self.regions.alive_of("malloc-chunk")
 
@@ -457,15 +422,16 @@ class Account:
         return 0 if unknown is None else unknown.bytes
 
     def _note_threshold(self, r: Region) -> None:
-        r.t_low = self.threshold.low
-        r.t_high = self.threshold.high if self.threshold.unseen else None
+        threshold = self.mallocs.threshold
+        r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
         """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
         r = self._headers.get(mmap_seq)
         if r is None:
             return
-        layout, possible = self.layout, self.allocator.name in ("glibc", "unknown")
+        mallocs, layout = self.mallocs, self.mallocs.layout
+        possible = mallocs.serving.name in ("glibc", "unknown")
         if possible and layout.known and word and (
             layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
         ):  # fmt: skip
@@ -473,32 +439,18 @@ class Account:
             was = r.kind
             if r.site is not None:
                 self.callers.malloc.add(r.site)
-            if self.allocator.name == "unknown":
-                self._header_proves(seq, f"#{mmap_seq}")
+            if mallocs.serving.name == "unknown":
+                mallocs.header_proves(seq, f"#{mmap_seq}")
                 self._note_threshold(r)
             self.regions.become(r, "malloc-chunk", "header")
             if was != "malloc-chunk":
                 self._proven(r)
-            if not r.no_arena and self._glibcs <= 1:
-                self.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
+            if not r.no_arena and mallocs.one_glibc:
+                mallocs.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
         elif not word:
             if r.kind == "malloc-chunk":  # the page was there and held no header
                 self._doubt(r)
             self.regions.settle(r)
-
-    def _header_proves(self, seq: int, where: str) -> None:
-        """A header of glibc's malloc: that is the process's, and no other."""
-        known = next((a for a in self.allocators if a.name == "glibc"), None)
-        self._rivals.clear()
-        evidence = f"a malloc chunk header ({where})"
-        self._elect(known or Allocator("glibc", None, allocator.GLIBC_RULE, evidence, seq))
-
-    def _decide(self, caller: Caller) -> None:
-        """Which of the allocators that were mapped before the attach is at work."""
-        rival = self._rivals.get(caller.owner or "") if caller.who == ALLOCATOR else None
-        if rival is not None:
-            self._rivals.clear()
-            self._elect(rival)
 
     def _perhaps_freed(self, seq: int, t: int, args: list[int], change: Change) -> None:
         """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
@@ -512,7 +464,7 @@ class Account:
             maybe = r.kind == "unknown" and (r.older or "malloc-chunk" in r.candidates)
             if not maybe and not (r.older and r.kind == "thread-stack"):
                 return
-        self.threshold.perhaps_freed(seq, t, size, self.layout)
+        self.mallocs.threshold.perhaps_freed(seq, t, size, self.mallocs.layout)
 
     def _unmapped_elsewhere(self, change: Change) -> None:
         """Not free's munmap: a chunk by its caller alone was mapped there as well, it seems."""
@@ -529,15 +481,15 @@ class Account:
 
     def _proven(self, r: Region) -> None:
         """A mapped chunk: hold it against the threshold as it stood at its birth."""
-        most = self.layout.chunk(r.length)[1]
-        if r.older or r.t_low is None or not self.layout.known:
+        most = self.mallocs.layout.chunk(r.length)[1]
+        if r.older or r.t_low is None or not self.mallocs.layout.known:
             r.verdict, r.reason = "unknown", None
         elif r.t_high is not None and r.t_low <= most < r.t_high:
             r.verdict, r.reason = "unknown", None  # it only tells where the threshold was
         elif most >= r.t_low:
             r.verdict, r.reason = "holds", None
             if most < 128 * 1024:
-                r.verdict, r.reason = "explained", self.threshold.fixed_by
+                r.verdict, r.reason = "explained", self.mallocs.threshold.fixed_by
                 if r.reason is None:
                     r.verdict = "unknown"
         elif r.no_arena:
@@ -547,7 +499,7 @@ class Account:
             # known.
             r.verdict, r.reason = "unknown", None
         else:
-            cause = self.threshold.at_most(r.born_seq, r.born_t, most)
+            cause = self.mallocs.threshold.at_most(r.born_seq, r.born_t, most)
             r.verdict = {"fits": "holds", "contradiction": "contradiction"}.get(cause, "unknown")
             r.reason = None if cause in ("fits", "contradiction") else cause
 
@@ -561,8 +513,9 @@ class Account:
         if caller.who in (PROGRAM, LIBRARY, ALLOCATOR, LOADER):
             return  # not free's munmap
         whole = call.args[:1] == [r.start] and len(call.args) > 1 and call.args[1] == r.bytes
-        if whole and r.end - r.start == r.bytes and self.glibc:
-            self.threshold.freed(seq, t, r.bytes, self.layout, sure=self._glibcs <= 1)
+        m = self.mallocs
+        if whole and r.end - r.start == r.bytes and m.glibc:
+            m.threshold.freed(seq, t, r.bytes, m.layout, sure=m.one_glibc)
 
     def _rule_on(self, r: Region) -> None:
         """The verdict of a region that is no mapped chunk."""
@@ -580,37 +533,10 @@ class Account:
 
     def libc(self, seq: int, record: Libc) -> None:
         """A C library was identified."""
+        copies = older.mapped_copies(self.p.space, record.path) if self.p.attached else 1
+        self.mallocs.libc(seq, record, max(copies, 1))
         if record.name == "glibc":
-            if self._glibcs == 0:
-                self._glibcs = 1
-                if self.p.attached:
-                    self._glibcs = max(older.mapped_copies(self.p.space, record.path), 1)
-            elif record.path not in self._glibc_paths:
-                self._glibcs += 1
-            self._glibc_paths.add(record.path)
             self.callers.add_libc(record.path)
-        if not any(a.path == record.path for a in self.allocators):
-            self._found(allocator.from_libc(record, seq))
-
-    def _found(self, a: Allocator) -> None:
-        if self.allocator.name == "unknown" and not self._rivals:
-            self._elect(a)
-        else:
-            self.allocators.append(a)
-
-    def _elect(self, a: Allocator) -> None:
-        """This is the process's malloc."""
-        if a not in self.allocators:
-            self.allocators.append(a)
-        self.allocator = a
-        if a.name != "glibc":
-            return
-        version = parse_version(a.version)
-        self.layout = Layout(version, self.layout.abi, self.page)
-        start = self.p.start
-        self.settings = settings(start.env, at_secure=start.at_secure, version=version)
-        seen = not isinstance(start, Attach)
-        self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)
 
     def compared(self, seq: int, comparison: Comparison) -> None:
         """A snapshot: stacks may have grown; after a drift the map is the kernel's."""
@@ -666,7 +592,7 @@ class Account:
             return
         if r.kind != "malloc-chunk" or not r.moves or r.verdict != "holds" or r.t_low is None:
             return
-        if self.layout.chunk(r.bytes)[1] < r.t_low:
+        if self.mallocs.layout.chunk(r.bytes)[1] < r.t_low:
             r.verdict, r.reason = "explained", "mremap-shrink"
 
 

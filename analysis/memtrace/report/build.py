@@ -108,8 +108,8 @@ def _process(
         exit=_exit(p),
         running=p.left and p.alive and _exit(p) is None,
         attached=_attached(a, page),
-        allocator=_allocator(a.allocator),
-        allocators=[_allocator(x) for x in a.allocators],
+        allocator=_allocator(a.mallocs.serving),
+        allocators=[_allocator(x) for x in a.mallocs.every],
         verification=Verification(
             snapshots=p.snapshots,
             exact=p.exact,
@@ -148,7 +148,7 @@ def _process(
         died_seq=p.died_seq,
         replaced=any((pid, p.died_seq) in execs for pid in p.pids),
         inherited=p.inherited,
-        threshold_inherited=a.threshold.inherited,
+        threshold_inherited=a.mallocs.threshold.inherited,
         over_default=a.heap.over_default,
         refused=a.heap.refused,
         steps_total=a.heap.steps_total,
@@ -229,7 +229,7 @@ def _heap(a: Account) -> HeapRow:
 
 
 def _threshold(a: Account) -> ThresholdRow:
-    t = a.threshold
+    t = a.mallocs.threshold
     return ThresholdRow(
         initial=t.initial,
         low=t.low,
@@ -245,8 +245,8 @@ def _threshold(a: Account) -> ThresholdRow:
 
 def _region(a: Account, r: Region) -> RegionRow:
     request = None
-    if r.kind == "malloc-chunk" and a.glibc:
-        bounds = a.layout.request(r.length)
+    if r.kind == "malloc-chunk" and a.mallocs.glibc:
+        bounds = a.mallocs.layout.request(r.length)
         if bounds is not None:
             request = Interval(min=bounds[0], max=bounds[1])
     return RegionRow(
@@ -299,9 +299,9 @@ def _metrics(a: Account, vm: int, rss: int | None) -> dict[str, int | float]:
         "memory.vm_peak_bytes": vm,
         "regions.total": a.regions.total,
         "regions.unknown": a.regions.kinds["unknown"].count if "unknown" in a.regions.kinds else 0,
-        "threshold.high_bytes": a.threshold.high,
-        "threshold.low_bytes": a.threshold.low,
-        "threshold.rises": a.threshold.rises,
+        "threshold.high_bytes": a.mallocs.threshold.high,
+        "threshold.low_bytes": a.mallocs.threshold.low,
+        "threshold.rises": a.mallocs.threshold.rises,
         "trust.checksum_mismatches": p.unexplained,
         "trust.drift": p.drifts + p.conflicts,
         "trust.lost": p.lost,
