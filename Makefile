@@ -18,6 +18,10 @@ endif
 ifneq (,$(filter test live check bench verify-all,$(GOALS)))
 NEEDS += strace
 endif
+# Programs that the live tests run on a terminal.
+ifneq (,$(filter test live check verify-all,$(GOALS)))
+NEEDS += less vim
+endif
 
 .PHONY: help
 help: ## show this list (the default)

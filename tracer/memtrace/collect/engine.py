@@ -61,6 +61,7 @@ from memtrace.collect.tracee import FirstStop, Tracee
 
 if TYPE_CHECKING:
     from memtrace.collect.attach import Attachment
+    from memtrace.collect.job import Job
 
 _NATIVE_SECCOMP = ptrace.OP_SECCOMP | NATIVE.audit << 32
 _NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
@@ -91,6 +92,7 @@ class Engine:
         self.leaving = [False]
         self.unhandled: tuple[int, int] | None = None
         self.attachment: Attachment | None = None
+        self.job: Job | None = None
         self.root_status: int | None = None
         self.root = 0
         self._exit = SyscallExit()
@@ -239,6 +241,7 @@ class Engine:
         self.channel.flush()
         if self.attachment is not None and self.attachment.step():
             self.attachment = None
+        soon = self.job is not None and self.job.step()
         now = time.monotonic_ns()
         for mm in self.family.mms.values():
             if mm.waiting:
@@ -251,7 +254,7 @@ class Engine:
                         )
                     )
                     turns.proceed(late)
-        return TICK_SECONDS if self.attachment is None else ATTACHING_TICK_SECONDS
+        return ATTACHING_TICK_SECONDS if soon or self.attachment is not None else TICK_SECONDS
 
     # -- call stops ---------------------------------------------------------------------------
 
@@ -420,6 +423,8 @@ class Engine:
         elif event:
             self.event(tid, tracee, event)
         else:
+            if self.job is not None and tracee is not None and tracee.pid == self.root:
+                self.job.delivered(tid, number)
             self._restart(tid, tracee, number)
 
     def _restart(self, tid: int, tracee: Tracee | None, number: int = 0) -> None:
@@ -428,9 +433,14 @@ class Engine:
     def _first_or_group_stop(self, tid: int, tracee: Tracee | None, number: int) -> None:
         if self.attachment is not None:
             self.attachment.stopped(tid)
+        job = self.job if tracee is not None and tracee.pid == self.root else None
         if number in ptrace.GROUP_STOPS:
             request(LISTEN, tid, 0, 0)
+            if job is not None:
+                job.stopped(number)
             return
+        if job is not None:
+            job.continued()
         if tracee is not None and tracee.at_first_stop:
             todo, tracee.at_first_stop = tracee.at_first_stop, FirstStop.NOTHING
             if todo is FirstStop.SNAPSHOT:

@@ -90,6 +90,24 @@ def event_message(tid: int, event: int) -> int | None:
         return None
 
 
+def signal_source(tid: int) -> tuple[int, int]:
+    """(si_code, si_pid) of the signal a tracee is stopped before; a code above 0 is the kernel's
+    own. (0, 0) when it was killed.
+    """
+    if request(GETSIGINFO, tid, 0, _SIGINFO) < 0:
+        return 0, 0
+    return _SIGINFO[2], _SIGINFO[4]
+
+
+def has_news() -> bool:
+    """Whether a tracee's stop or end waits to be taken by waitpid."""
+    try:
+        waiting = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL
+        return os.waitid(os.P_ALL, 0, waiting) is not None
+    except ChildProcessError:
+        return False
+
+
 def registers(tid: int) -> Any:
     """PTRACE_GETREGS as python-ptrace's user_regs_struct; None when the tracee was killed."""
     try:

@@ -6,12 +6,12 @@ PEP 475: waitpid goes on after a handler, so a handler itself does what has to h
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable
 
 from memtrace.collect.engine import Engine
+from memtrace.collect.job import RELAYED, SUSPENDING, Job
 from memtrace.collect.ptrace import INTERRUPT, request
 
 BUSY_SECONDS = 0.002
@@ -25,33 +25,14 @@ def children_are_waited_for() -> bool:
 
 
 def forward_signals(engine: Engine) -> None:
-    r"""The tracer's manners: ^C and ^\ reach the child through the terminal, so they are ignored
-    here (the third ^C kills it); SIGTERM and SIGHUP are passed on, once the child has ended to what
-    it left running; a timer makes the engine flush.
+    """The tracer's manners: what is sent to it is sent on to the program, it stops when the program
+    does (`job.py`), and a timer makes the engine flush.
     """
-    interrupts = 0
-
-    def kill(number: int) -> None:
-        alive = {engine.root}
-        if engine.root_status is not None:
-            alive = {t.pid for t in list(engine.family.tracees.values())}
-        for pid in alive - {0}:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def interrupted(_: int, __: object) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts >= 3:
-            kill(signal.SIGKILL)
-
-    def passed_on(number: int, _: object) -> None:
-        kill(number)
-
-    signal.signal(signal.SIGINT, interrupted)
-    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, passed_on)
-    signal.signal(signal.SIGHUP, passed_on)
+    job = engine.job = Job(engine)
+    for number in RELAYED:
+        signal.signal(number, job.sent)
+    for number in SUSPENDING:
+        signal.signal(number, job.suspended)
     _tick(engine, engine.tick)
 
 
