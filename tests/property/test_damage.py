@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +17,28 @@ from memtrace.cli.events import Events
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.replay.result import Replay
+from memtrace.report import json as report_json
+from memtrace.report import text as report_text
+from memtrace.report.build import build
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Call, Exec, Exit, Ext, FileId, Footer, Fork, Gone, Header, Snap
+from memtrace.trace.records import (
+    Attach,
+    Call,
+    Exec,
+    Exit,
+    Ext,
+    FileId,
+    Footer,
+    Fork,
+    Gone,
+    Header,
+    Libc,
+    Snap,
+)
 
+SCHEMA = jsonschema.Draft202012Validator(report_json.schema())
 STACK = "7ff0000-8000000 rw-p 00000000 00:00 0 [stack]"
 HEAP = "600000-610000 rw-p 00000000 00:00 0 [heap]"
 WHO: dict[str, Any] = {"pid": 5, "tid": 5, "mm": 1}
@@ -46,8 +65,39 @@ WHOLE = (
 )  # fmt: skip
 
 
+CHUNKS = "700000-742000 rw-p 00000000 00:00 0"  # two of 132 KiB, shown as one
+LIBC = "/lib/libc.so.6"
+TEXT = f"760000-780000 r-xp 00000000 fe:00 3 {LIBC}"
+ATTACHED = (
+    encode_header(Header(calls=["brk", "mmap", "munmap", "mprotect"]))
+    + b"".join(
+        encode(record)
+        for record in (
+            Attach(t=1, pid=5, mm=1, exe="/bin/a", argv=["a"], start_brk=0x600000,
+                   start_stack=0x7FFFF00, at_secure=False, maps=[HEAP, CHUNKS, TEXT, STACK],
+                   tids=[5, 7], stacks=[(5, 0x7FFFE00), (7, 0x741F00)],
+                   dontfork=[(0x700000, 0x721000)], growsdown=[(0x7FF0000, 0x8000000)],
+                   chunks=[(0x700000, 0x21002), (0x721000, 0x21002)], age_ns=10**9),
+            Libc(t=1, mm=1, path=LIBC, version="2.36"),
+            Call(1, 1, 5, 1, 0, [0x620000], 0x60F800, None, 130, 3),
+            Call(1, 1, 7, 1, 2, [0x700000, 0x21000], 0, None, 97, 3),
+            Call(1, 1, 5, 1, 0, [0x620800], 0x620800, None, 114, 3),
+            Fork(t=5, pid=5, tid=5, mm=1, child=6, child_mm=2),
+            Attach(t=6, pid=8, mm=3, why="fork", maps=[STACK], tids=[8]),
+            Exit(t=7, pid=8, tid=8, mm=3, code=0),
+            Gone(t=7, mm=3),
+            Snap(t=8, pid=5, tid=5, mm=1, why="detach", vm=114,
+                 maps=[HEAP.replace("610000", "621000"), CHUNKS.replace("700000", "721000"), TEXT,
+                       STACK]),
+        )
+    )
+    + encode_footer(Footer(stop=10, complete=True, reason="detached"))
+)  # fmt: skip
+TRACES = [WHOLE, ATTACHED]
+
+
 def account(data: bytes) -> Replay | None:
-    """What is made of a file: None if it is refused."""
+    """What is made of a file, in every form: None if it is refused."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -62,36 +112,43 @@ def account(data: bytes) -> Replay | None:
             with Trace(path) as trace:
                 events = Events(trace, {})
                 assert all(text.count("\n") == 1 for text in events.lines(events.text, None, None))
+            with Trace(path) as trace:
+                report = build(trace)
+            SCHEMA.validate(json.loads(report_json.render(report)))
+            assert report_text.render(report)
         except TraceFormatError:
             return None
         return result
 
 
-def test_the_whole_trace_is_exact() -> None:
-    result = account(WHOLE)
+@pytest.mark.parametrize("whole", TRACES)
+def test_the_whole_trace_is_exact(whole: bytes) -> None:
+    result = account(whole)
     assert result is not None
-    assert trust.exactness(result) == "exact"
+    assert trust.exactness(result) == "exact", trust.sentence(result)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
-    st.integers(0, len(WHOLE) - 1),
+    st.sampled_from(TRACES),
+    st.integers(0, max(map(len, TRACES)) - 1),
     st.binary(max_size=6) | st.sampled_from([b"-", b"99999999999999999999", b"null", b"\n", b"[["]),
     st.integers(0, 12),
 )
-def test_bytes_replaced_anywhere(at: int, new: bytes, gone: int) -> None:
-    account(WHOLE[:at] + new + WHOLE[at + gone :])
+def test_bytes_replaced_anywhere(whole: bytes, at: int, new: bytes, gone: int) -> None:
+    at %= len(whole)
+    account(whole[:at] + new + whole[at + gone :])
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 10), min_size=1, max_size=4))
-def test_lines_repeated_in_any_order(numbers: list[int]) -> None:
-    lines = WHOLE.splitlines(keepends=True)
+@given(st.sampled_from(TRACES), st.lists(st.integers(1, 10), min_size=1, max_size=4))
+def test_lines_repeated_in_any_order(whole: bytes, numbers: list[int]) -> None:
+    lines = whole.splitlines(keepends=True)
     account(b"".join([*lines[:5], *(lines[n] for n in numbers), *lines[5:]]))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, len(WHOLE) - 4))
-def test_a_cut_trace_is_never_exact(at: int) -> None:
-    result = account(WHOLE[:at])
+@given(st.sampled_from(TRACES), st.integers(0, max(map(len, TRACES))))
+def test_a_cut_trace_is_never_exact(whole: bytes, at: int) -> None:
+    result = account(whole[: at % (len(whole) - 4) + 1])
     assert result is None or trust.exactness(result) == "incomplete"

@@ -129,7 +129,7 @@ class Heap:
         if loose and (ret != asked or old - 4096 < ret <= old):
             # It tells the break. Whether it moved inside its page is not known.
             self.brk = old = ret
-            self.first = self.peak = ret - self.start
+            self.first = self.peak = max(ret - self.start, 0)
             loose = False
         if ret == old and (asked == old or 0 <= asked < self.start):
             return None

@@ -175,7 +175,7 @@ def _attached(a: Account, page: int) -> AttachedRow | None:
         regions_gone=a.regions.older_gone,
         mapped_bytes=a.mapped_before,
         heap_bytes=a.heap.first,
-        resident_bytes=None if start.rss is None else start.rss * page,
+        resident_bytes=None if start.rss is None else max(start.rss, 0) * page,
     )
 
 
