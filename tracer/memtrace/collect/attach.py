@@ -132,12 +132,13 @@ class Attachment:
             return True
         for tid in [t for t in self._awaited if t not in tracees]:
             del self._awaited[tid]
-        if mm.seed_due or self._seize_new(self.pid):
-            return False
-        now = time.monotonic_ns()
-        if any(not self._harmless(tid, now - since) for tid, since in self._awaited.items()):
-            return False
-        mm.seed_due = True
+        if not mm.seed_due:
+            if self._seize_new(self.pid):
+                return False
+            now = time.monotonic_ns()
+            if any(not self._harmless(tid, now - since) for tid, since in self._awaited.items()):
+                return False
+            mm.seed_due = True
         if mm.holder is None and not mm.overlapping:
             self.seed()
             return True

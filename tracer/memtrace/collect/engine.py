@@ -353,15 +353,21 @@ class Engine:
         self._write_call(tracee, ret, t1, statm, self._read_back.after(tracee, ret))
         if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
-        if alone and mm.seed_due and self.attachment is not None:
-            self.attachment.seed()
-        elif alone:
+        if alone and not self._seed_if_due(tracee):
             why = "overlap" if mm.disordered else observer.due(mm, t1)
             if why and observer.snapshot(mm, tracee, why):
                 mm.disordered = False
         going = turns.leave(tracee)
         request(self.go, tracee.tid, 0, 0)
         self._give_turn(going)
+
+    def _seed_if_due(self, tracee: Tracee) -> bool:
+        """At the end of a call: the attach may have waited for it to read the map."""
+        attachment = self.attachment
+        if attachment is None or not tracee.mm.seed_due or not turns.alone(tracee):
+            return False
+        attachment.seed()
+        return True
 
     def _write_call(
         self, tracee: Tracee, ret: int, t1: int, statm: bytes, extra: bytes, flags: int = 0
@@ -467,6 +473,7 @@ class Engine:
                 if tracee.pending:
                     # Its result is the child's number: the exit stop has nothing to add.
                     tracee.pending = False
+                    self._seed_if_due(tracee)
                     self._give_turn(turns.leave(tracee))
         elif event == ptrace.EVENT_EXIT and tracee is not None:
             if tracee.pending:

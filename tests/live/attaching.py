@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`attaching`: `memtrace attach` to a process that runs, as a user starts it. `target`: a process
+that notices what is done to it. What must hold of both afterwards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.live.tracing import (
+    ACCOUNT_FD,
+    MEMTRACE,
+    PATIENCE,
+    ROOT,
+    Event,
+    Traced,
+    account_of,
+    cli,
+    environment,
+    holders,
+    until,
+)
+
+BUILT = ROOT / "build" / "live"
+
+
+@dataclass(frozen=True)
+class Attaching:
+    """A `memtrace attach` while it lasts; `said` is where its stderr goes."""
+
+    path: Path
+    pid: int
+    said: Path
+    process: subprocess.Popen[bytes]
+
+    def text(self) -> str:
+        """What it has said so far."""
+        return self.said.read_text("utf-8", "replace")
+
+    def says(self, what: str) -> None:
+        """Wait until it has said so; it must not end before."""
+
+        def ask() -> list[int]:
+            ended = self.process.poll() is not None
+            found = what in self.text()
+            assert found or not ended, f"{self.process.returncode}: {self.text()}"
+            return [1] if found else []
+
+        until(ask)
+
+    def begun(self) -> None:
+        """Wait until the process is under control and its map is read."""
+        self.says("attached to")
+
+    def writer(self) -> int:
+        """The pid of the process that has the trace open."""
+        return until(lambda: list(holders(self.path)))[0]
+
+    def ended(self) -> Traced:
+        """Wait for its end."""
+        out, _ = self.process.communicate(timeout=PATIENCE)
+        return Traced(self.path, self.process.returncode, out or b"", self.text(), [])
+
+    def left(self, number: signal.Signals = signal.SIGINT) -> Traced:
+        """Tell it to leave, and wait for its end."""
+        self.process.send_signal(number)
+        return self.ended()
+
+
+@contextmanager
+def attaching(path: Path, pid: int, *options: str, **kw: Any) -> Iterator[Attaching]:
+    """`memtrace attach`, started; killed at the end if it is still there."""
+    said = path.with_name(path.name + ".stderr")
+    with said.open("wb") as stderr:
+        kw = {"stdout": subprocess.PIPE, "stderr": stderr, "stdin": subprocess.DEVNULL, **kw}
+        process = subprocess.Popen(
+            [*MEMTRACE, "attach", str(pid), "-o", str(path), *options], env=environment(), **kw
+        )
+    with process:
+        try:
+            yield Attaching(path, pid, said, process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def attach(path: Path, pid: int, *options: str, **kw: Any) -> Traced:
+    """`memtrace attach`, to its end."""
+    with attaching(path, pid, *options, **kw) as a:
+        return a.ended()
+
+
+def assert_detached(done: Traced) -> None:
+    """It left in peace, and its trace is whole and exact."""
+    assert done.returncode == 0, done.stderr
+    assert "detached, it runs on" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.replayed.complete, done.sentence
+    done.assert_exact()
+    verified = cli("verify", done.path)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def threads(pid: int) -> dict[int, tuple[str, int]]:
+    """(state, TracerPid) of each thread of a process."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        try:
+            lines = (task / "status").read_text("utf-8", "replace").splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        found[int(task.name)] = fields["State"][0], int(fields["TracerPid"])
+    return found
+
+
+def assert_free(pid: int, *, stopped: bool = False) -> None:
+    """No thread of a living process is traced; none is stopped, or all are by a signal."""
+    found = threads(pid)
+    assert found, f"{pid} is gone"
+    for tid, (state, tracer) in found.items():
+        assert tracer == 0, f"thread {tid} of {pid} is traced: {found}"
+        assert (state == "T") if stopped else (state not in "tT"), f"thread {tid}: {found}"
+
+
+def built(name: str) -> Path:
+    """The program of tests/live/NAME.c; built by one worker while the others wait."""
+    source, program = Path(__file__).with_name(f"{name}.c"), BUILT / name
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
+            subprocess.run(
+                ["gcc", *flags, f"-I{ROOT / 'samples'}", source, "-o", program], check=True
+            )
+    return program
+
+
+@dataclass(frozen=True)
+class Target:
+    """A program of ours that runs until the end of its stdin; `told` is where its account goes."""
+
+    told: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def account(self, what: str) -> list[Event]:
+        """The account's lines of one kind so far; it must not have told a failure."""
+        lines = account_of(self.told)
+        failed = [line for line in lines if line["what"] == "failed"]
+        assert not failed, failed
+        return [line for line in lines if line["what"] == what]
+
+    def goes_on(self, rounds: int = 3) -> None:
+        """Wait until its slowest thread has gone round so many more times."""
+
+        def ask() -> list[int]:
+            found = self.account("count")
+            assert self.process.poll() is None, self.process.returncode
+            return [found[-1]["n"]] if found else []
+
+        before = until(ask)[0]
+        until(lambda: [1] if ask()[0] >= before + rounds else [])
+
+    def ends_well(self) -> None:
+        """Tell it to end; it must find everything in order to the last."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(PATIENCE) == 0, account_of(self.told)[-3:]
+        assert len(self.account("end")) == 1
+
+
+@contextmanager
+def target(folder: Path, name: str, *arguments: object) -> Iterator[Target]:
+    """A program of ours, started; killed at the end if it is still there."""
+    told = folder / f"{name}.account"
+    with told.open("wb") as account:
+        fd = account.fileno()
+        move = f"{ACCOUNT_FD}>&{fd} {fd}>&-" if fd != ACCOUNT_FD else ""
+        process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" {move}', "sh", built(name), *map(str, arguments)],
+            pass_fds=[fd], stdin=subprocess.PIPE, cwd=folder,
+        )  # fmt: skip
+    with process:
+        try:
+            until(lambda: [1] if account_of(told) else [])
+            yield Target(told, process)
+        finally:
+            process.kill()
