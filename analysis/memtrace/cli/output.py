@@ -27,8 +27,12 @@ def write_file(name: str, data: bytes) -> None:
     path = path.resolve()  # through a link, not over it
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        new.write_bytes(data)
+        with new.open("xb") as f:  # never through a link that waits in /tmp
+            f.write(data)
         new.replace(path)
+    except FileExistsError as e:
+        e.filename = name
+        raise
     except OSError as e:
         new.unlink(missing_ok=True)
         e.filename = name
