@@ -156,9 +156,7 @@ class Scribe:
         written = used[:4] if name == "mmap" and used[4:] == MMAP_TAIL else used
         site = self._site(model, m.entry, m.stack, name)
         dt, dur = t - self._t, m.t1 - m.t0
-        self._append(
-            Call(dt, dur, m.tid, m.mm, INDEX[name], written, ret, site, vm, rss, ext)
-        )
+        self._append(Call(dt, dur, m.tid, m.mm, INDEX[name], written, ret, site, vm, rss, ext))
         self._t = t
         self.counts["calls"] += 1
         if name == "mmap":
