@@ -72,8 +72,6 @@ class _Text:
     def _opening(self, p: ProcessRow) -> list[str]:
         report = self.report
         facts = [words.ending(p), words.allocator(p)]
-        if p.attached is not None:
-            facts.insert(0, f"pid {p.pid}")
         facts += [report.machine] if report.machine else []
         if report.page_size % 1024 == 0:
             facts.append(f"pages {format_size(report.page_size)}")
@@ -237,12 +235,12 @@ class _Text:
         if heap.start is None or heap.final_bytes is None:
             return [*out, "  not seen: no call told where it is", ""]
         if not p.steps_total:
-            held = f"  it holds {format_size(heap.final_bytes)}" if heap.final_bytes else ""
-            inherited = ", inherited from its parent" if held and p.inherited else ""
-            if held and not heap.exact:
-                inherited += " (to the page; no call told it exactly)"
-            moved = "  never moved" + (" since the attach" if p.attached is not None else "")
-            return [*out, moved + (";" + held + inherited if held else ""), ""]
+            text = "never moved" + (" since the attach" if p.attached is not None else "")
+            if heap.final_bytes:
+                text += f"; it holds {format_size(heap.final_bytes)}"
+                text += ", inherited from its parent" if p.inherited else ""
+                text += "" if heap.exact else " (to the page: no call told where it ends)"
+            return [*out, *paragraph(text, self.width, "  "), ""]
         sizes = [s.end - heap.start for s in heap.steps]
         line = sparkline(sizes, self.width - 30)
         if len(sizes) > 1 and line:

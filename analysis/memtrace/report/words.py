@@ -100,7 +100,7 @@ def attached(p: ProcessRow) -> str:
     a = p.attached
     if a is None:
         return ""
-    text = f"attached at #{a.seq}"
+    text = f"pid {p.pid}, attached at #{a.seq}"
     if a.age_ns is not None:
         text += f", {age(a.age_ns)} after its start"
     text += f"; {plural(a.regions, 'region is', 'regions are')} older than the trace"
@@ -191,7 +191,8 @@ def standing(p: ProcessRow) -> str:
 def no_threshold(p: ProcessRow) -> str:
     """Why no value is given."""
     if p.allocator.name == "unknown":
-        return "not stated: which malloc this process uses is not known"
+        text = "not stated: which malloc this process uses is not known"
+        return text if p.attached is None or not p.allocators else f"{text}: {p.allocator.evidence}"
     return f"does not apply: {allocator(p)} has no such rule"
 
 

@@ -22,6 +22,7 @@ from memtrace.report.build import build
 from memtrace.report.lines import clean, columns, fit, fit_end, sparkline
 from memtrace.trace.codec import encode_header
 from memtrace.trace.reader import Trace
+from memtrace.trace.records import Exit, Gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -341,3 +342,120 @@ def test_an_incomplete_trace_does_not_say_never(scene: Scene) -> None:
     scene.brk(0x21000)
     scene.complete = False
     assert "never shrank as far as recorded" in " ".join(checked_text(scene.report()).split())
+
+
+# -- attached to ------------------------------------------------------------------------------
+
+HEAP_LINE = "1000000-1021000 rw-p 00000000 00:00 0 [heap]"
+CHUNKS = "7d0000000000-7d0000042000 rw-p 00000000 00:00 0"  # two, shown as one
+TWO = [(0x7D0000000000, CHUNK | 2), (0x7D0000021000, CHUNK | 2)]
+
+
+@pytest.fixture
+def attached(scene: Scene) -> Scene:
+    """A process found in mid-life, followed for a while and left."""
+    scene.attach([HEAP_LINE, CHUNKS], brk=0x1020800, chunks=TWO, pid=77, rss=16,
+                 argv=["/usr/bin/serve", "--port", "80"], age_ns=93_780 * 10**9)  # fmt: skip
+    scene.brk(0x21000)
+    scene.munmap(0x7D0000000000, CHUNK)
+    scene.mmap(409600)
+    scene.seen(scene.seq, 409602).query()
+    scene.brk(0x21000)
+    scene.fork(2, 2).as_(2, 2)
+    scene.brk(0x1000)
+    scene.exit(3)
+    return scene.as_(1, 77).detach()
+
+
+def test_the_json_of_an_attached_process(attached: Scene) -> None:
+    data = validated(attached.report())
+    first, child = data["processes"]
+    total = sum(k["older"] for k in first["kinds"].values())
+    pages = 2 + 0x20 + 2 + 0x21 + 2 + 0x128 + 0x21 + 0x42
+    assert first["attached"] == {
+        "seq": 1, "t_ns": 0, "age_ns": 93_780 * 10**9, "regions": total, "regions_gone": 1,
+        "mapped_bytes": pages * 4096, "heap_bytes": 0x21000, "resident_bytes": 16 * 4096,
+    }  # fmt: skip
+    assert total == sum(r["older"] for r in first["regions"]) == 12
+    assert (first["running"], first["exit"]) == (True, None)
+    assert (child["running"], child["exit"], child["attached"]) == (False, {"code": 3}, None)
+    assert [s["exact"] for s in first["heap"]["steps"]] == [False, True]
+    assert first["threshold"]["initial"] is None
+    assert first["metrics"]["chunks.mapped"] == 1
+    assert first["metrics"]["chunks.alive_at_exit"] == 2
+    assert first["kinds"]["malloc-chunk"] == {
+        "count": 3, "older": 2, "peak_bytes": CHUNK + 409600, "final_bytes": CHUNK + 409600,
+        "resident_bytes": None,
+    }  # fmt: skip
+
+
+def test_the_text_of_an_attached_process(attached: Scene) -> None:
+    out = checked_text(attached.report(pid=77))
+    lines = out.splitlines()
+    assert lines[0] == "serve --port 80   still running   glibc 2.36   x86_64   pages 4 KiB"
+    assert (
+        lines[1].strip()
+        == "pid 77, attached at #1, 1 d 2 h after its start; 12 regions are older than the"
+    )
+    flat = " ".join(out.split())
+    loose = "where in its page the heap ended before is not known"
+    before = "what the peaks were until then, and which frees and calls of mallopt moved the"
+    for said in (
+        "1 of them gone since",
+        "peak since the attach; 132 KiB at the attach, 262 KiB at the end; 2 growths, 0 shrinks",
+        "2 older, 1 mapped since, 2 alive at the end",
+        f"#3: {loose}; the true change is up to 4 KiB more than shown",
+        "attach 128 KiB to 32 MiB glibc's rule; frees before the attach are in no record",
+        "132 KiB to 32 MiB freeing a mapped chunk raised it to that, unless it was higher before",
+        "132 KiB to 409,584 B a chunk was mapped: it was no higher",
+        "the heap grew 2 times and never shrank since the attach",
+        f"what happened before the attach: what made the 12 older regions, {before} threshold",
+    ):
+        assert said in flat, said
+    for wrong in ("at exit", "first heap", "glibc's default; nothing", "from unknown"):
+        assert wrong not in flat
+    assert re.search(r"kind +count +peak +at the end +what it is", out)
+    assert re.search(r"7d0000000000 +132 KiB +malloc-chunk +header +older +#4", out)
+
+
+def test_a_heap_that_nobody_moved_since_the_attach(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], brk=0x1020800).detach()
+    flat = " ".join(checked_text(scene.report()).split())
+    assert "never moved since the attach; it holds 132 KiB (to the page: no call told" in flat
+    assert "nothing stands out" in flat
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [("detach", "still running"), ("exit", "exit 4"), ("cut", ""), ("killed", "killed by SIGKILL")],
+)
+def test_the_end_of_an_attached_process(scene: Scene, end: str, says: str) -> None:
+    scene.attach([HEAP_LINE], brk=0x1021000)
+    if end == "detach":
+        scene.detach()
+    elif end == "exit":
+        scene.exit(4)
+    elif end == "killed":
+        scene.life(Exit(t=9, pid=1, tid=1, mm=1, signal=9))
+        scene.life(Gone(t=9, mm=1))
+    else:
+        scene.complete = False
+    first = checked_text(scene.report()).splitlines()[0]
+    assert says in first
+    assert ("still running" in first) is (end == "detach")
+
+
+def test_a_fixed_threshold_of_an_attached_process(scene: Scene) -> None:
+    scene.attach([], env={"MALLOC_MMAP_THRESHOLD_": "65536"})
+    flat = " ".join(checked_text(scene.report()).split())
+    assert (
+        "set and fixed by a MALLOC_ variable of the environment, unless mallopt was called before "
+        "the attach" in flat
+    )
+
+
+def test_which_malloc_is_not_known_is_said(scene: Scene) -> None:
+    scene.attach(["7f5000000000-7f5000100000 r-xp 00000000 fe:00 40 /lib/libjemalloc.so.2"])
+    out = checked_text(scene.report())
+    assert "malloc unknown" in out.splitlines()[0]
+    assert "libjemalloc.so.2 is there" in " ".join(out.split())
