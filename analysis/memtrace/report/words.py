@@ -65,7 +65,7 @@ _REASONS = {
 def command(p: ProcessRow) -> str:
     """The program's name and arguments."""
     name = (p.argv[0] if p.argv else p.exe).rpartition("/")[2] or p.exe or f"process {p.pid}"
-    return " ".join([name, *p.argv[1:]])
+    return " ".join([name, *p.argv[1:]]).strip()  # setproctitle(3) pads it
 
 
 def ending(p: ProcessRow) -> str:
@@ -270,11 +270,13 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
     ]
     older = sum(p.attached.regions for p in shown if p.attached is not None)
     if any(p.attached is not None for p in shown):
-        out.insert(
-            0,
-            f"what happened before the attach: what made the {plural(older, 'older region')}, what "
-            f"the peaks were until then, and which frees and calls of mallopt moved the threshold",
-        )
+        text = f"what happened before the attach: what made the {plural(older, 'older region')}"
+        peaks = "what the peaks were until then"
+        if any(p.attached is not None and p.allocator.name == "glibc" for p in shown):
+            moved = "which frees and calls of mallopt moved the threshold"
+            out.insert(0, f"{text}, {peaks}, and {moved}")
+        else:
+            out.insert(0, f"{text}, and {peaks}")
     if any(p.allocator.name == "glibc" for p in shown):
         out.append(
             "calls of mallopt, and whether a freed chunk was an aligned one (memalign): neither "
