@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -307,6 +308,28 @@ static void signals(void)
     mark();
 }
 
+/* Signals that nobody handles break off no call: SIGCHLD and SIGWINCH by default, SIGUSR1 by SIG_IGN. */
+static void ignored(void)
+{
+    struct epoll_event event;
+    int fd = epoll_create1(0), status;
+    pid_t pid;
+
+    signal(SIGUSR1, SIG_IGN);
+    pid = fork();
+    if (pid == 0) {
+        usleep(20000);
+        kill(getppid(), SIGWINCH);
+        usleep(20000);
+        kill(getppid(), SIGUSR1);
+        usleep(20000);
+        _exit(0);
+    }
+    account_require(epoll_wait(fd, &event, 1, 200) == 0, "epoll_wait takes its time");
+    account_require(waitpid(pid, &status, 0) == pid, "the child");
+    mark();
+}
+
 static const struct {
     const char *name;
     void (*act)(void);
@@ -322,6 +345,7 @@ static const struct {
     { "threads", threads },
     { "filter", filter },
     { "signals", signals },
+    { "ignored", ignored },
 };
 
 int main(int argc, char **argv)

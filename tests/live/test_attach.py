@@ -230,6 +230,15 @@ def test_signals_arrive_as_they_would(standing: Standing, tmp_path: Path) -> Non
     done.assert_exact()
 
 
+@pytest.mark.parametrize("options", [(), ("--no-seccomp",)])
+def test_ignored_signals_break_off_no_call(
+    run: Callable[..., Traced], cases: Path, options: tuple[str, ...]
+) -> None:
+    done = run(cases, "ignored", options=options)
+    assert done.returncode == 0, done.account
+    done.assert_exact()
+
+
 def test_a_signal_that_kills(standing: Standing, tmp_path: Path) -> None:
     with standing("signals") as t:
         with attach(tmp_path / "t.json", t.pid) as a:
@@ -312,3 +321,45 @@ def test_static_programs(flags: tuple[str, ...], tmp_path: Path) -> None:
         assert t.ended() == 0
     done.assert_exact()
     assert done.assert_marks() == 1
+
+
+I386 = """
+static int sys(int n, int a, int b, int c, int d)
+{
+    int r;
+    __asm__ volatile("int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+    return r;
+}
+
+void _start(void)
+{
+    char event[12];
+    int fd = sys(329, 0, 0, 0, 0), end = sys(45, 0, 0, 0, 0), r; /* epoll_create1, brk */
+
+    sys(45, end + 8192, 0, 0, 0);
+    sys(4, 3, (int)"{\\"what\\":\\"ready\\"}\\n", 17, 0); /* write */
+    r = sys(256, fd, (int)event, 1, 1500); /* epoll_wait */
+    sys(45, end + 40960, 0, 0, 0);
+    sys(1, -r, 0, 0, 0);
+}
+"""
+
+
+def test_a_32_bit_program(tmp_path: Path) -> None:
+    """Attached to in the middle of epoll_wait, left, and attached to again: it sees no EINTR."""
+    program, source = tmp_path / "i386", tmp_path / "i386.c"
+    source.write_text(I386)
+    build = ["gcc", "-m32", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-fno-stack-protector"]
+    subprocess.run([*build, "-O1", str(source), "-o", str(program)], check=True)
+    with target(tmp_path / "account", [program]) as t:
+        t.account("ready")
+        with attach(tmp_path / "a.json", t.pid, "--for", "10ms") as a:
+            first = a.ended()
+        with attach(tmp_path / "b.json", t.pid) as a:
+            done = a.ended()
+        assert t.ended() == 0
+    first.assert_exact()
+    done.assert_exact()
+    assert attached(done).abi == "i386"
+    (grown,) = done.calls("brk")
+    assert grown["abi"] == "i386"

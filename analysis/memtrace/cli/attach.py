@@ -86,7 +86,7 @@ def command(
     """Record a running process until Ctrl-C (or SIGTERM, or --for), then let it run on.
 
     All its threads are traced, and the children it starts from now on. While attached, every system
-    call it makes costs some 15 us more. What it had mapped before is known, not how it came about.
+    call it makes costs some 20 us more. What it had mapped before is known, not how it came about.
     """
     from memtrace.collect.attaching import record_attached
     from memtrace.collect.options import Options, parse_for, parse_pid, parse_snapshots

@@ -111,7 +111,7 @@ class Departure:
                 self._left.add(tid)
 
     def _interrupt(self, tid: int) -> None:
-        if procfs.syscall_of(tid) in EINTR_CALLS:
+        if procfs.syscall_of(tid) in EINTR_CALLS:  # (x86-64's numbers)
             self._left.add(tid)
         elif request(INTERRUPT, tid, 0, 0) < 0:
             self._dying.add(tid)
@@ -141,11 +141,14 @@ class Departure:
             return
         if event or status == STOP_SYSCALL:
             number = 0
+        else:
+            ptrace.rewind_ignored(tid, number)
         self._stopped[tid] = number
         if tracee is None and event != ptrace.EVENT_EXEC:
             self._unknown.add(tid)  # a child whose parent's event, if any, is still to come
             return
-        if event == ptrace.EVENT_STOP and tid in self._interrupted:
+        if tid in self._interrupted and (event == ptrace.EVENT_STOP or status == STOP_SYSCALL):
+            # The exit of the call that the interrupt broke off comes before the interrupt's stop.
             self._interrupted.discard(tid)
             regs = registers(tid)
             if regs is not None:

@@ -431,6 +431,7 @@ class Engine:
         else:
             if self.job is not None and tracee is not None and tracee.pid == self.root:
                 self.job.delivered(tid, number)
+            ptrace.rewind_ignored(tid, number)
             self._restart(tid, tracee, number)
 
     def _restart(self, tid: int, tracee: Tracee | None, number: int = 0) -> None:

@@ -125,12 +125,23 @@ def syscall_of(tid: int) -> int | None:
 
 def signals_waiting(tid: int) -> bool:
     """Whether a signal that the task does not block is pending, for it or for its process."""
-    fields = dict.fromkeys(("SigPnd", "ShdPnd", "SigBlk"), 0)
+    own, shared, blocked = _signal_sets(tid, "SigPnd", "ShdPnd", "SigBlk")
+    return bool((own | shared) & ~blocked)
+
+
+def dispositions(tid: int) -> tuple[int, int]:
+    """(signals that are ignored, signals that have a handler), as sets of bits."""
+    ignored, caught = _signal_sets(tid, "SigIgn", "SigCgt")
+    return ignored, caught
+
+
+def _signal_sets(tid: int, *names: str) -> list[int]:
+    fields = dict.fromkeys(names, 0)
     for line in read(f"/proc/{tid}/status").decode("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
         if name in fields:
             fields[name] = int(value, 16)
-    return bool((fields["SigPnd"] | fields["ShdPnd"]) & ~fields["SigBlk"])
+    return list(fields.values())
 
 
 def tasks(pid: int) -> list[int]:

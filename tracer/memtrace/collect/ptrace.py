@@ -121,9 +121,15 @@ def registers(tid: int) -> Any:
 #: rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait, epoll_pwait, epoll_pwait2,
 #: io_uring_enter.
 EINTR_CALLS = frozenset((0, 45, 47, 43, 288, 65, 220, 128, 208, 333, 232, 281, 441, 426))
-_MINUS_EINTR = (1 << 64) - errno.EINTR
+#: The same of i386, but for those that ipc(2) and socketcall(2) hide; the last four take 64-bit
+#: times.
+_EINTR_CALLS_I386 = frozenset(
+    (3, 371, 372, 364, 177, 247, 385, 256, 319, 441, 426, 420, 421, 416, 417)
+)
+_MINUS_EINTR = (1 << 64) - errno.EINTR, (1 << 32) - errno.EINTR
 _USER_CS_64 = 0x33
-_SYSCALL_BYTES = 2
+_SYSCALL_BYTES = 2  # syscall, sysenter and int 0x80 alike
+_IGNORED_BY_DEFAULT = (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH)
 
 
 def rewind(tid: int, regs: Any) -> bool:
@@ -132,9 +138,8 @@ def rewind(tid: int, regs: Any) -> bool:
 
     Not if a signal of the target's own is waiting: then EINTR is the truth, or will be.
     """
-    if regs.orig_rax not in EINTR_CALLS or regs.rax != _MINUS_EINTR or regs.cs != _USER_CS_64:
-        return False
-    if procfs.signals_waiting(tid):
+    calls = EINTR_CALLS if regs.cs == _USER_CS_64 else _EINTR_CALLS_I386
+    if regs.orig_rax not in calls or regs.rax not in _MINUS_EINTR or procfs.signals_waiting(tid):
         return False
     regs.rax, regs.orig_rax, regs.rip = regs.orig_rax, (1 << 64) - 1, regs.rip - _SYSCALL_BYTES
     try:
@@ -142,6 +147,18 @@ def rewind(tid: int, regs: Any) -> bool:
     except PtraceError:
         return False
     return True
+
+
+def rewind_ignored(tid: int, number: int) -> None:
+    """At a signal's delivery: the same for a signal that the target ignores. Without a tracer it
+    would not have been queued at all (`sig_ignored`) and the call not broken off.
+    """
+    regs = registers(tid)
+    if regs is not None and regs.rax in _MINUS_EINTR:
+        ignored, caught = procfs.dispositions(tid)
+        bit = 1 << number - 1
+        if bit & ignored or (number in _IGNORED_BY_DEFAULT and not bit & caught):
+            rewind(tid, regs)
 
 
 def same_mm(a: int, b: int) -> bool | None:
