@@ -587,16 +587,24 @@ def test_a_name_that_would_move_the_cursor_is_made_harmless(start: Start) -> Non
     assert "\x1b" not in asked.stdout
 
 
+TRIAL = """
+import ctypes, os
+from memtrace.collect import trial
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become ours
+print(trial.attempt())
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("nothing is left")
+"""
+
+
 def test_the_trial_comes_to_its_end_and_leaves_nothing() -> None:
-    ours = set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
-    code = "import sys; from memtrace.collect import trial; sys.stdout.write(repr(trial.attempt()))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True,
-        timeout=PATIENCE,
+        [sys.executable, "-c", TRIAL], env=environment(), capture_output=True, text=True,
+        check=True, timeout=PATIENCE,
     )  # fmt: skip
-    assert done.stdout == repr(trial.Trial())
-    after = set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
-    assert after == ours
+    assert done.stdout == f"{trial.Trial()}\nnothing is left\n"
 
 
 def test_the_doctor_asks_nothing_of_the_process(sleeper: int, tmp_path: Path) -> None:
@@ -614,6 +622,46 @@ def test_the_doctor_asks_nothing_of_the_process(sleeper: int, tmp_path: Path) ->
     # The tracer of its own children does not forbid attaching to another process.
     assert done.returncode == 0
     assert done.stdout.endswith(f"memtrace attach {sleeper} would work\n")
+
+
+def test_the_doctor_tells_what_the_threads_sleep_in(start: Start) -> None:
+    code = (
+        "import select, threading\n"
+        "for _ in range(3): threading.Thread(target=select.epoll().poll).start()\n"
+    )
+    pid = start(sys.executable, "-c", code).pid
+    until(lambda: [t for t in threads(pid) if call_of(t) == "232"], 3)
+    asked = cli("doctor", pid)
+    assert asked.returncode == 0
+    assert re.search(r"^  -   threads +4$", asked.stdout, re.MULTILINE)
+    assert "- asleep 3 in epoll_wait: an attach breaks" in " ".join(asked.stdout.split())
+
+
+def call_of(tid: int) -> str:
+    return Path(f"/proc/{tid}/syscall").read_text().split()[0]
+
+
+def test_the_doctor_names_who_is_in_uninterruptible_sleep(start: Start, tmp_path: Path) -> None:
+    source, program = tmp_path / "waits.c", tmp_path / "waits"
+    source.write_text(
+        "#include <unistd.h>\nint main(void) { if (vfork() == 0) { pause(); _exit(0); } }\n"
+    )
+    subprocess.run(["gcc", source, "-o", program], check=True)
+    pid = start(program).pid
+    (child,) = until(lambda: children(pid))
+    try:
+        until(lambda: [1] if state_of(pid) == "D" else [])
+        found = access.before(pid)
+        assert found.uninterruptible == (pid,)
+        assert refusal(found) is None
+        told = f"- waiting thread {pid} in uninterruptible sleep: attaching waits until that ends"
+        assert told in " ".join(cli("doctor", pid).stdout.split())
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_the_table_is_plain_in_a_pipe_and_fits(sleeper: int) -> None:

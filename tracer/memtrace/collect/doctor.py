@@ -29,6 +29,8 @@ _BROKEN_OFF = {
     281: "epoll_pwait", 333: "io_pgetevents", 426: "io_uring_enter", 441: "epoll_pwait2",
 }  # fmt: skip
 
+_PF_IO_WORKER = 0x10
+
 LATER_ENGINES = ("bpf", "perf", "strace", "python-ptrace", "poll")
 
 Answer = Literal["ok", "no", "unknown", "note"]
@@ -88,9 +90,15 @@ def look_at(pid: int) -> Target:
     if not elf32:  # its calls have other numbers
         for tid in procfs.tasks(found.pid):
             call = procfs.syscall_of(tid)
-            if call in _BROKEN_OFF:
+            if call in _BROKEN_OFF and not _worker(tid):
                 waits[_BROKEN_OFF[call]] += 1
     return Target(found, waits, elf32)
+
+
+def _worker(tid: int) -> bool:
+    """Whether the thread is one of io_uring's own: it never returns to the program."""
+    stat = procfs.stat_fields(tid)
+    return len(stat) > 6 and bool(int(stat[6]) & _PF_IO_WORKER)
 
 
 def _pipe_bytes() -> int:
@@ -200,7 +208,7 @@ def _maps(m: Machine) -> Row:
 def _kcmp(m: Machine) -> Row:
     if m.kcmp:
         return Row("kcmp", "ok", "tells which processes share their memory")
-    text = "refused: it tells best which processes share their memory"
+    text = "refused: a child of vfork in a threaded program may be taken for one of fork"
     return Row("kcmp", "note", text, access.container_remedy(Facts(0, host=m.host)))
 
 
