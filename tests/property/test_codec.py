@@ -66,7 +66,7 @@ lives = st.one_of(
     st.builds(Exec, **who, **begun, old_mm=optional),
     st.builds(Attach, t=small, h=headers, pid=small, mm=small, **begun,
               tids=st.lists(small, max_size=3), stacks=ranges, dontfork=ranges, growsdown=ranges,
-              chunks=ranges, age_ns=optional, why=text),
+              chunks=ranges, age_ns=optional, env_lost=st.booleans(), why=text),
     st.builds(Fork, **who, child=small, child_mm=small),
     st.builds(Clone, **who, child=small, child_pid=small, flags=optional, stack=optional),
     st.builds(Exit, **who, code=st.none() | signed, signal=optional),

@@ -134,6 +134,8 @@ class Mallocs:
             return
         start, version = self.start, parse_version(a.version)
         self.layout = Layout(version, self.layout.abi, self.layout.page)
-        self.settings = settings(start.env, at_secure=start.at_secure, version=version)
         seen = not isinstance(start, Attach)
+        self.settings = settings(start.env, at_secure=start.at_secure, version=version)
+        if isinstance(start, Attach) and start.env_lost and not start.at_secure:
+            self.settings = Settings(threshold=None, certain=False)
         self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)

@@ -148,6 +148,7 @@ def _process(
         died_seq=p.died_seq,
         replaced=any((pid, p.died_seq) in execs for pid in p.pids),
         inherited=p.inherited,
+        env_lost=isinstance(p.start, Attach) and p.start.env_lost,
         threshold_inherited=a.mallocs.threshold.inherited,
         over_default=a.heap.over_default,
         refused=a.heap.refused,

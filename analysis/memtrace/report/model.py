@@ -238,6 +238,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     replaced: bool
     inherited: bool
     threshold_inherited: bool
+    env_lost: bool
     over_default: int
     refused: int
     steps_total: int
@@ -268,7 +269,8 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     KindRow: ("alive",),
     ThresholdRow: ("first",),
     ProcessRow: (
-        "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "over_default",
+        "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
+        "over_default",
         "refused", "steps_total", "peak_seq", "exactness",
     ),
     Report: (

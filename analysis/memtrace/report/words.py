@@ -156,6 +156,8 @@ def start(p: ProcessRow) -> str:
             f"{known} frees before the attach are in no record: it may have risen from 128 KiB as "
             f"far as that"
         )
+    if t.initial is None and p.env_lost:
+        return "the program has written over its environment: what that set is not known"
     if t.initial is None:
         return "the recorded settings do not say where it stands"
     where = {"environ": "a MALLOC_ variable of the environment", "tunable": "GLIBC_TUNABLES"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memtrace.collect.seeding import chunks, malloc_shaped, vm_flags
+from memtrace.collect.seeding import chunks, malloc_shaped, overwritten, vm_flags
 
 ENTRY = """{low:x}-{high:x} rw-p 00000000 00:00 0 {path}
 Size:                  8 kB
@@ -70,3 +70,19 @@ def test_chunks_are_chained_and_checked() -> None:
         (0x10000, 0x3002),
         (0x13000, 0x1002),
     ]
+
+
+def test_the_chunks_of_glibc_2_43_leave_out_two_words() -> None:
+    # "malloc: Change mmap chunk layout": 0x4000 bytes less 16, and 2 for IS_MMAPPED
+    words = {0x10000: 0x3FF2, 0x14000: 0x0FF2, 0x15000: 0x3FE2}
+    assert list(chunks([(0x10000, 0x18000)], lambda a: words.get(a, 0))) == [
+        (0x10000, 0x3FF2),
+        (0x14000, 0x0FF2),
+    ]
+
+
+def test_an_environment_that_was_written_over() -> None:
+    assert not overwritten(b"")  # a program may have none
+    assert not overwritten(b"PATH=/bin\0MALLOC_ARENA_MAX=1\0")
+    assert overwritten(b"\0" * 600)  # redis-server, whose title is short
+    assert overwritten(b"er process: serving\0\0OLDPWD=/\0")

@@ -334,6 +334,23 @@ def test_what_the_environment_fixed_is_fixed(
     assert (t.initial, t.low, t.high, t.fixed_by) == (value, value, value, fixed_by)
 
 
+def test_without_its_environment_nothing_is_said_of_the_threshold(scene: Scene) -> None:
+    # MALLOC_MMAP_THRESHOLD_=4096 redis-server: its title overwrites the environment
+    scene.attach([HEAP_LINE], brk=HEAP + 0x21000, env_lost=True)
+    scene.brk(0x21000)
+    scene.mmap(204800)
+    scene.seen(scene.seq, 204802)
+    p = scene.process()
+    assert (p.threshold.initial, *interval(p)) == (None, None, None)
+    assert verdicts(p) == [(0x21000, "unknown", None)]
+    assert scene.region(scene.seq).verdict == "unknown"
+
+
+def test_a_setuid_programs_environment_does_not_matter(scene: Scene) -> None:
+    scene.attach([], env_lost=True, at_secure=True)
+    assert interval(scene.process()) == (DEFAULT, MOST)
+
+
 def test_a_new_chunk_shows_how_high_it_can_stand(scene: Scene) -> None:
     scene.attach([])
     scene.mmap(409600)

@@ -451,6 +451,12 @@ def test_a_fixed_threshold_of_an_attached_process(scene: Scene) -> None:
     )
 
 
+def test_a_lost_environment_is_said(scene: Scene) -> None:
+    scene.attach([], env_lost=True)
+    flat = " ".join(checked_text(scene.report()).split())
+    assert "attach unknown the program has written over its environment" in flat
+
+
 def test_which_malloc_is_not_known_is_said(scene: Scene) -> None:
     scene.attach(["7f5000000000-7f5000100000 r-xp 00000000 fe:00 40 /lib/libjemalloc.so.2"])
     out = checked_text(scene.report())

@@ -55,7 +55,7 @@ def trace_with_everything() -> list[Any]:
                personality=4, abi="i386", start_brk=4096, start_stack=5, rlimits={"AS": None},
                vm=1, rss=1, maps=MAPS, tids=[17, 18], stacks=[(18, 0x7F00)],
                dontfork=[(0x7000, 0x8000)], growsdown=[(0x7000, 0x8000)],
-               chunks=[(0x7000, 0x1002)], age_ns=10**12, why="fork", h=[(1, 0)]),
+               chunks=[(0x7000, 0x1002)], age_ns=10**12, env_lost=True, why="fork", h=[(1, 0)]),
         Attach(t=1, pid=19, mm=4),
         Call(1, 2, 7, 1, 0, [0, 4096, 3, 34, -1, 0], 0x7000, site, 2, 1, ext),
         Call(1, 2, 7, 1, 0, [2**64 - 1], -22, 1),

@@ -21,6 +21,7 @@ from memtrace.trace.sizes import PAGE
 Range = tuple[int, int]
 
 _IS_MMAPPED, _FLAGS = 2, 7
+_NOT_COUNTED = 16
 _PRESENT = 3 << 62  # pagemap: present or swapped
 _MAX_CHUNKS = 100_000
 
@@ -42,10 +43,19 @@ def attach_fields(mm: Mm, tid: int, tids: Iterable[int]) -> tuple[dict[str, Any]
     fields |= {"pid": pid, "mm": mm.id, "tids": sorted(tids), "stacks": sorted(mm.stacks.items())}
     fields["dontfork"], fields["growsdown"] = vm_flags(procfs.read(f"/proc/{tid}/smaps"))
     fields["chunks"] = list(chunks(malloc_shaped(raw), lambda at: size_word(mm, at)))
+    if overwritten(procfs.read(f"/proc/{tid}/environ")):
+        fields["env_lost"] = True
     age = age_ns(pid)
     if age is not None:
         fields["age_ns"] = age
     return fields, raw
+
+
+def overwritten(environ: bytes) -> bool:
+    """Whether the program has written over its environment, as setproctitle(3) does for room: what
+    execve puts there begins with NAME=VALUE.
+    """
+    return bool(environ) and b"=" not in environ.partition(b"\0")[0]
 
 
 def age_ns(pid: int) -> int | None:
@@ -94,8 +104,8 @@ def chunks(mappings: Iterable[Range], word: Callable[[int], int]) -> Iterator[Ra
     """(address, size word) of every chunk header found at a mapping's start and, because the
     kernel merges neighbours, chained from there.
 
-    `sysmalloc_mmap` rounds a chunk to pages and sets IS_MMAPPED and no other flag; the size may be
-    two words less than the mapping where prev_size is an alignment (`_int_memalign`).
+    `sysmalloc_mmap` rounds a chunk to pages and sets IS_MMAPPED and no other flag; since glibc 2.43
+    the size field leaves out the mapping's last two words.
 
     Args:
         mappings: address ranges, half open.
@@ -107,6 +117,7 @@ def chunks(mappings: Iterable[Range], word: Callable[[int], int]) -> Iterator[Ra
         while at < high and found < _MAX_CHUNKS:
             size = word(at)
             length = size & ~_FLAGS
+            length += _NOT_COUNTED if (length + _NOT_COUNTED) % PAGE == 0 else 0
             if size & _FLAGS != _IS_MMAPPED or not length or length % PAGE or at + length > high:
                 break
             yield at, size

@@ -152,8 +152,9 @@ class Attach(Start, tag="attach", kw_only=True):
     stopped. `dontfork`, `growsdown`: ranges with VM_DONTCOPY and VM_GROWSDOWN (smaps' `dc`, `gd`).
     `chunks`: (address, size word) of headers of chunks that malloc had mapped: at a mapping's start
     and chained from there (flag 2 set, a whole number of pages, inside the mapping). `age_ns`: how
-    long before the process was started. `why`: "attach" for the target, "fork" for a child whose
-    parent is not known.
+    long before the process was started. `env_lost`: the program has written over its environment,
+    as setproctitle(3) does: what that held is not known. `why`: "attach" for the target, "fork" for
+    a child whose parent is not known.
     """
 
     tids: list[int] = []
@@ -162,6 +163,7 @@ class Attach(Start, tag="attach", kw_only=True):
     growsdown: list[tuple[int, int]] = []
     chunks: list[tuple[int, int]] = []
     age_ns: int | None = None
+    env_lost: bool = False
     why: str = "attach"
 
 
