@@ -168,16 +168,22 @@ def _candidates(lines: list[Line], i: int, arenas: set[int]) -> tuple[str, ...]:
     line = lines[i]
     below = lines[i - 1] if i and lines[i - 1].end == line.start else None
     if line.shut:
-        return "guard", "anon"
+        small = line.end - line.start <= _GUARD_MAX
+        return ("guard", "anon") if small else ("anon", "runtime-heap")
     if line.attr.perms[2] == "x":
         return "jit", "anon"
     if not line.open:
         return "loader", "anon"
     if below is not None and below.attr.ino and below.attr.perms[1:] == "w-p":
-        return "loader", "malloc-chunk", "anon"  # zeroed data behind a library's (_dl_map_segments)
+        return (
+            "loader",
+            "malloc-chunk",
+            "anon",
+            "runtime-heap",
+        )  # zeroed data behind a library's (_dl_map_segments)
     if below is not None and below.shut and below.tag not in arenas:
-        return "thread-stack", "malloc-chunk", "anon"
-    return "malloc-chunk", "anon"
+        return "thread-stack", "malloc-chunk", "anon", "runtime-heap"
+    return "malloc-chunk", "anon", "runtime-heap"
 
 
 def _own_the_heap(space: AddressSpace) -> None:

@@ -182,6 +182,8 @@ def standing(p: ProcessRow) -> str:
         return "what the evidence leaves"
     judged = sum(r.kind == "malloc-chunk" and r.verdict != "unknown" for r in p.regions)
     judged += sum(s.verdict in ("holds", "explained") and s.reason != "trim" for s in p.heap.steps)
+    if not judged and t.first is not None:
+        return "no mapping or growth since then narrows it"
     if not judged:
         return "as configured; no mapping or growth could be held against it"
     text = f"{plural(judged, 'mapping and growth', 'mappings and growths')} fit it"

@@ -420,6 +420,7 @@ def test_a_heap_that_nobody_moved_since_the_attach(scene: Scene) -> None:
     flat = " ".join(checked_text(scene.report()).split())
     assert "never moved since the attach; it holds 132 KiB (to the page: no call told" in flat
     assert "nothing stands out" in flat
+    assert "at the end 128 KiB to 32 MiB no mapping or growth since then narrows it" in flat
 
 
 @pytest.mark.parametrize(
