@@ -380,6 +380,27 @@ def test_root_without_the_capability_in_a_bounded_shell(start: Start, tmp_path: 
 
 
 @needs_root
+def test_a_file_mode_in_the_way_is_no_refusal(start: Start, tmp_path: Path) -> None:
+    """With CAP_SYS_PTRACE alone, /proc/PID/mem of another user cannot be opened, but be traced."""
+    pid = asleep(start("sleep", 1000, user=NOBODY, group=NOBODY, extra_groups=[]))
+
+    def alone(*arguments: object) -> Done:
+        words = ["setpriv", "--bounding-set=-all,+sys_ptrace", *MEMTRACE, *map(str, arguments)]
+        return subprocess.run(
+            words, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+
+    asked = alone("doctor", "-q", pid)
+    assert asked.returncode == 0
+    assert " ".join(asked.stdout.split()).startswith(
+        f"memtrace attach {pid} may not work: the kernel does not tell before the attempt whether"
+        f" process {pid} (sleep) may be traced"
+    )
+    attached = alone("attach", pid, "--for", "1ms", "-o", tmp_path / "t.json")
+    assert attached.returncode == 0, attached.stderr
+
+
+@needs_root
 def test_processes_that_proc_hides(sleeper: int, tmp_path: Path) -> None:
     """hidepid=2: for nobody there is no /proc/PID, though there is the process."""
 

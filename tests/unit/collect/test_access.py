@@ -502,6 +502,24 @@ def test_what_only_the_attempt_tells(facts: Facts, number: int, message: str, hi
     assert h.startswith(hint)
 
 
+def test_yama_1_is_no_doubt_about_a_descendant() -> None:
+    doubted = replace(MINE, access=None, host=Host(yama=1))
+    assert "Yama" in {c.name for c in checks(doubted) if not c.ok}
+    assert "Yama" not in {c.name for c in checks(replace(doubted, descendant=True)) if not c.ok}
+
+
+def test_access_by_the_effective_user_does_not_prove_it_for_the_real_one() -> None:
+    # /proc asks with the fs ids, SEIZE with the real ones (PTRACE_MODE_REALCREDS).
+    setuid = replace(USER, uids=(1000, 0, 0, 0))
+    found = refusal(replace(ROOTS, gids=(1000,) * 4, readable=True, access=True, caller=setuid))
+    assert said(found)[0] == "process 77 (redis) belongs to another user, root"
+
+
+def test_no_such_thread_is_not_explained_by_a_doubt() -> None:
+    doubted = replace(MINE, access=None, host=Host(yama=1))
+    assert said(refusal(doubted, errno.ESRCH))[0].startswith("process 77 (redis) changed while")
+
+
 # -- what changes during an attach ----------------------------------------------------------------
 
 
