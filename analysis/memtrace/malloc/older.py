@@ -226,8 +226,21 @@ def _cut_chunks(space: AddressSpace, record: Attach, layout: Layout) -> Iterator
         if i < 0 or end > runs[i][1] or not layout.is_header(word, length):
             continue
         position, tag = end, space.new_tag()
+        below, above = space.at(address - 1), space.at(end)
+        if below is not None and above is not None and below[3] == above[3]:
+            space.retag(end, _end_of(space, end, above[3]), space.new_tag())
         space.retag(address, end, tag)
         yield tag
+
+
+def _end_of(space: AddressSpace, start: int, tag: int) -> int:
+    """Where the pages of a tag end that go on from `start`."""
+    end = start
+    for s, e, _, other in space.pieces(start):
+        if s != end or other != tag:
+            break
+        end = e
+    return end
 
 
 def _may_hold_chunks(line: Line) -> bool:

@@ -53,9 +53,13 @@ class _Text:
         report = self.report
         if not report.processes:
             return [*self._empty(), *self._trust()]
-        shown = sorted(report.processes, key=_weight)[:_DETAILED]
+        order = sorted(report.processes, key=_weight)
+        target = next((p for p in report.processes if p.attached is not None), None)
+        if target is not None:  # the one that was asked about, however small
+            order.remove(target)
+            order.insert(0, target)
+        main, shown = order[0], order[:_DETAILED]
         shown.sort(key=lambda p: p.born_seq)
-        main = min(report.processes, key=_weight)
         out = self._opening(main)
         if len(report.processes) > 1:
             out += self._processes(shown)
@@ -87,10 +91,10 @@ class _Text:
         if len(report.processes) > 1:
             every, some = plural(report.address_spaces, "address space"), len(report.processes)
             which = f"{some:,} of the {every}" if some < report.address_spaces else every
-            text = (
-                f"{which} in this trace; the next lines are about the largest, process {p.pid} "
-                f"(born #{p.born_seq})"
-            )
+            about = f"the largest, process {p.pid} (born #{p.born_seq})"
+            if p.attached is not None:
+                about = f"process {p.pid}, which was attached to"
+            text = f"{which} in this trace; the next lines are about {about}"
             out += [*paragraph(text, self.width, "  "), ""]
         out += self._how_much(p)
         out += ["", *self._odd(p), *self._trust()]
@@ -171,7 +175,9 @@ class _Text:
 
     def _processes(self, shown: list[ProcessRow]) -> list[str]:
         every = self.report.processes
-        listed = sorted(sorted(every, key=_weight)[:_LISTED], key=lambda p: (p.born_seq, p.mm))
+        first = {p.mm for p in shown}
+        order = sorted(every, key=lambda p: (p.mm not in first, _weight(p)))
+        listed = sorted(order[:_LISTED], key=lambda p: (p.born_seq, p.mm))
         rows = [("process", "born", "mapped", "heap", "calls", "end", "program")]
         for p in listed:
             calls = sum(c.count for c in p.calls.values())
@@ -181,8 +187,8 @@ class _Text:
                 format_size(p.memory.vm_peak_bytes or 0),
                 "" if p.heap.peak_bytes is None else format_size(p.heap.peak_bytes),
                 f"{calls:,}",
-                fit(words.ending(p), 10),
-                fit(words.command(p), 22) + (" (fork)" if p.inherited else ""),
+                "running" if p.running else fit(words.ending(p), 10),
+                fit(words.command(p), 22) + _origin(p),
             ))  # fmt: skip
         out = [
             self._heading("processes", "one line per address space: fork and exec begin a new one")
@@ -381,6 +387,10 @@ class _Text:
         for text in words.unseen(shown):
             out += paragraph(text, self.width, "  - ")
         return out
+
+
+def _origin(p: ProcessRow) -> str:
+    return " (fork)" if p.inherited else " (attach)" if p.attached is not None else ""
 
 
 def _was(size: int | None) -> str:

@@ -415,6 +415,19 @@ def test_the_text_of_an_attached_process(attached: Scene) -> None:
     assert re.search(r"7d0000000000 +132 KiB +malloc-chunk +header +older +#4", out)
 
 
+def test_the_process_that_was_asked_about_comes_first(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], brk=0x1021000)
+    for mm in range(2, 50):
+        scene.as_(1, 1).fork(mm, mm)
+        scene.as_(mm, mm).mmap(mm << 20, "program")
+    out = checked_text(scene.detach().report())
+    flat = " ".join(out.split())
+    assert "49 address spaces in this trace; the next lines are about process 1, which was" in flat
+    assert re.search(r"\*1 +#1 .* running +prog \(attach\)", out)
+    assert "── process 1, born #1 prog" in out
+    assert "── process 49, " in out
+
+
 def test_a_heap_that_nobody_moved_since_the_attach(scene: Scene) -> None:
     scene.attach([HEAP_LINE], brk=0x1020800).detach()
     flat = " ".join(checked_text(scene.report()).split())
