@@ -330,6 +330,42 @@ static void ignored(void)
     mark();
 }
 
+enum { VFORKERS = 8, VFORKS = 25 };
+
+static int maps_and_exits(void *unused)
+{
+    (void)unused;
+    map(3);
+    return 0;
+}
+
+static void *vforking(void *stack)
+{
+    for (int i = 0; i < VFORKS; i++) {
+        char *top = (char *)stack + 16 * PAGE;
+        pid_t pid = clone(maps_and_exits, top, CLONE_VM | (i % 2 ? CLONE_VFORK : 0) | SIGCHLD, NULL);
+
+        account_require(waitpid(pid, NULL, 0) == pid, "the child is waited for");
+        pid = fork();
+        if (pid == 0)
+            _exit(0);
+        account_require(waitpid(pid, NULL, 0) == pid, "the copy is waited for");
+    }
+    return NULL;
+}
+
+/* Threads that make processes, half of them in their own memory, half with a copy. */
+static void vforks(void)
+{
+    pthread_t t[VFORKERS];
+
+    for (int i = 0; i < VFORKERS; i++)
+        pthread_create(&t[i], NULL, vforking, map(16));
+    for (int i = 0; i < VFORKERS; i++)
+        pthread_join(t[i], NULL);
+    mark();
+}
+
 static const struct {
     const char *name;
     void (*act)(void);
@@ -346,6 +382,7 @@ static const struct {
     { "filter", filter },
     { "signals", signals },
     { "ignored", ignored },
+    { "vforks", vforks },
 };
 
 int main(int argc, char **argv)

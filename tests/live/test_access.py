@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from tests.live.tracing import MEMTRACE, PATIENCE, cli, environment, state_of, until
+from tests.live.attaching import built
+from tests.live.tracing import (
+    MEMTRACE,
+    PATIENCE,
+    Traced,
+    account_of,
+    cli,
+    environment,
+    state_of,
+    until,
+)
 
 from memtrace.collect import access, facts, trial
 from memtrace.collect.access import refusal
@@ -476,10 +486,10 @@ os.execvp(sys.argv[3], sys.argv[3:])
 SYS_PTRACE, SYS_SECCOMP, SYS_KCMP = 101, 317, 312
 
 
-def without(call: int, error: int, *arguments: object) -> Done:
+def without(call: int, error: int, *arguments: object, **kw: Any) -> Done:
     return subprocess.run(
         [sys.executable, "-c", FORBIDDING, str(call), str(error), *MEMTRACE, *map(str, arguments)],
-        env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE,
+        env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE, **kw,
     )  # fmt: skip
 
 
@@ -679,6 +689,23 @@ def test_the_doctor_names_who_is_in_uninterruptible_sleep(start: Start, tmp_path
         assert told in " ".join(cli("doctor", pid).stdout.split())
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_where_kcmp_is_forbidden(tmp_path: Path) -> None:
+    """As in a container's default profile: who shares whose memory is known all the same."""
+    told = tmp_path / "account"
+    with told.open("wb") as account:
+        script = f'exec "$@" 3>&{account.fileno()}'
+        argv = ["bash", "-c", script, "sh", str(built("attach_cases")), "vforks"]
+        done = without(
+            SYS_KCMP, 1, "run", "-o", tmp_path / "t.json", "--", *argv, pass_fds=[account.fileno()]
+        )
+    traced = Traced(tmp_path / "t.json", done.returncode, b"", done.stderr, account_of(told))
+    assert traced.returncode == 0
+    traced.assert_exact()
+    assert traced.assert_marks() == 1
+    program = next(p for p in traced.replayed.processes if len(p.pids) > 1)
+    assert len(program.pids) == 1 + 8 * 25
 
 
 def children(pid: int) -> list[int]:

@@ -13,15 +13,17 @@ import struct
 from typing import Any
 
 from memtrace.collect import procfs, seeding, turns, wire
-from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, Role
+from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, I386, X86_64, Role
 from memtrace.collect.channel import Channel
 from memtrace.collect.observe import Observer
-from memtrace.collect.ptrace import EVENT_VFORK, registers, same_mm
+from memtrace.collect.ptrace import EVENT_VFORK, USER_CS_64, registers, same_mm
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 _CLONE_VFORK = 0x4000
 _NR_CLONE, _NR_CLONE3 = 56, 435  # x86-64
 _NR_CLONE_I386 = 120
+_NR_VFORK, _NR_VFORK_I386 = 58, 190
+_CLONE_PARENT = 0x8000
 
 
 class Family:
@@ -124,17 +126,40 @@ class Family:
             if parent is not None:
                 return self._adopt(parent, tid, pid, shares=True)
         candidates = [t for t in self.tracees.values() if t.mm.id]
-        forking = [t for t in candidates if t.pending and t.role in (Role.FORK, Role.CLONE3)]
-        ours = [t for t in candidates if t.pid == ppid]
-        for t in ours + candidates:
-            if same_mm(t.tid, tid):
-                return self._adopt(t, tid, pid, shares=True)
-        for t in [t for t in forking if t.pid == ppid] + forking + ours:
-            return self._adopt(t, tid, pid, shares=False)
-        # Its parent is gone and nothing shares its memory: an address space of its own.
+        mothers = [t for t in candidates if t.pid == ppid]
+        flags = self._flags_at_birth(tid)
+        if flags is None or flags & (CLONE_VM | _CLONE_PARENT):
+            # kcmp may be forbidden: then the caller of clone is in the child's parent.
+            for t in mothers + candidates:
+                shares = same_mm(t.tid, tid)
+                if shares or (shares is None and flags and t.pid == ppid and flags & CLONE_VM):
+                    return self._adopt(t, tid, pid, shares=True)
+        if flags is None or not flags & CLONE_VM:
+            for t in mothers:
+                if not t.mm.seeded or (t.pending and t.role in (Role.FORK, Role.CLONE3)):
+                    return self._adopt(t, tid, pid, shares=False)
+        # Who made it is gone, or not to be known: an address space of its own, read as it is.
         child = self.take(self.unseeded(pid, tid), pid, tid)
         child.at_first_stop = FirstStop.SEED
         return child
+
+    def _flags_at_birth(self, tid: int) -> int | None:
+        """The clone flags of the call that made a task which has not run yet: it has its maker's
+        registers (`copy_thread`) and sees its memory.
+        """
+        regs = registers(tid)
+        if regs is None:
+            return None
+        native = regs.cs == USER_CS_64
+        call = (X86_64 if native else I386).names.get(regs.orig_rax, "")
+        first = int(regs.rdi if native else regs.rbx & 0xFFFFFFFF)
+        if call == "clone":
+            return first
+        if call == "clone3":
+            words = procfs.memory(tid, first, 8)
+            return int.from_bytes(words, "little") if len(words) == 8 else None
+        vfork = _NR_VFORK if native else _NR_VFORK_I386
+        return CLONE_VM | _CLONE_VFORK if regs.orig_rax == vfork else 0 if call == "fork" else None
 
     def _adopt(
         self,
@@ -184,12 +209,12 @@ class Family:
         regs = registers(parent.tid)
         if regs is None:
             return (CLONE_VM | _CLONE_VFORK, None) if event == EVENT_VFORK else (None, None)
-        if regs.orig_rax == _NR_CLONE and regs.cs == 0x33:
+        if regs.orig_rax == _NR_CLONE and regs.cs == USER_CS_64:
             return int(regs.rdi), int(regs.rsi) or None
-        if regs.orig_rax == _NR_CLONE_I386 and regs.cs != 0x33:
+        if regs.orig_rax == _NR_CLONE_I386 and regs.cs != USER_CS_64:
             return int(regs.rbx & 0xFFFFFFFF), int(regs.rcx & 0xFFFFFFFF) or None
         if regs.orig_rax == _NR_CLONE3:
-            address = int(regs.rdi if regs.cs == 0x33 else regs.rbx)
+            address = int(regs.rdi if regs.cs == USER_CS_64 else regs.rbx)
             return noted or self.clone3_facts(parent, address)
         return (CLONE_VM | _CLONE_VFORK if event == EVENT_VFORK else 0), None
 

@@ -65,6 +65,15 @@ def stat_fields(tid: int) -> list[str]:
     return text[text.rfind(")") + 2 :].split()
 
 
+def memory(tid: int, address: int, size: int) -> bytes:
+    """Up to `size` bytes of a task's memory."""
+    try:
+        with open(f"/proc/{tid}/mem", "rb", buffering=0) as f:
+            return os.pread(f.fileno(), size, address)
+    except (OSError, OverflowError):
+        return b""
+
+
 def statm(text: bytes) -> tuple[int, int] | None:
     """(total pages, resident pages) of a statm line; None when the mm is gone (all zero)."""
     fields = text.split(None, 2)

@@ -127,7 +127,7 @@ _EINTR_CALLS_I386 = frozenset(
     (3, 371, 372, 364, 177, 247, 385, 256, 319, 441, 426, 420, 421, 416, 417)
 )
 _MINUS_EINTR = (1 << 64) - errno.EINTR, (1 << 32) - errno.EINTR
-_USER_CS_64 = 0x33
+USER_CS_64 = 0x33
 _SYSCALL_BYTES = 2  # syscall, sysenter and int 0x80 alike
 _IGNORED_BY_DEFAULT = (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH)
 
@@ -138,7 +138,7 @@ def rewind(tid: int, regs: Any) -> bool:
 
     Not if a signal of the target's own is waiting: then EINTR is the truth, or will be.
     """
-    calls = EINTR_CALLS if regs.cs == _USER_CS_64 else _EINTR_CALLS_I386
+    calls = EINTR_CALLS if regs.cs == USER_CS_64 else _EINTR_CALLS_I386
     if regs.orig_rax not in calls or regs.rax not in _MINUS_EINTR or procfs.signals_waiting(tid):
         return False
     regs.rax, regs.orig_rax, regs.rip = regs.orig_rax, (1 << 64) - 1, regs.rip - _SYSCALL_BYTES
