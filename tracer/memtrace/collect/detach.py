@@ -40,7 +40,7 @@ class Departure:
     """The end of an attach.
 
     Args:
-        engine: its loop has returned; `engine.unhandled` is the stop it returned with.
+        engine: its loop has returned; `engine.unhandled` are the stops it returned with.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -66,9 +66,8 @@ class Departure:
         for tid in list(tracees):
             if tid not in self._stopped:
                 self._interrupt(tid)
-        if engine.unhandled is not None:
-            self._stop(*engine.unhandled)
-            engine.unhandled = None
+        while engine.unhandled:
+            self._stop(*engine.unhandled.popleft())
         begun = time.monotonic_ns()
         while self._pending() and (waited := time.monotonic_ns() - begun) < PATIENCE_NS:
             self._release()

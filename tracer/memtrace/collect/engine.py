@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from memtrace.collect import ptrace, readback, turns, wire
@@ -60,6 +61,8 @@ from memtrace.collect.readback import BACKING_MASK, PLAIN_ANON, ReadBack
 from memtrace.collect.tracee import FirstStop, Tracee
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memtrace.collect.attach import Attachment
     from memtrace.collect.job import Job
 
@@ -72,6 +75,7 @@ _STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
 TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 
 _WALL_NOW = WALL | os.WNOHANG
+_FAIR = 2  # tracees to whom waitpid is fair by itself: while one is served, the other stops
 _NR_MMAP = 9
 _MMAP = {NATIVE.audit: _NR_MMAP, I386.audit: 192}  # mmap2: the same arguments, pages of offset
 _PROT_RW = 3
@@ -88,9 +92,12 @@ class Engine:
         self._read_back = ReadBack()
         self.go = CONT if options.seccomp else SYSCALL
         self.idle = [False]
-        #: Set to make `loop` return at the next stop, which is then `unhandled`.
+        #: Set by a timer that found the loop busy: `when_due` is called before it waits again.
+        self.tick_due = [False]
+        self.when_due: Callable[[], None] = self.channel.flush
+        #: Set to make `loop` return at the next stop; it and others are then `unhandled`.
         self.leaving = [False]
-        self.unhandled: tuple[int, int] | None = None
+        self.unhandled: deque[tuple[int, int]] = deque()
         self.attachment: Attachment | None = None
         self.job: Job | None = None
         self.root_status: int | None = None
@@ -115,18 +122,27 @@ class Engine:
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
+        taken, tick_due = self.unhandled, self.tick_due
         last_looks = 3
         while True:
-            # A signal handler may act only while nothing is half done.
-            idle[0] = True
-            try:
-                tid, status = waitpid(-1, WALL if tracees else _WALL_NOW)
-            except ChildProcessError:
-                break
-            finally:
-                idle[0] = False
+            if taken:
+                tid, status = taken.popleft()
+            else:
+                if tick_due[0]:
+                    tick_due[0] = False
+                    self.when_due()
+                # A signal handler may act only while nothing is half done.
+                idle[0] = True
+                try:
+                    tid, status = waitpid(-1, WALL if tracees else _WALL_NOW)
+                except ChildProcessError:
+                    break
+                finally:
+                    idle[0] = False
+                if len(tracees) > _FAIR:
+                    self._take_all()
             if leaving[0]:
-                self.unhandled = tid, status
+                taken.appendleft((tid, status))
                 return
             tracee = tracees.get(tid)
             if tracee is not None and (
@@ -227,6 +243,17 @@ class Engine:
                 time.sleep(0.005)
             else:
                 break
+
+    def _take_all(self) -> None:
+        """Take every status that is there before one of them is dealt with. waitpid searches from
+        one end (`do_wait`): of threads that call without a pause two would stop in turns for ever,
+        and those behind them would stand still.
+        """
+        try:
+            while (status := os.waitpid(-1, _WALL_NOW))[0]:
+                self.unhandled.append(status)
+        except ChildProcessError:
+            pass
 
     def launched(self, root: int) -> None:
         """The child that will exec the program is ours, and waits."""

@@ -111,7 +111,7 @@ class Job:
 
     @staticmethod
     def _soon() -> None:
-        signal.setitimer(signal.ITIMER_REAL, SOON)
+        signal.setitimer(signal.ITIMER_REAL, SOON, SOON)  # the first may be lost (signals.py)
 
     def step(self) -> bool:
         """Called from the engine's tick; true: call again soon."""

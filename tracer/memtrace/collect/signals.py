@@ -14,7 +14,10 @@ from memtrace.collect.engine import Engine
 from memtrace.collect.job import RELAYED, SUSPENDING, Job
 from memtrace.collect.ptrace import INTERRUPT, request
 
-BUSY_SECONDS = 0.002
+FIRST_SECONDS = 0.002
+#: A signal that comes just before waitpid begins to wait interrupts nothing, and no handler of
+#: Python's runs until the next one.
+LOST_SECONDS = 0.2
 
 
 def children_are_waited_for() -> bool:
@@ -75,18 +78,22 @@ def _tick(engine: Engine, do: Callable[[], float]) -> None:
     to be called again.
     """
 
-    def alarm(_: int, __: object) -> None:
-        delay = BUSY_SECONDS
-        if engine.idle[0]:
-            engine.idle[0] = False  # a tick that waits for the writer is not ticked into
-            try:
-                delay = do()
-            finally:
-                engine.idle[0] = True
-        signal.setitimer(signal.ITIMER_REAL, delay)
+    def tick() -> None:
+        signal.setitimer(signal.ITIMER_REAL, do(), LOST_SECONDS)
 
+    def alarm(_: int, __: object) -> None:
+        if not engine.idle[0]:
+            engine.tick_due[0] = True  # the loop does it before it waits again
+            return
+        engine.idle[0] = False  # a tick that waits for the writer is not ticked into
+        try:
+            tick()
+        finally:
+            engine.idle[0] = True
+
+    engine.when_due = tick
     signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, BUSY_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS, LOST_SECONDS)
 
 
 def stop_ticking() -> None:
