@@ -267,7 +267,7 @@ def fact_rows(t: Target) -> list[Row]:
         some = ", ".join(map(str, f.uninterruptible[:3]))
         more = len(f.uninterruptible) - 3
         some += f" and {more} more" if more > 0 else ""
-        text = f"thread {some} in uninterruptible sleep: attaching waits until that ends"
+        text = f"thread {some} in uninterruptible sleep: it comes under control when that ends"
         rows.append(Row("waiting", "note", text))
     if t.waits:
         some = ", ".join(f"{n:,} in {name}" for name, n in sorted(t.waits.items()))
