@@ -199,7 +199,7 @@ class Account:
             who = self.callers.of(call.site).who
             if who in (PROGRAM, LIBRARY):
                 self._unmapped_elsewhere(change)
-            elif self.mallocs.glibc and who in (LIBC, STATIC, UNKNOWN):
+            elif who in (LIBC, STATIC, UNKNOWN):
                 self._perhaps_freed(seq, t, call.args, change)
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
@@ -482,7 +482,7 @@ class Account:
     def _proven(self, r: Region) -> None:
         """A mapped chunk: hold it against the threshold as it stood at its birth."""
         most = self.mallocs.layout.chunk(r.length)[1]
-        if r.older or r.t_low is None or not self.mallocs.layout.known:
+        if r.t_low is None or not self.mallocs.layout.known:
             r.verdict, r.reason = "unknown", None
         elif r.t_high is not None and r.t_low <= most < r.t_high:
             r.verdict, r.reason = "unknown", None  # it only tells where the threshold was

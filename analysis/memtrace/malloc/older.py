@@ -257,9 +257,8 @@ def _join_arenas(space: AddressSpace, lines: list[Line]) -> Iterator[int]:
         if base % HEAP_MAX or not opened.open or opened.tag == space.heap_tag:
             continue
         if opened.end == rest.start < end <= rest.end and rest.shut:
+            # What lies above may be shown as one with it: a stack's guard.
             space.retag(opened.end, end, opened.tag)
-            if rest.end > end:  # shown as one with what lies above: a stack's guard
-                space.retag(end, rest.end, space.new_tag())
             yield opened.tag
 
 

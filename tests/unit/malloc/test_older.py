@@ -64,6 +64,7 @@ def test_the_map_proves_what_it_names(scene: Scene) -> None:
         line(0x7D0000010000, 0x1000, "r--p", "/usr/share/locale", 21),
         line(0x7D0000020000, 0x1000, "rw-s", "/tmp/shared", 22),
         line(0x7D0000030000, 0x1000, "r-xs", "/memfd:code (deleted)", 23),
+        line(0x7D0000038000, 0x1000, "rw-p", "/memfd:code (deleted)", 23),
         line(0x7D0000040000, 0x1000, "rw-s", "/dev/zero (deleted)", 24),
         line(0x7D0000050000, 0x1000, "rw-s", "/SYSV00000000 (deleted)", 25),
     ])  # fmt: skip
@@ -74,7 +75,8 @@ def test_the_map_proves_what_it_names(scene: Scene) -> None:
         0x7D0000000000: ("library", "shape"), 0x7D0000001000: ("library", "shape"),
         0x7D0000002000: ("library", "shape"), 0x7D0000010000: ("file", "shape"),
         0x7D0000020000: ("shared-file", "shape"), 0x7D0000030000: ("shared-file", "shape"),
-        0x7D0000040000: ("shared-anon", "shape"), 0x7D0000050000: ("shared-anon", "shape"),
+        0x7D0000038000: ("file", "shape"), 0x7D0000040000: ("shared-anon", "shape"),
+        0x7D0000050000: ("shared-anon", "shape"),
         0x7FE000000000: ("library", "shape"), 0x7FE000026000: ("library", "shape"),
         0x7FE000126000: ("library", "shape"), 0x7FF000000000: ("library", "shape"),
         0x7FF000020000: ("unknown", "none"), 0x7FFFFFFDE000: ("stack", "shape"),
@@ -99,6 +101,11 @@ def test_the_map_proves_what_it_names(scene: Scene) -> None:
          ["loader", "malloc-chunk", "anon", "runtime-heap"]),
         ([line(0x7D0000000000, 0x1000, "---p"), line(0x7D0000001000, 0x800000)],
          0x7D0000001000, ["thread-stack", "malloc-chunk", "anon", "runtime-heap"]),
+        ([line(0x7D0000001000, 0x21000), line(0x7D0000022000, MIB64 - 0x21000, "---p")],
+         0x7D0000001000, ["malloc-chunk", "anon", "runtime-heap"]),  # not at a multiple of 64 MiB
+        ([line(0x7D0000000000, 0x21000), line(0x7D0000021000, MIB64 - 0x21000, "---p"),
+          line(0x7D0004000000, 0x5000)],
+         0x7D0004000000, ["malloc-chunk", "anon", "runtime-heap"]),  # an arena is no guard
         ([line(0x7D0000000000, 0x21000), line(0x7D0000021000, MIB64 - 0x21000, "---p")],
          0x7D0000000000, ["arena", "anon"]),
         ([line(0x7D0000000000, 0x200000, "rw-p", "/anon_hugepage (deleted)", 30)],
@@ -162,6 +169,7 @@ LIMIT = {"STACK": 8 << 20}
     [
         (8 << 20, 0x1000, ("thread-stack", "guard")),  # RLIMIT_STACK
         (4 << 20, 0x1000, ("thread-stack", "guard")),  # pthread_attr_setstacksize
+        (0xA00000, 0x1000, ("unknown", "unknown")),
         (0xFC000, 0x4000, ("thread-stack", "guard")),  # the JVM's: 1 MiB less its guard zone
         (0x823000, 0x1000, ("unknown", "unknown")),  # something else is shown in one line with it
     ],
@@ -173,6 +181,12 @@ def test_a_stack_is_proven_by_its_pointer_its_guard_and_its_size(
                  tids=[1, 7], stacks=[(7, STACK + size - 0x2000)])  # fmt: skip
     p = scene.process()
     assert (at(p, STACK).kind, at(p, STACK - guard).kind) == kinds
+
+
+def test_an_odd_limit_of_stacks_is_the_size_of_threads_stacks(scene: Scene) -> None:
+    maps = [line(STACK - 0x1000, 0x1000, "---p"), line(STACK, 0xA00000)]
+    scene.attach(maps, rlimits={"STACK": 0xA00000}, tids=[1, 7], stacks=[(7, STACK + 0x9FF000)])
+    assert at(scene.process(), STACK).kind == "thread-stack"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +213,12 @@ def test_a_thread_that_starts_on_an_old_stack_proves_it(scene: Scene) -> None:
     assert what(at(scene.process(), STACK)) == ("thread-stack", "sequence")
 
 
+def test_a_thread_that_starts_somewhere_in_old_memory_proves_nothing(scene: Scene) -> None:
+    scene.attach([line(STACK - 0x1000, 0x1000, "---p"), line(STACK, 0x801000)])
+    scene.clone(7, STACK + 0x100000)
+    assert at(scene.process(), STACK).kind == "unknown"
+
+
 def test_an_arena_shown_in_one_line_with_a_guard_ends_at_its_own_end(scene: Scene) -> None:
     base, stack = 0x7D0000000000, 0x7D0000000000 + MIB64 + 0x1000
     scene.attach([line(base, 0x21000), line(base + 0x21000, MIB64 - 0x20000, "---p"),
@@ -213,7 +233,9 @@ def test_libc_opening_more_of_it_proves_an_arena(scene: Scene) -> None:
     base = 0x7D0000000000
     scene.attach([line(base, 0x21000), line(base + 0x21000, MIB64 - 0x21000, "---p")])
     scene.call("mprotect", [base + 0x21000, 0x3000, 3], 0, by="program")
+    scene.call("mprotect", [base + 0x30000, 0x1000, 3], 0)  # not where it ended
     assert scene.process().arenas == []
+    scene.call("mprotect", [base + 0x30000, 0x1000, 0], 0)
     scene.call("mprotect", [base + 0x24000, 0x3000, 3], 0)
     p = scene.process()
     assert what(at(p, base)) == ("arena", "caller")
@@ -415,6 +437,43 @@ def test_a_header_that_comes_after_a_free_does_not_undo_it(scene: Scene) -> None
     assert interval(scene.process()) == (819200, 819200)
 
 
+def test_a_header_that_comes_after_what_may_be_a_rise_measures_nothing(scene: Scene) -> None:
+    a = 0x7D0000000000
+    scene.attach([line(a, 4 << 20)])
+    scene.mmap(409600)
+    mapped = scene.seq
+    scene.as_(1, 2)
+    scene.munmap(a, 1 << 20)
+    scene.seen(mapped, 409602).query()
+    assert interval(scene.process()) == (DEFAULT, MOST)
+
+
+def test_a_chunk_of_one_of_two_libcs_measures_nothing(scene: Scene) -> None:
+    scene.attach([line(0x7D0000000000, 0x100000, "r-xp", LIBC, 3)])
+    scene.mmap(409600)
+    scene.seen(scene.seq, 409602).query()
+    assert interval(scene.process()) == (DEFAULT, MOST)
+
+
+def test_after_a_doubted_rise_a_growth_is_not_explained_by_it(scene: Scene) -> None:
+    a = 0x7D0000000000
+    scene.attach([HEAP_LINE, line(a, 3149824)], brk=HEAP + 0x21000, chunks=[(a, 3149826)])
+    scene.munmap(a, 3149824)
+    scene.mmap(1052672)
+    scene.seen(scene.seq, 1052674)
+    scene.brk(0x51000)
+    p = scene.process()
+    assert verdicts(p) == [(0x51000, "unknown", None)]
+    assert interval(p) == (DEFAULT, 1052672 - 16)
+
+
+def test_malloc_may_have_mapped_all_it_may_where_most_was_not_seen(scene: Scene) -> None:
+    # 65,536 chunks of 132 KiB may lie in there (DEFAULT_MMAP_MAX)
+    scene.attach([HEAP_LINE, line(0x7D0000000000, 9 << 30)], brk=HEAP + 0x21000)
+    scene.brk(MOST + 0x30000)
+    assert verdicts(scene.process()) == [(MOST + 0x30000, "unknown", None)]
+
+
 @pytest.mark.parametrize(
     ("growth", "verdict", "low"),
     [
@@ -493,6 +552,25 @@ def test_what_the_program_unmaps_raised_nothing(scene: Scene) -> None:
     assert interval(scene.process()) == (DEFAULT, 409584)
 
 
+def test_no_free_unmaps_a_part_of_a_page(scene: Scene) -> None:
+    a = 0x7D0000000000
+    scene.attach([line(a, 4 << 20)])
+    scene.mmap(409600)
+    scene.seen(scene.seq, 409602)
+    scene.munmap(a + (1 << 20), (1 << 20) - 100)
+    assert interval(scene.process()) == (DEFAULT, 409584)
+
+
+def test_a_chunk_may_be_in_one_line_with_a_stack(scene: Scene) -> None:
+    scene.attach([line(STACK - 0x1000, 0x1000, "---p"), line(STACK, 8 << 20)], rlimits=LIMIT,
+                 tids=[1, 7], stacks=[(7, STACK + 0x100000)])  # fmt: skip
+    scene.mmap(409600)
+    scene.seen(scene.seq, 409602)
+    scene.munmap(STACK + (7 << 20), 1 << 20)
+    assert at(scene.process(), STACK).kind == "thread-stack"
+    assert interval(scene.process()) == (DEFAULT, 1 << 20)
+
+
 def test_a_stack_with_its_guard_was_no_chunk(scene: Scene) -> None:
     scene.attach([line(STACK - 0x1000, 0x1000, "---p"), line(STACK, 8 << 20)])
     scene.mmap(409600)
@@ -554,6 +632,12 @@ def test_an_answer_tells_the_break_and_is_no_growth(scene: Scene, told_by: str) 
     assert p.metrics["heap.refused"] == (told_by == "refused")
 
 
+def test_an_answer_alone_makes_the_heap_exact(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], brk=IN_PAGE).query()
+    p = scene.process()
+    assert (p.heap.peak_bytes, p.heap.final_bytes, p.heap.exact) == (0x20800, 0x20800, True)
+
+
 def test_a_move_inside_the_page_is_not_known_to_be_one(scene: Scene) -> None:
     scene.attach([HEAP_LINE], brk=IN_PAGE)
     scene.brk(0x100, by="sbrk")
@@ -577,7 +661,9 @@ def test_without_a_call_the_heap_is_known_to_the_page(scene: Scene) -> None:
     )  # fmt: skip
     without = Attach(t=0, pid=1, mm=1, exe=EXE, maps=[HEAP_LINE])
     scene.records[:] = [without]
-    assert scene.process().heap.start is None  # not every kernel tells
+    scene.brk(0x1000)
+    heap = scene.process().heap
+    assert (heap.start, heap.final_bytes, heap.steps) == (None, None, [])  # the kernel hid it
 
 
 def test_an_attached_heap_that_never_was(scene: Scene) -> None:
@@ -599,6 +685,15 @@ def test_the_second_growth_may_belong_to_the_first(scene: Scene) -> None:
         (0x21000, "holds", None), (0x51000, "unknown", None), (0x51000, "unknown", None),
     ]  # fmt: skip
     assert [m.seq for m in p.threshold.history] == [5]  # only the third can be no second of two
+
+
+def test_a_trim_shows_that_mallocs_heap_ends_at_the_break(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], brk=HEAP + 0x21000)
+    scene.brk(-0x10000)
+    scene.brk(0x21000)
+    scene.brk(0x51000)
+    p = scene.process()
+    assert [m.cause for m in p.threshold.history] == ["above"]
 
 
 def test_the_heap_of_a_child_of_an_attached_process_is_as_loose(scene: Scene) -> None:
@@ -659,6 +754,15 @@ def test_a_chunk_of_glibcs_decides_for_glibc(scene: Scene) -> None:
     assert (p.allocator.name, p.allocator.version) == ("glibc", "2.36")
     assert [a.name for a in p.allocators] == ["glibc"]
     assert interval(p) == (DEFAULT, 204784)
+    scene.mmap(2 << 20, JEMALLOC)
+    assert scene.process().allocator.name == "glibc"
+
+
+def test_what_is_open_is_open_for_a_child(scene: Scene) -> None:
+    scene.attach([JEMALLOC_TEXT])
+    scene.fork(2, 2).as_(2, 2)
+    scene.mmap(2 << 20, JEMALLOC)
+    assert [scene.process(i).allocator.name for i in (0, 1)] == ["unknown", "jemalloc"]
 
 
 def test_a_program_in_mid_life_is_not_loading(scene: Scene) -> None:
@@ -700,3 +804,12 @@ def test_a_free_that_may_be_a_chunks_leaves_no_contradiction(scene: Scene) -> No
     p = scene.process()
     assert moves(p) == [(freed, DEFAULT, 1 << 20, "possible-rise")]
     assert verdicts(p)[1] == (0x51000, "unknown", None)
+
+
+def test_a_free_in_one_of_two_libcs_leaves_no_explanation(scene: Scene) -> None:
+    scene.glibc()
+    scene.life(Libc(t=10**6, mm=1, path="/opt/libc.so.6", version="2.41"))
+    a = scene.mmap(409600)
+    scene.munmap(a, 409600)
+    scene.brk(0x51000)
+    assert verdicts(scene.process()) == [(0x51000, "unknown", None)]

@@ -155,6 +155,8 @@ def test_two_attached_processes_and_an_exec_after_the_attach(run: Run) -> None:
 
 def test_without_a_clean_detach_nothing_says_that_it_runs_on(run: Run) -> None:
     assert not run(found(), footer=None).processes[0].left
+    broken = Footer(stop=1, complete=False, reason="detached")
+    assert not run(found(), footer=broken).processes[0].left
     ended = Footer(stop=1, complete=True, reason="the last process ended")
     assert not run(found(), footer=ended).processes[0].left
     assert run(found(), snap(MAPS), footer=None).processes[0].left
