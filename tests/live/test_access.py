@@ -685,7 +685,7 @@ def test_the_doctor_names_who_is_in_uninterruptible_sleep(start: Start, tmp_path
         found = access.before(pid)
         assert found.uninterruptible == (pid,)
         assert refusal(found) is None
-        told = f"- waiting thread {pid} in uninterruptible sleep: it comes under control when that ends"
+        told = f"thread {pid} in uninterruptible sleep: it comes under control when that ends"
         assert told in " ".join(cli("doctor", pid).stdout.split())
     finally:
         os.kill(child, signal.SIGKILL)
