@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-seccomp", is_flag=True,
               help="Stop at every system call instead of filtering in the kernel: slow, but "
-              "programs that use CLONE_UNTRACED keep working.")  # fmt: skip
+              "leaves the program without a filter and without no_new_privs.")  # fmt: skip
 @click.option("--check", hidden=True, expose_value=False, callback=later)
 @recording
 @common

@@ -15,10 +15,10 @@ from ptrace.syscall.linux import i386, x86_64
 from ptrace.syscall.prototypes import SYSCALL_PROTOTYPES
 
 from memtrace.collect.abi import ABIS, CALLS, I386, INDEX, NAMES, X86_64, Role, role_of
-from memtrace.collect.seccomp import assemble, program
+from memtrace.collect.seccomp import MARK, assemble, program
 
 ROOT = Path(__file__).resolve().parents[3]
-ALLOW, TRACE = 0x7FFF0000, 0x7FF00000
+ALLOW, TRACE = 0x7FFF0000, 0x7FF00000 | MARK
 AARCH64 = 0xC00000B7
 X32 = 0x40000000
 
@@ -116,6 +116,7 @@ def test_a_clone_that_shares_memory_does_not_stop(arch: int) -> None:
     assert thread & CLONE_VM
     assert run(clone, arch, sigchld) == TRACE
     assert run(clone, arch, 0x1200000 | sigchld) == TRACE  # fork of glibc
+    assert run(clone, arch, 0x800000 | 0x100) == TRACE  # CLONE_UNTRACED | CLONE_VM
     assert run(clone, arch, thread) == ALLOW
     assert run(clone, arch, CLONE_VM) == ALLOW
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from memtrace.collect import ptrace, readback, turns, wire
 from memtrace.collect.abi import (
     ABIS,
+    CLONE_UNTRACED,
     CLONE_VM,
     ENOSYS,
     ERESTART,
@@ -42,6 +43,7 @@ from memtrace.collect.ptrace import (
     CONT,
     DETACH,
     ENTRY_ARG0,
+    ENTRY_DATA,
     ENTRY_NR,
     ENTRY_OP,
     ENTRY_SIZE,
@@ -50,6 +52,9 @@ from memtrace.collect.ptrace import (
     EXIT_SIZE,
     GET_SYSCALL_INFO,
     LISTEN,
+    NO_CALL,
+    ORIG_RAX,
+    POKEUSER,
     STOP_SECCOMP,
     STOP_SYSCALL,
     SYSCALL,
@@ -58,7 +63,9 @@ from memtrace.collect.ptrace import (
     request,
 )
 from memtrace.collect.readback import BACKING_MASK, PLAIN_ANON, ReadBack
+from memtrace.collect.seccomp import MARK
 from memtrace.collect.tracee import FirstStop, Tracee
+from memtrace.collect.untraced import Untraced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +97,7 @@ class Engine:
         self.observer = Observer(channel, options)
         self.family = Family(channel, self.observer)
         self._read_back = ReadBack()
-        self.go = CONT if options.seccomp else SYSCALL
+        self.go, self._mark = (CONT, MARK) if options.seccomp else (SYSCALL, 0)
         self.idle = [False]
         #: Set by a timer that found the loop busy: `when_due` is called before it waits again.
         self.tick_due = [False]
@@ -100,6 +107,7 @@ class Engine:
         self.unhandled: deque[tuple[int, int]] = deque()
         self.attachment: Attachment | None = None
         self.job: Job | None = None
+        self.untraced = Untraced()
         self.root_status: int | None = None
         self.root = 0
         self._exit = SyscallExit()
@@ -119,6 +127,7 @@ class Engine:
             self.channel.wishes,
             self.channel.flush,
         )
+        untraced, mark = self.untraced, self._mark
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
@@ -153,8 +162,15 @@ class Engine:
                     continue
                 nr = e[ENTRY_NR]
                 mm = tracee.mm
-                if e[ENTRY_OP] not in native or not mm.id or nr not in plain_calls:
+                if (
+                    e[ENTRY_OP] not in native
+                    or not mm.id
+                    or nr not in plain_calls
+                    or e[ENTRY_DATA] != mark
+                ):
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
+                        if untraced:
+                            untraced.over(tid)
                         request(go, tid, 0, 0)
                     elif e[ENTRY_OP] & 0xFF in entries:
                         self._enter(tracee)
@@ -198,6 +214,7 @@ class Engine:
                 plain = nr != _NR_MMAP or e[7] & BACKING_MASK == PLAIN_ANON
                 if (
                     -4096 < ret < 0
+                    or ret == nr
                     or not plain
                     or nr not in _ARGUMENTS_TELL
                     or t1 >= mm.next_snap
@@ -288,6 +305,13 @@ class Engine:
     def _enter(self, tracee: Tracee) -> None:
         """Any entry that is not a plain native memory call: `tracee.entry` is filled."""
         e = tracee.entry
+        if e[ENTRY_DATA] != self._mark:
+            # Not our filter's stop: the program's own says SECCOMP_RET_TRACE, and it has no tracer
+            # that knows of it. Then the call fails with ENOSYS (`__seccomp_filter`), which is what
+            # its rax says already.
+            request(POKEUSER, tracee.tid, ORIG_RAX, NO_CALL)
+            request(self.go, tracee.tid, 0, 0)
+            return
         abi = ABIS.get(e[ENTRY_OP] >> 32)
         nr = e[ENTRY_NR] & ~X32_BIT if abi is NATIVE else e[ENTRY_NR]
         name = abi.names.get(nr, "") if abi is not None else ""
@@ -303,10 +327,12 @@ class Engine:
             tracee.clone = self.family.clone3_facts(tracee, args[0])
         elif name == "clone":
             tracee.clone = (args[0], args[1] or None)
-        if tracee.clone is not None and (tracee.clone[0] or 0) & CLONE_VM:
-            request(self.go, tracee.tid, 0, 0)
-            return
         tracee.abi = abi
+        flags = 0 if tracee.clone is None else tracee.clone[0] or 0
+        lent = flags & CLONE_UNTRACED and self._lent(tracee, role, flags)
+        if flags & CLONE_VM:
+            request(SYSCALL if lent else self.go, tracee.tid, 0, 0)
+            return
         tracee.role, tracee.name, tracee.pending = role, name, True
         tracee.stack = b""
         if self.options.evidence:
@@ -317,6 +343,19 @@ class Engine:
                 self.observer.peek_before(tracee)
         if turns.enter(tracee):
             self._proceed(tracee)
+
+    def _lent(self, tracee: Tracee, role: Role, flags: int) -> bool:
+        """Whether a child that asks to be untraced will be traced all the same. Not by an attach:
+        it may end at any moment, and must leave everything as it was.
+        """
+        if self.job is not None and self.untraced.take(tracee, clone3=role is Role.CLONE3):
+            return True
+        if flags & CLONE_VM:
+            self.channel.send(wire.life({
+                "rec": "lost", "t": self.channel.now(), "mm": tracee.mm.id,
+                "why": "a child made with CLONE_UNTRACED shares this memory",
+            }))  # fmt: skip
+        return False
 
     def _proceed(self, tracee: Tracee) -> None:
         """The tracee has the turn: what must be read before the call happens is read now."""
@@ -345,6 +384,8 @@ class Engine:
             elif e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:
                 request(self.go, tracee.tid, 0, 0)
             return
+        if self.untraced:
+            self.untraced.over(tracee.tid)
         x = self._exit
         if request(GET_SYSCALL_INFO, tracee.tid, EXIT_SIZE, x) <= 0:
             return
@@ -365,8 +406,13 @@ class Engine:
         mm, observer = tracee.mm, self.observer
         observer.reach(mm, tracee.tid)
         tracee.pending = False
-        if ret in ERESTART or (tracee.role in (Role.EXEC, Role.FORK, Role.CLONE3) and ret >= 0):
-            # Restarted as if it had never been made, or told by its event.
+        if (
+            ret in ERESTART
+            or ret == tracee.entry[ENTRY_NR]
+            or (tracee.role in (Role.EXEC, Role.FORK, Role.CLONE3) and ret >= 0)
+        ):
+            # Restarted as if it had never been made, kept from being made by a filter of the
+            # program's own (`syscall_rollback`: rax is the call's number), or told by its event.
             request(self.go, tracee.tid, 0, 0)
             self._give_turn(turns.leave(tracee))
             return
@@ -467,6 +513,8 @@ class Engine:
     def _first_or_group_stop(self, tid: int, tracee: Tracee | None, number: int) -> None:
         if self.attachment is not None:
             self.attachment.stopped(tid)
+        if self.untraced:
+            self.untraced.first_stop(tid)
         job = self.job if tracee is not None and tracee.pid == self.root else None
         if number in ptrace.GROUP_STOPS:
             request(LISTEN, tid, 0, 0)
@@ -496,6 +544,8 @@ class Engine:
             tracee, going = self.family.execed(tid, message)
             self._give_turn(going)
         elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+            if self.untraced:
+                self.untraced.over(tid, message)
             if tracee is not None and tracee.mm.id:
                 self.family.born(tracee, message, event)
                 if tracee.pending:
@@ -528,13 +578,15 @@ class Engine:
             tracee.t0 = tracee.t0 if not waited else now
             if result is None or result == -ENOSYS:
                 self._unfinished(tracee, now, statm)
-            else:
+            elif result != tracee.entry[ENTRY_NR]:  # as in _leave: SECCOMP_RET_KILL
                 self._write_call(tracee, result, now, statm, self._read_back.after(tracee, result))
         self._give_turn(turns.leave(tracee))
 
     def ended(self, tid: int, status: int) -> None:
         """A task's exit status."""
         tracee = self.family.tracees.get(tid)
+        if self.untraced:
+            self.untraced.gone(tid)
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         if tid == self.root:

@@ -24,7 +24,7 @@ from ptrace.signames import signalName
 
 from memtrace.collect import procfs
 
-CONT, DETACH, SYSCALL = 7, 17, 24
+POKEDATA, POKEUSER, CONT, DETACH, SYSCALL = 5, 6, 7, 17, 24
 #: No request of ptrace(2): the tracee stays where it is.
 STAY = -1
 SEIZE, INTERRUPT, LISTEN, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
@@ -45,6 +45,9 @@ OP_ENTRY, OP_EXIT, OP_SECCOMP = 1, 2, 3
 GROUP_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 WALL = 0x40000000
 
+#: POKEUSER of this word at this offset (struct user_regs_struct) at a call's entry: it is skipped.
+ORIG_RAX, NO_CALL = 15 * 8, ctypes.c_ulong((1 << 64) - 1)
+
 _SYS_KCMP, _KCMP_VM = 312, 1  # x86-64
 
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -55,7 +58,7 @@ _libc.ptrace.restype = ctypes.c_long
 #: struct ptrace_syscall_info, entry and seccomp form, as eleven words:
 #: op | arch << 32, ip, sp, nr, six arguments, seccomp data.
 SyscallEntry = ctypes.c_uint64 * 11
-ENTRY_OP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0 = 0, 2, 3, 4
+ENTRY_OP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0, ENTRY_DATA = 0, 2, 3, 4, 10
 ENTRY_SIZE = 88
 #: The exit form as signed words; word 3 is the return value.
 SyscallExit = ctypes.c_int64 * 6

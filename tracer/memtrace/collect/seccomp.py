@@ -15,10 +15,21 @@ from __future__ import annotations
 import ctypes
 import struct
 
-from memtrace.collect.abi import CLONE_VM, FIRST_ARGUMENTS, I386, X32_BIT, X86_64, Abi
+from memtrace.collect.abi import (
+    CLONE_UNTRACED,
+    CLONE_VM,
+    FIRST_ARGUMENTS,
+    I386,
+    X32_BIT,
+    X86_64,
+    Abi,
+)
 
 _LD, _AND, _JEQ, _JSET, _RET = 0x20, 0x54, 0x15, 0x45, 0x06
-_ALLOW, _TRACE = 0x7FFF0000, 0x7FF00000
+#: What our stops carry (SECCOMP_RET_DATA): a filter of the program's own that says
+#: SECCOMP_RET_TRACE, too, is newer, wins (`seccomp_run_filters`), and brings its own.
+MARK = 0x6D74
+_ALLOW, _TRACE = 0x7FFF0000, 0x7FF00000 | MARK
 _NR, _ARCH, _ARG0 = 0, 4, 16  # offsets in struct seccomp_data
 
 _SYS_SECCOMP = 317  # x86-64
@@ -48,10 +59,12 @@ def _branch(abi: Abi) -> list[Instruction]:
     plain = [nr for nr, name in abi.names.items() if name not in FIRST_ARGUMENTS]
     plain = [nr for nr in plain if abi.names[nr] != "clone"]
     clone = next(nr for nr, name in abi.names.items() if name == "clone")
-    # A clone that shares the mm (every thread) changes no map and need not stop.
+    # A clone that shares the mm (every thread) changes no map and need not stop, unless it asks for
+    # a child without a tracer.
     tail: list[Instruction] = [
-        (_JEQ, 0, 4, clone),
+        (_JEQ, 0, 5, clone),
         (_LD, 0, 0, _ARG0),
+        (_JSET, 1, 0, CLONE_UNTRACED),
         (_JSET, 1, 0, CLONE_VM),
         (_RET, 0, 0, _TRACE),
         (_RET, 0, 0, _ALLOW),
