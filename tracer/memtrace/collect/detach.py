@@ -155,6 +155,10 @@ class Departure:
         if recorded and tracee is not None:
             if status == STOP_SYSCALL and tracee.pending:
                 engine.syscall_stop(tracee)
+                if tracee.pending:
+                    # Killed meanwhile: what became of the call is seen at its exit event.
+                    self._stopped.pop(tid, None)
+                    return
             elif event == ptrace.EVENT_STOP:
                 self._first_stop(tracee)
             elif event:
