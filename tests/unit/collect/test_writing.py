@@ -64,7 +64,9 @@ def test_messages_arrive_whole_and_in_order() -> None:
 def test_a_dead_writer_ends_the_recording_only() -> None:
     read, write = os.pipe()
     channel = Channel(write, Wishes())
+    assert not channel.in_vain()
     os.close(read)
+    assert channel.in_vain()  # before anything is written
     channel.send(b"x" * (BLOCK + 1))
     assert channel.broken
     assert not channel.out
@@ -191,9 +193,11 @@ def test_records_reach_the_file_while_the_target_runs(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_never_blocks() -> None:
     output = Output("/dev/full")
     writer = Writer(output)
+    assert not writer.channel.in_vain()
     send(writer, 20_000)  # far more than the pipe holds
-    result = writer.finish("done")
+    assert writer.channel.in_vain()
     assert not writer.channel.broken
+    result = writer.finish("done")
     assert result.error == "cannot write /dev/full: no space left on device"
     assert result.counts["calls"] == 20_000
     assert result.bytes_written == 0

@@ -139,6 +139,8 @@ class _Clock:
 
     def tick(self) -> bool:
         """Whether it is time to leave."""
+        if self._engine.channel.in_vain():
+            return True
         if self._attachment.facts is None:
             return False
         now = time.monotonic_ns()

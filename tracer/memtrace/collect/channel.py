@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import time
 
 BLOCK = 1 << 15
+_FAILED = mmap.PAGESIZE  # behind the slots
 
 
 def wish_slot(mm: int) -> int:
@@ -20,15 +22,20 @@ def wish_slot(mm: int) -> int:
 
 
 class Wishes:
-    """A page shared with the writer: one byte per mm, set when its model and the kernel's page
-    count disagree and a snapshot is wanted at the next stop."""
+    """Memory shared with the writer: one byte per mm, set when its model and the kernel's page
+    count disagree and a snapshot is wanted at the next stop; and one for a writer that cannot write
+    any more."""
 
     def __init__(self) -> None:
-        self.page = mmap.mmap(-1, mmap.PAGESIZE)
+        self.page = mmap.mmap(-1, _FAILED + 1)
 
     def ask(self, mm: int) -> None:
         """Writer: want a snapshot."""
         self.page[wish_slot(mm)] = 1
+
+    def fail(self) -> None:
+        """Writer: what comes from now on is read and dropped."""
+        self.page[_FAILED] = 1
 
 
 class Channel:
@@ -44,6 +51,14 @@ class Channel:
     def now(self) -> int:
         """Nanoseconds since the trace's start."""
         return time.monotonic_ns() - self.start_ns
+
+    def in_vain(self) -> bool:
+        """Whether nothing that is sent will be written: the writer has gone or cannot write."""
+        if self.broken or self.wishes[_FAILED]:
+            return True
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return bool(poll.poll(0))  # a pipe that nobody reads is in error (`pipe_poll`)
 
     def send(self, message: bytes) -> None:
         """Queue one message."""

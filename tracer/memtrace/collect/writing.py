@@ -3,8 +3,8 @@
 
 It is detached from the tracer (two forks), because the tracer's waitpid(-1) must see tracees only.
 It ends when the pipe does, whoever closed it: a killed tracer leaves a footer that says so. When
-the disk is full it goes on reading, so that the target runs on, and writes nothing more: the
-file has no footer and is incomplete by that.
+the disk is full it says so (an attach leaves then) and goes on reading, so that the target runs on,
+and writes nothing more: the file has no footer and is incomplete by that.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Writer:
                     os.close(write_end)
                     os.close(self._status)
                     scribe = Scribe(self.wishes.ask, redaction=redaction)
-                    _main(read_end, status, output, scribe, self.channel.start_ns)
+                    _main(read_end, status, output, scribe, self.channel.start_ns, self.wishes)
             finally:
                 os._exit(0)
         os.waitpid(middle, 0)
@@ -110,7 +110,9 @@ class Writer:
             return Result("the writer process died", "", {}, 0, 0, 0, 0, 0, [])
 
 
-def _main(fd: int, status: int, output: Output, scribe: Scribe, start_ns: int) -> None:
+def _main(
+    fd: int, status: int, output: Output, scribe: Scribe, start_ns: int, wishes: Wishes
+) -> None:
     """The body of the writer process. Never returns."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
@@ -118,8 +120,9 @@ def _main(fd: int, status: int, output: Output, scribe: Scribe, start_ns: int) -
     for standard in (0, 1, 2):  # the target's pipes must see their end when the target closes them
         os.dup2(null, standard)
     try:
-        result = _write_trace(fd, output, scribe, start_ns)
+        result = _write_trace(fd, output, scribe, start_ns, wishes)
     except Exception as e:  # noqa: BLE001 - the last resort: said to the user, and the target runs on
+        wishes.fail()
         result = Result(f"the writer failed: {type(e).__name__}: {e}", "", {}, 0, 0, 0, 0, 0, [])
         while os.read(fd, 1 << 20):
             pass
@@ -127,7 +130,7 @@ def _main(fd: int, status: int, output: Output, scribe: Scribe, start_ns: int) -
     os._exit(0)
 
 
-def _write_trace(fd: int, output: Output, scribe: Scribe, start_ns: int) -> Result:
+def _write_trace(fd: int, output: Output, scribe: Scribe, start_ns: int, wishes: Wishes) -> Result:
     scribe.start(start_ns)
     parser = wire.Parser()
     end: dict[str, Any] | None = None
@@ -151,6 +154,8 @@ def _write_trace(fd: int, output: Output, scribe: Scribe, start_ns: int) -> Resu
             flushed = now
             if error is None:
                 error = _attempt(output, block)
+                if error is not None:
+                    wishes.fail()
         if data == b"":
             break
     reason = end["reason"] if end is not None else "the tracer was killed"
