@@ -68,9 +68,10 @@ def _usage(e: click.ClickException) -> int:
 
 
 def _os_error(e: OSError) -> int:
-    if e.errno == errno.EPIPE:
+    if e.errno == errno.EPIPE or not e.filename:
         # The interpreter flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if e.errno == errno.EPIPE:
         return PIPE
     what = (e.strerror or str(e)).lower()
     where = f"cannot use {e.filename}: " if e.filename else "cannot write the output: "

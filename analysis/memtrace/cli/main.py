@@ -98,8 +98,23 @@ def run(arguments: Sequence[str]) -> int:
     return exit_status(command)
 
 
+def _standard_streams() -> None:
+    """Take descriptors 0 to 2 where they are closed, lest a trace gets such a number. A program
+    that is run still finds them closed; what is written to stdout still fails.
+    """
+    while (fd := os.open(os.devnull, os.O_RDONLY)) <= 2:  # close-on-exec
+        pass
+    os.close(fd)
+    # The interpreter has None where it found a descriptor closed.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
 def main() -> NoReturn:
     """Entry point of the command."""
+    _standard_streams()
     if "_MEMTRACE_COMPLETE" in os.environ:  # click's shell completion, and nothing else
         cli.main(prog_name="memtrace", complete_var="_MEMTRACE_COMPLETE")
     sys.exit(run(sys.argv[1:]))
