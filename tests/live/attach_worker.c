@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * attach_worker work THREADS | forks | idle THREADS: a program to attach to, which notices what is done to it.
+ * attach_worker work THREADS | forks | idle THREADS [on]: a program to attach to, which notices what is done to it.
  *
- * It lives until the end of its stdin. `work`: every thread allocates, maps, moves and unmaps, talks to itself through
+ * It lives until the end of its stdin, with `on` until it is killed. `work`: every thread allocates, maps, moves and unmaps, talks to itself through
  * a pipe and forks, and checks each time that its data is what it wrote. `forks`: forks of a large process, and no
  * memory call. `idle`: all threads but the first sleep.
  *
@@ -191,11 +191,11 @@ int main(int argc, char **argv)
 {
     const char *mode = argc > 1 ? argv[1] : "work";
     void *(*body)(void *) = strcmp(mode, "work") == 0 ? work : strcmp(mode, "forks") == 0 ? fork_on : sleep_on;
-    struct pollfd in = {.fd = 0, .events = POLLIN};
+    struct pollfd in = {.fd = argc > 3 ? -1 : 0, .events = POLLIN};
     pthread_attr_t small;
 
     account_begin("attach_worker");
-    threads = account_argument(argc, argv, 2, body == fork_on ? 1 : 4);
+    threads = body == fork_on ? 1 : account_argument(argc, argv, 2, 4);
     account_require(threads > 0 && threads <= THREADS_MAX, "some threads");
     account_require(pipe(forever) == 0, "pipe");
     if (body == fork_on)

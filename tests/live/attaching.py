@@ -60,8 +60,14 @@ class Attaching:
         self.says("attached to")
 
     def writer(self) -> int:
-        """The pid of the process that has the trace open."""
-        return until(lambda: list(holders(self.path)))[0]
+        """The pid of the process that has the trace open; at first that is memtrace itself."""
+
+        def ask() -> list[int]:
+            tracer = str(self.process.pid)
+            own = {tracer, *Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()}
+            return [pid for pid in holders(self.path) if str(pid) not in own]
+
+        return until(ask)[0]
 
     def ended(self) -> Traced:
         """Wait for its end."""

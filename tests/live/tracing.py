@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -381,12 +381,16 @@ def until(ask: Callable[[], Sequence[T]], count: int = 1) -> Sequence[T]:
 
 def holders(path: Path) -> Iterator[int]:
     """The processes that have a file open."""
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if fd.readlink() == path:
-                yield int(fd.parts[2])
-        except OSError:
-            continue
+    for process in Path("/proc").glob("[0-9]*"):
+        if path in _open_files(process):
+            yield int(process.name)
+
+
+def _open_files(process: Path) -> Iterator[Path]:
+    with suppress(OSError):  # it has ended
+        for fd in (process / "fd").iterdir():
+            with suppress(OSError):  # it has closed it
+                yield fd.readlink()
 
 
 def state_of(pid: int) -> str:
