@@ -19,6 +19,7 @@ import pytest
 import memtrace.cli.main
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.records import (
+    Attach,
     Call,
     Exec,
     Exit,
@@ -377,6 +378,84 @@ def test_a_full_disk_is_said(trace: Path) -> None:
     assert ran.returncode == 2
     assert "no space left on device" in ran.stderr
     assert two_lines(ran.stderr)
+
+
+# -- attached to ------------------------------------------------------------------------------
+
+ATTACHED: list[Call | Life] = [
+    Attach(t=10, pid=5, mm=1, ppid=1, exe="/bin/a", argv=["a", "b"], start_brk=0x600000,
+           start_stack=0x7FFFF00, maps=[TEXT, HEAP, STACK], tids=[5, 7], age_ns=10**9,
+           rss=3, vm=33),
+    Call(10, 1, 7, 1, 1, [0, 0x22000, 3, 0x22, -1, 0], 0x800000, None, 67, 3),
+    Snap(t=80, **WHO, why="detach", maps=[TEXT, HEAP, CHUNK, STACK]),
+]  # fmt: skip
+DETACHED = Footer(stop=1_000_000, complete=True, reason="detached")
+
+
+@pytest.fixture
+def attached(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.json", ATTACHED, DETACHED)
+
+
+def test_verbs_on_an_attached_process(run: Run, attached: Path) -> None:
+    assert run("verify", attached).out.splitlines() == [
+        "exact: 1 of 1 kernel snapshots reproduced, 1 of 1 checksums, no gaps",
+        "  pid 5 mm 1 (a, attach at 1): 1 of 1 snapshots, 1 of 1 checksums",
+    ]
+    for when, maps in (("start", [TEXT, HEAP, STACK]), ("end", [TEXT, HEAP, CHUNK, STACK])):
+        shown = run("maps", attached, "--at", when).out.splitlines()
+        assert sorted(shown) == sorted(line(m) for m in maps)
+    first = json.loads(run("events", attached, "--format", "jsonl").out.splitlines()[0])
+    assert first == {
+        "seq": 1, "t_ns": 10, "pid": 5, "tid": None, "mm": 1, "call": "attach", "args": [],
+        "ret": None, "errno": None, "path": "/bin/a", "argv": ["a", "b"], "why": "attach",
+        "tids": [5, 7], "age_ns": 10**9, "rss": 3 * 4096, "vm": 33 * 4096,
+    }  # fmt: skip
+    lines = run("events", attached, "--pid", "5").out.splitlines()
+    assert [text.split()[2] for text in lines] == ["5", "7", "5"]
+    assert "--- attach mm=1 path=/bin/a argv=a b why=attach tids=5 7 age_ns=1000000000" in lines[0]
+    assert run("events", attached, "--call", "attach").out.count("\n") == 1
+    rows = list(csv.DictReader(io.StringIO(run("events", attached, "--format", "csv").out)))
+    assert (rows[0]["call"], rows[0]["path"]) == ("attach", "/bin/a")
+    report = json.loads(run("report", attached, "--format", "json").out)
+    assert report["processes"][0]["attached"]["regions"] == 3
+    assert "pid 5, attached at #1, 1.00 s after its start" in run("report", attached).out
+
+
+HOSTILE_ATTACH = [
+    b'{"rec":"attach","t":1,"pid":5,"mm":1},\n',
+    b'{"rec":"attach","t":1,"pid":-9,"mm":77,"tids":[-1,5,5],"age_ns":-5,"exe":"\\u001b[1m"},\n',
+    (
+        b'{"rec":"attach","t":1,"pid":9,"mm":77,"start_brk":18446744073709551615,"start_stack":-1,'
+        b'"maps":["0-ffffffffffffffff rw-p 0 00:00 0 [heap]","1-0 ---p 0 00:00 0"],'
+        b'"chunks":[[0,18446744073709551615],[-4096,4098]],"stacks":[[-1,-1]],'
+        b'"dontfork":[[18446744073709551615,0]],"growsdown":[[0,18446744073709551615]]},\n'
+    ),
+    b'{"rec":"attach","t":1,"pid":9,"mm":77,"maps":["x"],"rlimits":{"STACK":-1},"rss":-4},\n',
+    (
+        b'{"rec":"attach","t":1,"pid":9,"mm":77,"maps":["1000-9000 rw-p 0 00:00 0 [heap]",'
+        b'"2000-3000 rw-p 0 00:00 0 [heap]"],"start_brk":20480,"personality":4194304},\n'
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", HOSTILE_ATTACH, ids=range(len(HOSTILE_ATTACH)))
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_hostile_attach_never_breaks_a_verb(
+    run: Run, attached: Path, verb: tuple[str, ...], bad: bytes
+) -> None:
+    lines = attached.read_bytes().splitlines(keepends=True)
+    own = b"[1,1,5,77,0,[4096],20480],\n[1,1,5,77,0,[40960],40960],\n[1,1,5,77,2,[0,%d],0],\n"
+    for at in (1, 2):
+        attached.write_bytes(b"".join([*lines[:at], bad, own % (1 << 56), *lines[at:]]))
+        forms = {"events": ["text", "jsonl", "csv"], "report": ["text", "json"]}.get(
+            verb[0], [None]
+        )
+        for form in forms:
+            ran = run(*verb, attached, *(["--format", form] if form else []))
+            assert ran.status in ((0, 1, 3) if verb[0] == "verify" else (0,)), ran.err
+            assert "\x1b" not in ran.out
+            assert "fault of memtrace" not in ran.err
 
 
 # -- remedies ---------------------------------------------------------------------------------
