@@ -282,4 +282,6 @@ class Regions:
             k.born += 0 if r.inherited or r.older else sign
             k.older += sign if r.older else 0
             k.bytes += sign * r.counted
+            if r.older and r.counted == r.length == r.peak:
+                k.peak += sign * r.counted  # it was there all the time, and all of it
         new.peak = max(new.peak, new.bytes)

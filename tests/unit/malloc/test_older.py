@@ -241,7 +241,8 @@ def test_libc_opening_more_of_it_proves_an_arena(scene: Scene) -> None:
     assert what(at(p, base)) == ("arena", "caller")
     (arena,) = p.arenas
     assert (arena.base, arena.tid, arena.committed_bytes) == (base, None, 0x27000)
-    assert p.kinds["arena"].count == 1
+    assert (p.kinds["arena"].count, p.kinds["arena"].peak_bytes) == (1, MIB64)
+    assert p.kinds["unknown"].peak_bytes == 0x2000  # the loader's data: it never held the arena
 
 
 def test_a_stack_that_grew_before_the_first_look_stays_one_region(scene: Scene) -> None:
