@@ -15,7 +15,7 @@ import pytest
 from tests.live.tracing import ROOT, Event, Traced
 
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Clone, Fork
+from memtrace.trace.records import Clone, Exec, Fork
 
 BOTH = pytest.mark.parametrize("options", [(), ("--no-seccomp",)], ids=["filter", "no-seccomp"])
 FLAGS = ["-std=c11", "-O0", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result", "-pthread"]
@@ -106,6 +106,9 @@ def test_a_program_of_32_bits(
     }  # fmt: skip
     assert len(done.calls("fork")) == 3
     assert not done.calls("semget")
+    with Trace(str(done.path)) as trace:
+        (begun,) = [record for _, _, record in trace.records() if isinstance(record, Exec)]
+    assert (begun.abi, begun.at_secure) == ("i386", False)
     # Offsets are in bytes, whatever the call counted in.
     assert {e["args"][5] for e in done.calls("mmap") if e.get("path")} == {4096}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,6 +57,7 @@ def command(
     done = record(argv, path, options)
     if not quiet():
         sys.stderr.write(summary(argv, done))
+        sys.stderr.writelines(withheld(argv, done))
     if done.result.error is not None:
         _incomplete(done, done.result.error)
     return leave_as(done.status)
@@ -74,6 +77,21 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
     calls = f"{counts.get('calls', 0):,} memory calls"
     head = f"memtrace  {name}  {how}  {format_time(r.duration_ns)}  {calls}"
     return "\n".join([head, *recorded(r.result, r.path)]) + "\n"
+
+
+def withheld(argv: tuple[str, ...], r: Recording) -> Iterator[str]:
+    """One line for each program that ran without its privilege, and what to type for one that has
+    it: a tracer with CAP_SYS_PTRACE takes nothing away.
+    """
+    user = f"--reuid={os.getuid()} --regid={os.getgid()} --init-groups"
+    for exe, which in r.withheld.items():
+        yield (
+            f"memtrace: {click.unstyle(exe)} is {' and '.join(which)} and ran without that "
+            "privilege, because the kernel withholds it from a traced program\n"
+        )
+    if r.withheld:
+        command = click.unstyle(shlex.join(argv))
+        yield f"  try: sudo memtrace run -- setpriv {user} {command}\n"
 
 
 def _incomplete(r: Recording, error: str) -> None:

@@ -251,8 +251,9 @@ OURS = {
     for f in ("memtrace", "version", "engine", "machine", "kernel", "thp", "started", "columns",
               "calls")
 } | {
-    ("Exec", "abi"), ("Exec", "rlimits"), ("Attach", "abi"), ("Attach", "rlimits"),
-    ("Attach", "why"), ("Snap", "why"), ("Libc", "name"), ("Libc", "version"),
+    ("Exec", "abi"), ("Exec", "rlimits"), ("Exec", "withheld"), ("Attach", "abi"),
+    ("Attach", "rlimits"), ("Attach", "why"), ("Snap", "why"), ("Libc", "name"),
+    ("Libc", "version"),
     ("Libc", "build_id"), ("Lost", "why"), ("Ext", "abi"), ("Ext", "raw"), ("FileId", "dev"),
     ("Footer", "reason"), ("Footer", "counts"),
 }  # fmt: skip

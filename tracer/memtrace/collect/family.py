@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from memtrace.collect import procfs, seeding, turns, wire
+from memtrace.collect import privilege, procfs, seeding, turns, wire
 from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, I386, X86_64, Role
 from memtrace.collect.channel import Channel
 from memtrace.collect.observe import Observer
@@ -35,6 +35,8 @@ class Family:
         self.tracees: dict[int, Tracee] = {}
         self.mms: dict[int, Mm] = {}
         self.process_mm: dict[int, Mm] = {}
+        #: Programs that ran without privileges that their file grants: the file, and which.
+        self.withheld: dict[str, list[str]] = {}
         self._last_mm = 0
         self._early: set[int] = set()
 
@@ -255,6 +257,10 @@ class Family:
         if counts is not None:
             fields["vm"], fields["rss"] = counts
         fields |= {"rec": "exec", "pid": pid, "tid": old_tid, "mm": mm.id}
+        withheld = privilege.withheld(pid, filtered=self.observer.options.seccomp)
+        if withheld:
+            fields["withheld"] = list(withheld)
+            self.withheld.setdefault(fields["exe"], list(withheld.values()))
         if old is not None and old.seeded:
             fields["old_mm"] = old.id
         self._emit(fields, raw)

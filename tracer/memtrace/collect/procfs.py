@@ -213,8 +213,9 @@ def exec_facts(pid: int) -> dict[str, Any]:
         facts["start_stack"] = int(stat[25])
         facts["start_brk"] = int(stat[44])
     facts["personality"] = int(read(f"/proc/{pid}/personality").strip() or b"0", 16)
+    pair = struct.Struct("<II" if "abi" in facts else "<QQ")
     aux = read(f"/proc/{pid}/auxv")
-    pairs = dict(struct.iter_unpack("<QQ", aux[: len(aux) // 16 * 16]))
+    pairs = dict(pair.iter_unpack(aux[: len(aux) // pair.size * pair.size]))
     if 23 in pairs:  # AT_SECURE
         facts["at_secure"] = bool(pairs[23])
     limits: dict[str, int | None] = {}

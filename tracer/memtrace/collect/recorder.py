@@ -33,13 +33,15 @@ _WATCH_NS = 500_000_000
 class Recording:
     """A finished recording.
 
-    `status` is the program's wait status; `duration_ns` from its start to its end.
+    `status` is the program's wait status; `duration_ns` from its start to its end. `withheld`:
+    programs that ran without privileges that their file grants, and which.
     """
 
     path: str
     status: int
     duration_ns: int
     result: Result
+    withheld: dict[str, list[str]]
 
 
 def record(argv: Sequence[str], path: str, options: Options) -> Recording:
@@ -77,7 +79,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
         raise error
     if status is None:  # pragma: no cover - waitpid always reports the root
         raise TargetError("the program's exit status was not seen", hint="memtrace run --debug ...")
-    return Recording(path, status, duration, result)
+    return Recording(path, status, duration, result, engine.family.withheld)
 
 
 def prepare() -> None:

@@ -136,11 +136,13 @@ class Exec(Start, tag="exec", kw_only=True):
     """A new address space; the first one of `run` is the traced program's.
 
     `tid` is the thread that called execve and has become `pid`. `old_mm` is what the process had
-    before (None for the first).
+    before (None for the first). `withheld`: privileges that the file grants and the kernel did not
+    give, because the program is traced: setuid, setgid, capabilities.
     """
 
     tid: int
     old_mm: int | None = None
+    withheld: list[str] = []
 
 
 class Attach(Start, tag="attach", kw_only=True):
