@@ -50,7 +50,7 @@ class Process:
             (0 on a kernel without accounting bugs).
         vm_peak, rss_peak: pages, the largest seen; 0 if never read.
         hwm: pages, the kernel's own peak of resident memory (VmHWM); None if never read. `rss_peak`
-            includes it.
+            includes it, unless the process was attached to: it counts from the exec on.
         mapped_peak: bytes, the largest `space.total`; first reached at `mapped_peak_seq`.
         maps_peak, maps_last: lines of maps as the kernel counted them, in snapshots.
         canonical_peak: maximal runs at snapshots, a lower bound of the kernel's count.
@@ -199,7 +199,8 @@ class Process:
             self.majflt = snap.majflt
         if snap.hwm is not None:
             self.hwm = max(self.hwm or 0, snap.hwm)
-            self.rss_peak = max(self.rss_peak, snap.hwm)
+            if not self.attached:
+                self.rss_peak = max(self.rss_peak, snap.hwm)
 
     def counted(self, vm: int | None, rss: int | None) -> None:
         """Take a reading of statm, in pages."""

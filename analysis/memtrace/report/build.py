@@ -97,7 +97,7 @@ def _process(
         if k.count
     }
     vm = max(p.vm_peak * page, p.mapped_peak)
-    rss = max(p.rss_peak, p.hwm or 0) * page or None
+    rss = p.rss_peak * page or None
     return ProcessRow(
         pid=p.pid,
         mm=p.mm,

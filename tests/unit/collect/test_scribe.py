@@ -225,6 +225,13 @@ def test_a_kernel_that_miscounts_by_a_constant_is_not_asked_for_ever() -> None:
     assert (desk.scribe.vm_peak, desk.scribe.rss_peak) == (PAGES + 9, 44)
 
 
+def test_a_high_water_mark_of_before_the_attach_is_no_peak_since() -> None:
+    desk = Desk()
+    desk.life("attach", mm=2, pid=7, start_brk=HEAP, rss=40, vm=PAGES, blob="\n".join([*MAPS, ""]).encode())
+    desk.life("snap", mm=2, pid=7, tid=7, why="exit", vm=PAGES, rss=44, hwm=9000, blob="\n".join([*MAPS, ""]).encode())
+    assert desk.scribe.rss_peak == 44
+
+
 @pytest.mark.parametrize("text", [b"", b"0 0 0 0 0 0 0\n", b"12"])
 def test_without_a_page_count_nothing_is_claimed(text: bytes) -> None:
     desk = Desk()

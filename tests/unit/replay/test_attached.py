@@ -200,6 +200,11 @@ def test_damage_is_a_problem(run: Run, damage: dict[str, Any], says: str) -> Non
     assert trust.exactness(r) == "drift"
 
 
+def test_the_kernels_high_water_mark_of_before_is_no_peak_since(run: Run) -> None:
+    r = run(found(rss=40), snap(MAPS, why="exit", rss=44, hwm=9000))
+    assert (r.processes[0].hwm, r.processes[0].rss_peak) == (9000, 44)
+
+
 class Counted(AddressSpace):
     """Counts how often pages are flagged."""
 

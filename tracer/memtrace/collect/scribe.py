@@ -50,7 +50,7 @@ Place = tuple[str, int, str, int] | int
 class Model:
     """What the writer keeps of one mm."""
 
-    __slots__ = ("asked", "calls", "libcs", "malloc", "offset", "pid", "sites", "space")
+    __slots__ = ("asked", "calls", "libcs", "malloc", "offset", "older", "pid", "sites", "space")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -61,6 +61,7 @@ class Model:
         self.sites: dict[tuple[int, int, int], int] = {}
         self.asked = False
         self.offset = 0
+        self.older = False  # than the trace
 
 
 class Scribe:
@@ -279,6 +280,7 @@ class Scribe:
         model = self._models[fields["mm"]] = Model(fields["pid"])
         model.calls = fields.pop("calls", 0)
         record: Start = msgspec.convert(fields, Exec | Attach)
+        model.older = isinstance(record, Attach)
         seed(model.space, record, self._cache.parse(record.maps))
         if record.vm is not None:
             self.vm_peak = max(self.vm_peak, record.vm)
@@ -315,7 +317,9 @@ class Scribe:
             # A kernel that miscounts by a constant must not be asked for ever.
             model.offset = fields["vm"] * PAGE - model.space.total
             self.vm_peak = max(self.vm_peak, fields["vm"])
-            self.rss_peak = max(self.rss_peak, fields["rss"], fields.get("hwm", 0))
+            self.rss_peak = max(self.rss_peak, fields["rss"])
+            if not model.older:  # VmHWM is of all its life
+                self.rss_peak = max(self.rss_peak, fields.get("hwm", 0))
 
     def _take_headers(self, seq: int) -> list[tuple[int, int]]:
         """The headers that ride on record `seq`: how many records back, and the word."""
