@@ -226,9 +226,9 @@ def test_a_kernel_that_miscounts_by_a_constant_is_not_asked_for_ever() -> None:
 
 
 def test_a_high_water_mark_of_before_the_attach_is_no_peak_since() -> None:
-    desk = Desk()
-    desk.life("attach", mm=2, pid=7, start_brk=HEAP, rss=40, vm=PAGES, blob="\n".join([*MAPS, ""]).encode())
-    desk.life("snap", mm=2, pid=7, tid=7, why="exit", vm=PAGES, rss=44, hwm=9000, blob="\n".join([*MAPS, ""]).encode())
+    desk, blob = Desk(), "\n".join([*MAPS, ""]).encode()
+    desk.life("attach", mm=2, pid=7, start_brk=HEAP, rss=40, vm=PAGES, blob=blob)
+    desk.life("snap", mm=2, why="exit", vm=PAGES, rss=44, hwm=9000, blob=blob)
     assert desk.scribe.rss_peak == 44
 
 
