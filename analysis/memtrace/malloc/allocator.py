@@ -63,12 +63,15 @@ def of_older(path: str, seq: int, preload: str) -> tuple[Allocator, bool] | None
     if owner not in MALLOCS:
         return None
     name = base_name(path)
-    asked = {base_name(item) for item in preload.replace(":", " ").split()}
-    if name in asked:
+    # The file may be named by its soname, which is a link to it.
+    asked = any(
+        f"{name}.".startswith(f"{base_name(item)}.") for item in preload.replace(":", " ").split()
+    )
+    if asked:
         evidence = f"LD_PRELOAD named {name} (#{seq})"
     else:
         evidence = f"{name} is at work; it was mapped before the attach (#{seq})"
-    return Allocator(owner, None, NO_RULE, evidence, seq, path), name in asked
+    return Allocator(owner, None, NO_RULE, evidence, seq, path), asked
 
 
 def undecided(rivals: Iterable[Allocator], seq: int) -> Allocator:

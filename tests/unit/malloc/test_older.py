@@ -737,6 +737,26 @@ def test_a_preloaded_one_is_the_malloc(scene: Scene) -> None:
     assert interval(p) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("preload", "name"),
+    [
+        ("libtcmalloc_minimal.so.4", "tcmalloc"),
+        ("/usr/lib/libtcmalloc_minimal.so", "tcmalloc"),
+        ("libtcmalloc_minimal.so.4.5.10", "tcmalloc"),
+        ("libtcmalloc_minimal.so.4.5.1", "unknown"),
+        ("libtcmalloc.so.4", "unknown"),
+        ("", "unknown"),
+        (" : ", "unknown"),
+        ("/usr/lib/", "unknown"),
+    ],
+)
+def test_a_preloaded_one_may_be_named_by_a_link(scene: Scene, preload: str, name: str) -> None:
+    path = "/usr/lib/libtcmalloc_minimal.so.4.5.10"
+    text = f"7fd000000000-7fd000100000 r-xp 00000000 fe:00 9 {path}"
+    scene.attach([text], env={"LD_PRELOAD": preload})
+    assert scene.process().allocator.name == name
+
+
 def test_the_one_at_work_is_the_malloc(scene: Scene) -> None:
     scene.attach([JEMALLOC_TEXT])
     scene.mmap(2 << 20, JEMALLOC)
