@@ -16,6 +16,7 @@ from memtrace.collect import wire
 from memtrace.collect.abi import NAMES
 from memtrace.collect.redact import REDACTED, Redaction
 from memtrace.collect.scribe import Scribe
+from memtrace.malloc.allocator import of_older
 from memtrace.malloc.caller import LOADER, OWNERS, Caller, Callers, base_name, owner_of
 from memtrace.malloc.glibc import settings
 from memtrace.trace.codec import Decoder, encode
@@ -136,7 +137,10 @@ def test_arguments_leave_their_number_only(redaction: Redaction) -> None:
     ("MALLOC_CHECK_", "-0x" + "f" * 40, "-18446744073709551615"),
     ("MALLOC_CONF", "prof_prefix:/home/hunter2", REDACTED),
     ("MALLOC_TRACE", "/home/hunter2/log", REDACTED),
-    ("LD_PRELOAD", "/home/hunter2/libjemalloc.so.2", REDACTED),
+    ("LD_PRELOAD", "/home/hunter2/libjemalloc.so.2", "/redacted/1/libjemalloc.so.2"),
+    ("LD_PRELOAD", "hunter2.so /hunter2:libjemalloc.so.2:",
+     "/redacted/file-1 /redacted/file-2:/redacted/3/libjemalloc.so.2:"),
+    ("LD_LIBRARY_PATH", "/home/hunter2", REDACTED),
     ("LD_LIBRARY_PATH", "", ""),
     ("PYTHONMALLOC", "pymalloc_debug", "pymalloc_debug"),
     ("PYTHONMALLOC", "hunter2", REDACTED),
@@ -150,6 +154,13 @@ def test_the_settings_of_malloc_are_all_that_stays_of_the_environment(
     redaction: Redaction, name: str, value: str, shown: str
 ) -> None:
     assert redaction.environment({name: value}) == {name: shown}
+
+
+def test_the_malloc_of_an_attached_process_stays_known(redaction: Redaction) -> None:
+    preload = redaction.environment({"LD_PRELOAD": "/home/ann/libjemalloc.so"})["LD_PRELOAD"]
+    found = of_older(redaction.name("/usr/lib/libjemalloc.so.2"), 1, preload)
+    assert found is not None
+    assert (found[0].name, found[1]) == ("jemalloc", True)
 
 
 def test_a_variable_that_is_no_allocators_loses_its_name_too(redaction: Redaction) -> None:
@@ -363,7 +374,7 @@ def test_the_scribe_writes_no_name_and_its_model_is_as_exact() -> None:
     assert isinstance(memfd, Call)
     assert isinstance(named, Call)
     assert exec_.exe == exec_.argv[0] == exec_.maps[0].split()[-1]
-    assert exec_.env == {"LD_PRELOAD": REDACTED, "MALLOC_ARENA_MAX": "1"}
+    assert exec_.env == {"LD_PRELOAD": "/redacted/file-2", "MALLOC_ARENA_MAX": "1"}
     assert isinstance(mapped.site, Site)
     assert mapped.ext is not None
     assert isinstance(mapped.ext.f, FileId)

@@ -189,9 +189,16 @@ class Redaction:
     def environment(self, env: dict[str, str]) -> dict[str, str]:
         """Variables with the values that say how glibc's malloc and Python's were set up."""
         return {
-            name if name in _NAMES else f"MALLOC_{self.label(name)}": _value(name, value)
+            name if name in _NAMES else f"MALLOC_{self.label(name)}": self._setting(name, value)
             for name, value in env.items()
         }
+
+    def _setting(self, name: str, value: str) -> str:
+        if name == "LD_PRELOAD":  # as in ld.so(8): a library's name tells which malloc there is
+            return "".join(
+                part if part in " :" else self.path(part) for part in re.split("([ :])", value)
+            )
+        return _value(name, value)
 
     def _number(self, text: str) -> int:
         return self._numbers.setdefault(text, len(self._numbers) + 1)
