@@ -102,6 +102,20 @@ def test_an_output_that_cannot_be_created(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
+def test_what_to_type_is_an_attach_when_it_was_one(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "100"]) as target:
+        try:
+            done = cli("attach", "-o", tmp_path / "no" / "t.json", target.pid)
+            assert target.poll() is None
+        finally:
+            target.kill()
+    assert done.returncode == 125
+    assert done.stderr.splitlines() == [
+        f"memtrace: cannot write {tmp_path}/no/t.json: no such file or directory",
+        f"  try: memtrace attach -o /tmp/trace.json {target.pid}",
+    ]
+
+
 def test_an_output_that_is_a_directory(tmp_path: Path) -> None:
     witness = tmp_path / "started"
     (tmp_path / "d.json").mkdir()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -88,8 +89,9 @@ def recorded(r: Result, path: str) -> list[str]:
 
 
 def incomplete(path: str, error: str) -> TargetError:
-    """The recording failed although the program ran."""
+    """The recording failed although the program ran: the disk, or (killed?) the writer."""
+    full = error.startswith("cannot write")
+    folder = shlex.quote(os.path.dirname(os.path.abspath(path)))
     return TargetError(
-        f"the trace is incomplete: {error}",
-        hint=f"df -h {os.path.dirname(os.path.abspath(path))}",
+        f"the trace is incomplete: {error}", hint=f"df -h {folder}" if full else "dmesg | tail"
     )

@@ -84,7 +84,8 @@ def record_attached(
         say(note)
     argv = procfs.exec_facts(procfs.living_task(facts.pid))["argv"]
     redaction = Redaction() if options.redact else None
-    output = begin(path, machine.header("ptrace", argv), redaction)
+    again = f"memtrace attach -o /tmp/trace.json {pid}"
+    output = begin(path, machine.header("ptrace", argv), redaction, again)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     writer = Writer(output, redaction)
     prepare()

@@ -53,7 +53,8 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     machine.require_kernel()
     program = resolve(argv[0])
     redaction = Redaction() if options.redact else None
-    output = begin(path, machine.header("ptrace", argv), redaction)
+    again = "memtrace run -o /tmp/trace.json -- PROG ARGS..."
+    output = begin(path, machine.header("ptrace", argv), redaction, again)
     no_sigchld = children_are_waited_for()
     writer = Writer(output, redaction)
     try:
@@ -91,8 +92,14 @@ def prepare() -> None:
     gc.disable()
 
 
-def begin(path: str, header: Header, redaction: Redaction | None) -> Output:
+def begin(path: str, header: Header, redaction: Redaction | None, again: str) -> Output:
     """Create the trace file and write its header; an existing one is kept as NAME.old.
+
+    Args:
+        path: the file.
+        header: of the trace.
+        redaction: what it is redacted with; None: it is not.
+        again: the command to try if it cannot be written.
 
     Raises:
         TargetError: it cannot be created or written.
@@ -100,19 +107,16 @@ def begin(path: str, header: Header, redaction: Redaction | None) -> Output:
     try:
         output = Output(path)
     except OSError as e:
-        raise cannot_write(path, e) from e
+        raise cannot_write(path, e, again) from e
     try:
         output.write(encode_header(header if redaction is None else redaction.header(header)))
     except OSError as e:
         os.close(output.fd)
         output.discard()
-        raise cannot_write(path, e) from e
+        raise cannot_write(path, e, again) from e
     return output
 
 
-def cannot_write(path: str, e: OSError) -> TargetError:
-    """The error for an output that cannot be written."""
-    return TargetError(
-        f"cannot write {path}: {(e.strerror or str(e)).lower()}",
-        hint="memtrace run -o /tmp/trace.json -- PROG ARGS...",
-    )
+def cannot_write(path: str, e: OSError, again: str) -> TargetError:
+    """The error for an output that cannot be written; `again` is its remedy."""
+    return TargetError(f"cannot write {path}: {(e.strerror or str(e)).lower()}", hint=again)
