@@ -224,8 +224,8 @@ def test_an_ancestor(levels: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tracer", ["strace", "gdb"])
 def test_another_tracer_is_named(tracer: str, sleeper: int, start: Start, tmp_path: Path) -> None:
-    if tracer == "gdb" and shutil.which("gdb") is None:
-        tracer = "strace"  # not everybody has it
+    if shutil.which(tracer) is None:
+        pytest.skip(f"{tracer} is not installed")
     argv = {
         "strace": ["strace", "-q", "-o", tmp_path / "log", "-p", sleeper],
         "gdb": ["gdb", "-q", "-nx", "-batch", "-p", sleeper, "-ex", "continue"],

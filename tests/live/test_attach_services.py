@@ -170,8 +170,15 @@ def at_port(session: type[Http | Redis], port: int, server: subprocess.Popen[byt
     return Service(server.pid, lambda: session(port))
 
 
+def needs(program: str) -> None:
+    """Skip where it is not installed (which is a failure where live tests are required)."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
 @contextmanager
 def redis(folder: Path) -> Iterator[Service]:
+    needs("redis-server")
     port = free_port()
     argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     with served([*argv, "--save", ""], folder) as server:
@@ -180,6 +187,7 @@ def redis(folder: Path) -> Iterator[Service]:
 
 @contextmanager
 def java(folder: Path) -> Iterator[Service]:
+    needs("javac")  # java compiles a source file with it
     port = free_port()
     with served(["java", "-Xmx200m", SERVICES / "Service.java", str(port)], folder) as server:
         yield at_port(Http, port, server)
@@ -187,6 +195,7 @@ def java(folder: Path) -> Iterator[Service]:
 
 @contextmanager
 def node(folder: Path) -> Iterator[Service]:
+    needs("node")
     port = free_port()
     with served(["node", SERVICES / "service.js", str(port)], folder) as server:
         yield at_port(Http, port, server)
