@@ -125,17 +125,11 @@ class MapsQuery:
 
 
 def syscall_of(tid: int) -> int | None:
-    """The number of the system call that a task is asleep in; None when it runs, sleeps elsewhere
-    (a page fault), or the file cannot be read. Of an i386 call it is i386's number.
+    """The number of the system call that a task is asleep in, -1 when it sleeps elsewhere (a page
+    fault); None when it runs or the file cannot be read. Of an i386 call it is i386's number.
     """
     word = read(f"/proc/{tid}/syscall").split(None, 1)[:1]
-    return int(word[0]) if word and word[0].isdigit() else None
-
-
-def signals_waiting(tid: int) -> bool:
-    """Whether a signal that the task does not block is pending, for it or for its process."""
-    own, shared, blocked = _signal_sets(tid, "SigPnd", "ShdPnd", "SigBlk")
-    return bool((own | shared) & ~blocked)
+    return int(word[0]) if word and word[0].lstrip(b"-").isdigit() else None
 
 
 def dispositions(tid: int) -> tuple[int, int]:

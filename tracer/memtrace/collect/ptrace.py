@@ -120,31 +120,35 @@ def registers(tid: int) -> Any:
 
 
 #: x86-64 calls that fail with EINTR after a stop although no handler ran, nothing having been done:
-#: read, recvfrom, recvmsg, accept and accept4 with a time limit, semop, semtimedop,
-#: rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait, epoll_pwait, epoll_pwait2,
-#: io_uring_enter.
-EINTR_CALLS = frozenset((0, 45, 47, 43, 288, 65, 220, 128, 208, 333, 232, 281, 441, 426))
-#: The same of i386, but for those that ipc(2) and socketcall(2) hide; the last four take 64-bit
+#: read, readv, write, writev, recvfrom, recvmsg, recvmmsg, sendto, sendmsg, sendmmsg, connect,
+#: accept and accept4 with a time limit, semop, semtimedop, rt_sigtimedwait, io_getevents,
+#: io_pgetevents, epoll_wait, epoll_pwait, epoll_pwait2, io_uring_enter.
+EINTR_CALLS = frozenset((
+    0, 19, 1, 20, 45, 47, 299, 44, 46, 307, 42, 43, 288, 65, 220, 128, 208, 333, 232, 281, 441, 426,
+))  # fmt: skip
+#: The same of i386, but for those that ipc(2) and socketcall(2) hide; the last five take 64-bit
 #: times.
-_EINTR_CALLS_I386 = frozenset(
-    (3, 371, 372, 364, 177, 247, 385, 256, 319, 441, 426, 420, 421, 416, 417)
-)
+_EINTR_CALLS_I386 = frozenset((
+    3, 145, 4, 146, 371, 372, 337, 369, 370, 345, 362, 364, 177, 247, 385, 256, 319, 441, 426, 420,
+    421, 416, 417,
+))  # fmt: skip
 _MINUS_EINTR = (1 << 64) - errno.EINTR, (1 << 32) - errno.EINTR
+_ERESTARTNOHAND = 514
 USER_CS_64 = 0x33
-_SYSCALL_BYTES = 2  # syscall, sysenter and int 0x80 alike
 _IGNORED_BY_DEFAULT = (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH)
 
 
 def rewind(tid: int, regs: Any) -> bool:
-    """At the stop that an INTERRUPT made: let a call that it broke off be made again, as the kernel
-    itself does for all that it calls restartable (`arch_do_signal_or_restart`).
+    """At a stop on a call's way out, with a signal or an INTERRUPT for its reason: let a call that
+    was broken off be made again.
 
-    Not if a signal of the target's own is waiting: then EINTR is the truth, or will be.
+    It is given the result of a restartable one, and `arch_do_signal_or_restart`, where the tracee
+    goes from here, does the rest: EINTR after all where a handler runs, whenever the signal comes.
     """
     calls = EINTR_CALLS if regs.cs == USER_CS_64 else _EINTR_CALLS_I386
-    if regs.orig_rax not in calls or regs.rax not in _MINUS_EINTR or procfs.signals_waiting(tid):
+    if regs.orig_rax not in calls or regs.rax not in _MINUS_EINTR:
         return False
-    regs.rax, regs.orig_rax, regs.rip = regs.orig_rax, (1 << 64) - 1, regs.rip - _SYSCALL_BYTES
+    regs.rax = (1 << 64) - _ERESTARTNOHAND
     try:
         ptrace_setregs(tid, regs)
     except PtraceError:
