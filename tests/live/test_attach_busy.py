@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`memtrace attach` to threads that never pause: every one of them gets on."""
+"""`memtrace attach` to programs that never pause: at no moment is it a good moment."""
 
 from __future__ import annotations
 
+import signal
 import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.live.attaching import assert_detached, attaching, built
-from tests.live.tracing import PATIENCE, until
+from tests.live.attaching import assert_detached, attach, attaching, built
+from tests.live.tracing import PATIENCE, Traced, until
+
+from memtrace.trace.reader import Trace
+from memtrace.trace.records import Attach, Exec, Life, Lost
 
 THREADS = 6
 
@@ -24,7 +30,7 @@ def test_no_thread_starves(tmp_path: Path) -> None:
     """waitpid searches its tracees from one end: the same two could stop in turns for ever."""
     path = tmp_path / "counts"
     with subprocess.Popen(
-        [built("attach_busy"), path, str(THREADS)], stdin=subprocess.PIPE
+        [built("attach_busy"), "calls", path, str(THREADS)], stdin=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
         until(lambda: [1] if all(counts(path)) else [])
@@ -41,3 +47,46 @@ def test_no_thread_starves(tmp_path: Path) -> None:
         process.stdin.close()
         assert process.wait(PATIENCE) == 0
     assert min(calls) * 20 > max(calls), calls
+
+
+@contextmanager
+def endless(mode: str) -> Iterator[int]:
+    """The pid of a program that goes on for ever."""
+    with subprocess.Popen([built("attach_busy"), mode]) as process:
+        try:
+            yield process.pid
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def life(done: Traced) -> list[Life]:
+    with Trace(str(done.path)) as trace:
+        return [r for _, _, r in trace.records() if isinstance(r, Life)]
+
+
+def test_children_born_before_the_map_is_read_are_let_go(tmp_path: Path) -> None:
+    """Also those that share its memory until they exec; and one that is ours is not missed."""
+    with endless("spawn") as pid:
+        for number in range(5):
+            done = attach(tmp_path / f"{number}.json", pid, "--for", "50ms")
+            assert_detached(done)
+            first, *rest = life(done)
+            assert isinstance(first, Attach)
+            assert first.pid == pid
+            assert not [r for r in rest if isinstance(r, Lost)]
+
+
+def test_a_program_that_execs_before_its_map_is_read(tmp_path: Path) -> None:
+    """Its trace begins with the exec, and --for with it."""
+    with endless("exec") as pid:
+        for number in range(5):
+            done = attach(tmp_path / f"{number}.json", pid, "--for", "50ms")
+            if done.returncode == -signal.SIGKILL:  # the kernel knows no other way out
+                assert f"try: memtrace attach {pid}" in done.stderr
+                continue
+            assert_detached(done)
+            assert "attached to" in done.stderr
+            first = life(done)[0]
+            assert isinstance(first, Attach | Exec)
+            assert first.pid == pid

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from memtrace.collect import access, procfs, ptrace, wire
 from memtrace.collect.abi import NATIVE
+from memtrace.collect.deadlock import Watch
 from memtrace.collect.ptrace import INTERRUPT, registers, request, rewind
 from memtrace.trace.errors import TargetError
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _PATIENCE_NS = 50_000_000
 #: And before the user is told, and the map is read without it.
 _WAITING_NS = 2_000_000_000
+
+#: Seizing a process that nothing forbids is tried so often, with seconds between.
+_ATTEMPTS, _PAUSE = 50, 0.002
 
 _VFORKS = (56, 58, 435)  # clone, vfork, clone3: asleep in one means waiting for a vfork child
 
@@ -61,11 +65,13 @@ class Attachment:
         self.pid = pid
         self.say = say
         self.mm: Mm
+        self._watch: Watch
         self._awaited: dict[int, int] = {}  # tid -> when it was interrupted
         self._inside: set[int] = set()  # of these: asleep in a call that changes no map
         self._refused: dict[int, int] = {}
         self._told = False
-        #: The fields of the `attach` record, once it is written.
+        #: The fields of the `attach` record, once it is written; none of them when the process has
+        #: exec'ed before that, and is traced from there on.
         self.facts: dict[str, Any] | None = None
 
     # -- taking hold --------------------------------------------------------------------------
@@ -76,18 +82,25 @@ class Attachment:
         Raises:
             TargetError: not one thread could be seized.
         """
+        self._watch = Watch(self.pid)
         family = self.engine.family
         self.engine.root = self.pid
         self.mm = family.unseeded(self.pid, procfs.living_task(self.pid))
-        while self._seize_new(self.pid):
-            pass
-        if not self.mm.tids:
+        left = _ATTEMPTS
+        while not self._seize_new(self.pid):
             facts = access.before(self.pid)
             number = next(iter(self._refused.values()), errno.ESRCH)
-            raise access.refusal(facts, number) or TargetError(
-                f"cannot attach to {self.pid}: {os.strerror(number).lower()}",
-                hint=f"memtrace doctor {self.pid}",
-            )
+            left -= 1
+            if not left or access.refusal(facts) is not None:
+                raise access.refusal(facts, number) or TargetError(
+                    f"cannot attach to {self.pid}: {os.strerror(number).lower()}",
+                    hint=f"memtrace doctor {self.pid}",
+                )
+            # One of its threads execs: for a moment all tasks that can be listed are dying.
+            self._refused.clear()
+            time.sleep(_PAUSE)
+        while self._seize_new(self.pid):
+            pass
         for child in procfs.children(self.pid):
             # A vfork or CLONE_VM child changes the same map.
             if ptrace.same_mm(self.pid, child):
@@ -117,7 +130,10 @@ class Attachment:
     # -- what the loop tells ------------------------------------------------------------------
 
     def stopped(self, tid: int) -> None:
-        """A thread has stopped for the first time, or again."""
+        """A thread has stopped for the first time, or again; not at a system call.
+
+        It need not be the interrupt's own stop: any trap makes up for that (`ptrace_stop`).
+        """
         if self._awaited.pop(tid, None) is not None:
             regs = registers(tid)
             if regs is not None:
@@ -125,11 +141,26 @@ class Attachment:
                 rewind(tid, regs)
         self._inside.discard(tid)
 
+    def passes(self, pid: int, old_tid: int) -> bool:
+        """Whether a process that has just exec'ed is none of ours: a vfork child of before the
+        beginning. One that shared no memory was let go at its birth.
+        """
+        caller = self.engine.family.tracees.get(old_tid)
+        return caller is not None and not caller.mm.seeded and pid != self.pid
+
     def step(self) -> bool:
-        """Look whether all is under control; True when the map is read (or nothing is left)."""
+        """Look whether all is under control; True when the map is read."""
+        done = self._step()
+        if done:
+            self._watch.end()
+        return done
+
+    def _step(self) -> bool:
         tracees, mm = self.engine.family.tracees, self.mm
         if mm.seeded or mm.id not in self.engine.family.mms:
-            return True
+            if self.facts is None and self.pid in tracees:
+                self.facts = {}
+            return self.facts is not None  # else it ends, or a thread is to be seen that execs
         for tid in [t for t in self._awaited if t not in tracees]:
             del self._awaited[tid]
         if not mm.seed_due:
@@ -141,7 +172,7 @@ class Attachment:
             mm.seed_due = True
         if mm.holder is None and not mm.overlapping:
             self.seed()
-            return True
+            return self.facts is not None  # else the last ones that used the mm are dying
         self.engine.channel.wishes[mm.slot] = 1  # the next call's end is looked at
         return False
 
@@ -189,7 +220,12 @@ class Attachment:
         (parent,) = procfs.status_field(self.pid, "PPid")
         family = self.engine.family
         near = [*procfs.children(self.pid), *([parent] if parent else [])]
-        return [p for p in near if p not in family.tracees and ptrace.same_mm(self.pid, p)]
+        return [
+            p for p in near
+            if p not in family.tracees and ptrace.same_mm(self.pid, p)
+            # A child born just now is ours, and has not been seen yet.
+            and procfs.status_field(p, "TracerPid") != [os.getpid()]
+        ]  # fmt: skip
 
     def _lost(self, why: str, count: int = 1) -> None:
         channel = self.engine.channel

@@ -486,6 +486,8 @@ class Engine:
             self.ended(tid, status)
             return
         number, event = status >> 8 & 0xFF, status >> 16
+        if self.attachment is not None and status not in (STOP_SECCOMP, STOP_SYSCALL):
+            self.attachment.stopped(tid)
         tracee = tracees.get(tid)
         if tracee is None and event != ptrace.EVENT_EXEC:
             tracee = self.family.early(tid)
@@ -511,8 +513,6 @@ class Engine:
         request(SYSCALL if tracee is not None and tracee.pending else self.go, tid, 0, number)
 
     def _first_or_group_stop(self, tid: int, tracee: Tracee | None, number: int) -> None:
-        if self.attachment is not None:
-            self.attachment.stopped(tid)
         if self.untraced:
             self.untraced.first_stop(tid)
         job = self.job if tracee is not None and tracee.pid == self.root else None
@@ -541,6 +541,11 @@ class Engine:
         if message is None:
             return
         if event == ptrace.EVENT_EXEC:
+            if self.attachment is not None and self.attachment.passes(tid, message):
+                for other in [t for t in self.family.tracees.values() if t.pid == tid]:
+                    self._give_turn(self.family.forget(other))
+                request(DETACH, tid, 0, 0)
+                return
             tracee, going = self.family.execed(tid, message)
             self._give_turn(going)
         elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):

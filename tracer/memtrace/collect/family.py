@@ -16,7 +16,7 @@ from memtrace.collect import privilege, procfs, seeding, turns, wire
 from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, I386, X86_64, Role
 from memtrace.collect.channel import Channel
 from memtrace.collect.observe import Observer
-from memtrace.collect.ptrace import EVENT_VFORK, USER_CS_64, registers, same_mm
+from memtrace.collect.ptrace import EVENT_CLONE, EVENT_VFORK, USER_CS_64, registers, same_mm
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 _CLONE_VFORK = 0x4000
@@ -109,10 +109,13 @@ class Family:
         if child is None:
             if came_first:
                 return  # and is gone already
-            pid = parent.pid if flags is not None and flags & CLONE_THREAD else child_tid
-            shares = bool(flags & CLONE_VM) if flags is not None else None
-            if shares is None:
-                shares = bool(same_mm(parent.tid, child_tid))
+            if flags is not None:
+                pid = parent.pid if flags & CLONE_THREAD else child_tid
+                shares = bool(flags & CLONE_VM)
+            else:  # the parent has been killed
+                (tgid,) = procfs.status_field(child_tid, "Tgid")
+                pid = tgid or (parent.pid if event == EVENT_CLONE else child_tid)
+                shares = pid == parent.pid or bool(same_mm(parent.tid, child_tid))
             self._adopt(parent, child_tid, pid, shares=shares, flags=flags, stack=stack)
         elif stack is not None and child.announced and child.mm is parent.mm:
             # It came first and was announced without what only the parent's registers tell.
@@ -295,11 +298,12 @@ class Family:
         self._bury(mm)
         return going
 
-    def forget(self, tracee: Tracee) -> None:
-        """It is no longer ours."""
+    def forget(self, tracee: Tracee) -> Tracee | None:
+        """It is no longer ours; returns whoever now has the mm's turn."""
         self.tracees.pop(tracee.tid, None)
-        self._leave_mm(tracee)
+        going = self._leave_mm(tracee)
         self._bury(tracee.mm)
+        return going
 
     def _leave_mm(self, tracee: Tracee) -> Tracee | None:
         mm = tracee.mm
