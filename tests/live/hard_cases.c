@@ -417,6 +417,34 @@ static void all_descriptors(void)
     work();
 }
 
+static void standard_descriptors(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        tell("standard", "flags", fcntl(fd, F_GETFL));
+    work();
+}
+
+static void eat(void)
+{
+    memset(map(256), 1, 256 * PAGE);
+    tell("eaten", "pages", 256);
+}
+
+/* Until it is killed for it. */
+static void all_memory(void)
+{
+    for (;;)
+        eat();
+}
+
+/* As that looks, where nobody limits its memory. */
+static void much_memory(void)
+{
+    for (int i = 0; i < 30; i++)
+        eat();
+    raise(SIGKILL);
+}
+
 static void children_ignored(void)
 {
     signal(SIGCHLD, SIG_IGN);
@@ -519,6 +547,9 @@ int main(int argc, char **argv)
         {"threads", four_hundred_threads},
         {"populate", populates_by_a_handler_that_maps},
         {"descriptors", all_descriptors},
+        {"standard", standard_descriptors},
+        {"all-memory", all_memory},
+        {"much-memory", much_memory},
         {"ignored", children_ignored},
         {"blocked", signals_blocked},
         {"who", who},

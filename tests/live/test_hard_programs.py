@@ -12,30 +12,21 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tests.live.tracing import ROOT, Event, Traced
+from tests.live.hard import build, checked, told
+from tests.live.tracing import Traced
 
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Clone, Exec, Fork
 
 BOTH = pytest.mark.parametrize("options", [(), ("--no-seccomp",)], ids=["filter", "no-seccomp"])
-FLAGS = ["-std=c11", "-O0", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result", "-pthread"]
 EPERM, EINVAL, ENOMEM, ENOSYS = 1, 22, 12, 38
 CLONE_UNTRACED = 0x800000
 MADV_POPULATE_WRITE = 23
 
 
-def built(folder: Path, *flags: str) -> Path:
-    program = folder / "hard_cases"
-    source = Path(__file__).with_name("hard_cases.c")
-    subprocess.run(
-        ["gcc", *FLAGS, *flags, f"-I{ROOT / 'samples'}", source, "-o", program], check=True
-    )
-    return program
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("hard"))
+    return build(tmp_path_factory.mktemp("hard"))
 
 
 class Hard(Protocol):
@@ -52,22 +43,6 @@ def hard(run: Callable[..., Traced], program: Path) -> Hard:
     return go
 
 
-def checked(done: Traced, marks: int, code: int = 0) -> Traced:
-    assert done.returncode == code, done.stderr
-    assert not done.told("failed"), done.told("failed")
-    done.assert_exact()
-    assert done.assert_marks(grown=True) == marks
-    return done
-
-
-def told(done: Traced, what: str) -> list[Event]:
-    """What it told, without the keys that every line has."""
-    return [
-        {k: v for k, v in line.items() if k not in {"pid", "tid", "what"}}
-        for line in done.told(what)
-    ]
-
-
 # -- how it was built ----------------------------------------------------------------------------
 
 
@@ -77,7 +52,7 @@ def told(done: Traced, what: str) -> list[Event]:
 def test_however_it_is_linked(
     run: Callable[..., Traced], tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    done = checked(run(built(tmp_path, *flags), "kinds"), 2)
+    done = checked(run(build(tmp_path, *flags), "kinds"), 2)
     assert bool(done.calls("libc")) == ("-static" not in " ".join(flags))
 
 

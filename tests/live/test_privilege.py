@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.live.hard import build
 from tests.live.tracing import (
     ACCOUNT_FD,
     PATIENCE,
-    ROOT,
     Traced,
     account_of,
     environment,
@@ -57,10 +57,7 @@ def program() -> Iterator[Path]:
     folder.chmod(0o1777)
     try:
         assert not os.statvfs(folder).f_flag & os.ST_NOSUID, f"{folder} is mounted nosuid"
-        made = folder / "hard_cases"
-        source = Path(__file__).with_name("hard_cases.c")
-        subprocess.run(["gcc", "-pthread", f"-I{ROOT / 'samples'}", source, "-o", made], check=True)
-        yield made
+        yield build(folder)
     finally:
         shutil.rmtree(folder)
 
