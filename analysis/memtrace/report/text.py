@@ -116,10 +116,11 @@ class _Text:
                 note += f"{chunks.older:,} older, {chunks.count - chunks.older:,} mapped since, "
             else:
                 note += f"{chunks.count:,} mapped, "
-            note += f"{chunks.alive:,} alive {end}"
+            note += f"{chunks.alive:,} alive {end}{words.perhaps_chunks(p)}"
             rows.append(("malloc chunks", format_size(chunks.peak_bytes), note))
         elif p.allocator.name == "glibc":
-            rows.append(("malloc chunks", "0 B", "no mapping is proven to be one"))
+            note = "no mapping is proven to be one" + words.perhaps_chunks(p)
+            rows.append(("malloc chunks", "0 B", note))
         if p.arenas:
             opened = sum(a.committed_peak_bytes for a in p.arenas)
             count = plural(len(p.arenas), "thread arena")
@@ -311,13 +312,16 @@ class _Text:
         own = [r for r in p.regions if r.kind not in ("library", "vdso", "loader", "stack")]
         if not own:
             return []
-        rows: list[tuple[str, ...]] = [("address", "peak", "kind", "proven by", "born", "gone", "")]
+        rows: list[tuple[str, ...]] = [("address", "peak", "kind", "proven by", "born", "gone")]
         rows += [self._region(r) for r in own[:_REGIONS]]
+        room = max(self.width - max(map(columns, table(rows, "<><<>>"))) - 2, 1)
+        notes = ["", *(_about(r, room) for r in own[:_REGIONS])]
         note = "without the program's own files, its loader and stack"
         if p.attached is not None:
             note = "older: than the trace; without libraries and the main stack"
         out = [self._heading("largest regions", note)]
-        out += [fit(x, self.width) for x in table(rows, "<><<>><")]
+        lines = table([(*row, note) for row, note in zip(rows, notes, strict=True)], "<><<>><")
+        out += [fit(x, self.width) for x in lines]
         if len(own) > _REGIONS:
             out.append(f"  and {p.regions_total - _REGIONS - (len(p.regions) - len(own)):,} more")
         return [*out, ""]
@@ -330,21 +334,7 @@ class _Text:
             r.evidence if r.kind != "unknown" else "-",
             "fork" if r.inherited else "older" if r.older else f"#{r.born_seq}",
             "" if r.died_seq is None else f"#{r.died_seq}",
-            self._about(r),
         )
-
-    def _about(self, r: RegionRow) -> str:
-        if r.owner is not None:
-            return r.owner
-        if r.path:
-            return fit_end(r.path.rpartition("/")[2] or r.path, 18)
-        if r.kind == "unknown" and r.candidates:
-            return "or ".join(f"{c} " for c in r.candidates).strip() + "?"
-        if r.moves:
-            return f"{plural(r.moves, 'mremap')}"
-        if r.verdict == "contradiction":
-            return "contradicts the threshold"
-        return ""
 
     def _arenas(self, p: ProcessRow) -> list[str]:
         if not p.arenas:
@@ -391,6 +381,28 @@ class _Text:
 
 def _origin(p: ProcessRow) -> str:
     return " (fork)" if p.inherited else " (attach)" if p.attached is not None else ""
+
+
+def _about(r: RegionRow, room: int) -> str:
+    """What else is to be said of a region, in `room` columns."""
+    if r.owner is not None:
+        return fit(r.owner, room)
+    if r.path:
+        return fit_end(r.path.rpartition("/")[2] or r.path, room)
+    if r.kind == "unknown" and r.candidates:
+        return _one_of(r.candidates, room)
+    if r.moves:
+        return fit(plural(r.moves, "mremap"), room)
+    return fit("contradicts the threshold", room) if r.verdict == "contradiction" else ""
+
+
+def _one_of(candidates: list[str], room: int) -> str:
+    """Candidates with a question mark, whole words as far as there is room."""
+    for n in range(len(candidates), 0, -1):
+        text = " or ".join(candidates[:n]) + ("?" if n == len(candidates) else ", …?")
+        if columns(text) <= room:
+            return text
+    return fit("…?", room)
 
 
 def _was(size: int | None) -> str:

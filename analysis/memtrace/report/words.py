@@ -120,6 +120,12 @@ def age(ns: int) -> str:
     return f"{minutes} min" if minutes else format_time(max(ns, 0))
 
 
+def perhaps_chunks(p: ProcessRow) -> str:
+    """What the chunks stated may leave out: older regions without a header that was found."""
+    n = sum(r.older and r.kind == "unknown" and "malloc-chunk" in r.candidates for r in p.regions)
+    return f"; {plural(n, 'older region')} may hold more" if n and p.allocator.rule else ""
+
+
 def allocator(p: ProcessRow) -> str:
     """The malloc's name."""
     if p.allocator.name == "unknown":

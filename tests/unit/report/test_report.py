@@ -415,6 +415,33 @@ def test_the_text_of_an_attached_process(attached: Scene) -> None:
     assert re.search(r"7d0000000000 +132 KiB +malloc-chunk +header +older +#4", out)
 
 
+def test_older_regions_may_hold_more_chunks_than_are_proven(scene: Scene) -> None:
+    lone = "7d1000000000-7d1000042000 rw-p 00000000 00:00 0"
+    scene.attach([HEAP_LINE, CHUNKS, lone], brk=0x1020800, chunks=TWO).detach()
+    flat = " ".join(checked_text(scene.report()).split())
+    assert "2 older, 0 mapped since, 2 alive at the end; 2 older regions may hold more" in flat
+
+
+def test_that_no_chunk_is_proven_does_not_say_that_there_is_none(scene: Scene) -> None:
+    scene.attach([HEAP_LINE, CHUNKS], brk=0x1020800).detach()
+    flat = " ".join(checked_text(scene.report()).split())
+    assert "no mapping is proven to be one; 2 older regions may hold more" in flat
+
+
+def test_what_an_older_region_may_be_is_not_cut_within_a_word(scene: Scene) -> None:
+    path = "/var/lib/of-a-very-long-name/and-its-file-is-long-too.cache"
+    file = f"7d2000000000-7d2000001000 r--p 00000000 fe:00 9 {path}"
+    stack = "7d1000000000-7d1000001000 ---p 00000000 00:00 0"
+    above = "7d1000001000-7d1000801000 rw-p 00000000 00:00 0"
+    scene.attach([HEAP_LINE, stack, above, file], brk=0x1020800).detach()
+    rows = re.findall(r"^  7d[0-9a-f]+ .*$", checked_text(scene.report()), re.MULTILINE)
+    assert [row.split("older")[1].strip() for row in rows] == [
+        "thread-stack, …?",
+        "guard or anon?",
+        "…ile-is-long-too.cache",
+    ]
+
+
 def test_the_process_that_was_asked_about_comes_first(scene: Scene) -> None:
     scene.attach([HEAP_LINE], brk=0x1021000)
     for mm in range(2, 50):
