@@ -13,7 +13,6 @@ import struct
 from dataclasses import dataclass
 
 from memtrace.collect import facts, procfs, ptrace
-from memtrace.collect.facts import Facts
 from memtrace.collect.seccomp import Filter
 
 _SECONDS = 20
@@ -126,11 +125,3 @@ def _told(child: int, words: ctypes.Array[ctypes.c_uint64] | ctypes.Array[ctypes
           size: int) -> int:  # fmt: skip
     got = ptrace.request(ptrace.GET_SYSCALL_INFO, child, size, words)
     return words[0] & 0xFF if got > 0 else -1
-
-
-def as_facts(trial: Trial) -> Facts:
-    """What the trial tells of its child, in the form that `access.of_child` explains."""
-    return Facts(
-        os.getpid(), tracer=trial.tracer, tracer_name=trial.tracer_name,
-        caller=facts.caller(), host=facts.host(),
-    )  # fmt: skip
