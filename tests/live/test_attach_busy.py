@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import subprocess
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.live.attaching import assert_detached, attach, attaching, built
-from tests.live.tracing import PATIENCE, Traced, until
+from tests.live.attaching import assert_detached, attach, attaching, built, threads
+from tests.live.tracing import MEMTRACE, PATIENCE, Traced, environment, until
 
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Attach, Exec, Life, Lost
@@ -90,3 +92,43 @@ def test_a_program_that_execs_before_its_map_is_read(tmp_path: Path) -> None:
             first = life(done)[0]
             assert isinstance(first, Attach | Exec)
             assert first.pid == pid
+
+
+def test_a_terminal_that_takes_no_more_output_stops_nobody(tmp_path: Path) -> None:
+    """^S: the line is not rewritten, and the program goes on, also after the detach, when one that
+    slept all the time wakes up. ^Q: the summary is there.
+    """
+    path, (master, slave) = tmp_path / "counts", os.openpty()
+    busy = [str(built("attach_busy")), "calls", str(path), str(THREADS)]
+    with subprocess.Popen(busy, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        until(lambda: [1] if all(counts(path)) else [])
+        attach = [*MEMTRACE, "attach", str(process.pid), "-o", str(tmp_path / "t.json")]
+
+        def traced() -> int:
+            return sum(tracer != 0 for _, tracer in threads(process.pid).values())
+
+        with subprocess.Popen(attach, env=environment(), stderr=slave) as tool:
+            try:
+                said = b""
+                while b"mapped " not in said.partition(b"Ctrl-C detaches")[2]:
+                    said += os.read(master, 4096)
+                termios.tcflow(slave, termios.TCOOFF)
+                before = max(counts(path))
+                until(lambda: [1] if max(counts(path)) > before + 30_000 else [])
+                tool.send_signal(signal.SIGINT)
+                until(lambda: [1] if traced() <= 1 else [])
+                process.stdin.write(b"x")
+                process.stdin.flush()
+                until(lambda: [1] if not traced() else [])
+                assert tool.poll() is None
+                termios.tcflow(slave, termios.TCOON)
+                said = b""
+                while b"detached, it runs on" not in said:
+                    said += os.read(master, 4096)
+                assert tool.wait(PATIENCE) == 0
+            finally:
+                tool.kill()
+                process.kill()
+                os.close(master)
+                os.close(slave)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,23 @@ class _Line:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
+        # The target stands still while this process waits: for a terminal after ^S, a full pipe.
+        if not _takes_output():
+            return
         # Whoever reads stderr may have gone; the attach is not to fail for that.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def _takes_output(ms: int = 0) -> bool:
+    """Whether stderr takes a line now, or within some milliseconds; or is not to be had."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stderr, select.POLLOUT)
+        return bool(poll.poll(ms))
+    except (OSError, ValueError):
+        return True
 
 
 @click.command(
@@ -99,6 +113,8 @@ def command(
     attached = record_attached(number, path, options, for_ns=for_ns, say=line.say, watch=line.watch)
     line.clear()
     if not quiet():
+        while not _takes_output(1):
+            attached.serve()
         with contextlib.suppress(OSError):
             sys.stderr.write(summary(attached))
     if attached.result.error is not None:

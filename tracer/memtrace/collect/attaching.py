@@ -41,7 +41,9 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Attached:
     """A finished attach. `ended`: everything that was traced has ended; `status` is then the
-    target's wait status, unless its first thread had ended before.
+    target's wait status, unless its first thread had ended before. `serve` is to be called while
+    this process waits for anything: threads that sleep are let go when they wake up, or when it
+    ends.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Attached:
     status: int | None
     duration_ns: int
     result: Result
+    serve: Callable[[], object]
 
 
 def record_attached(
@@ -104,7 +107,8 @@ def record_attached(
         engine.loop()
     except TargetError as e:
         error = e
-    stop_ticking()
+    finally:
+        stop_ticking()
     left = bool(engine.family.tracees)
     if left:
         departure.go()
@@ -116,7 +120,8 @@ def record_attached(
     if error is not None:
         output.discard()
         raise error
-    return Attached(path, facts.pid, argv, not left, engine.root_status, duration, result)
+    status = engine.root_status
+    return Attached(path, facts.pid, argv, not left, status, duration, result, departure.serve)
 
 
 class _Clock:
