@@ -78,6 +78,7 @@ def test_the_regions_are_the_map(
 
     records: list[Call | Life] = [
         Attach(t=0, pid=5, mm=1, exe="/f0", start_brk=HEAP, at_secure=False, maps=maps,
+               env={"MALLOC_MMAP_THRESHOLD_": "0"},
                tids=[5, *range(6, 6 + len(stacks))], rlimits={"STACK": 8 << 20},
                stacks=[(6 + i, where(p) + 8) for i, p in enumerate(stacks)],
                chunks=[(where(p), size * PAGE | 2) for p, size in chunks],

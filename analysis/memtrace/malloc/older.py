@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from memtrace.malloc import origin
-from memtrace.malloc.glibc import HEAP_MAX, Layout
+from memtrace.malloc.glibc import DEFAULT_THRESHOLD, HEAP_MAX, Layout, settings
 from memtrace.malloc.origin import Decision
 from memtrace.space.address_space import READ_IMPLIES_EXEC, AddressSpace
 from memtrace.space.canonical import ANON_DEV, Attr
@@ -205,7 +205,14 @@ def _own_the_heap(space: AddressSpace) -> None:
 
 
 def _cut_chunks(space: AddressSpace, record: Attach, layout: Layout) -> Iterator[int]:
-    """Give every chunk whose header was found a tag of its own; the tags."""
+    """Give every chunk whose header was found a tag of its own; the tags.
+
+    A call's length, which a header of the trace's own time must fit, is not known here, and two
+    words alone may be a program's own data: they must be a chunk that the configured rule maps.
+    """
+    least = settings(record.env, at_secure=record.at_secure, version=layout.version).threshold
+    if least is None or record.env_lost:
+        least = DEFAULT_THRESHOLD
     runs: list[tuple[int, int]] = []
     for line in _lines(space):
         if line.tag == space.heap_tag or not _may_hold_chunks(line):
@@ -224,6 +231,8 @@ def _cut_chunks(space: AddressSpace, record: Attach, layout: Layout) -> Iterator
         if i < len(runs) - 1 and runs[i + 1][0] == address:
             i += 1
         if i < 0 or end > runs[i][1] or not layout.is_header(word, length):
+            continue
+        if layout.chunk(length)[1] < least:
             continue
         position, tag = end, space.new_tag()
         below, above = space.at(address - 1), space.at(end)

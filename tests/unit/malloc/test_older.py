@@ -206,6 +206,16 @@ def test_a_stack_pointer_alone_proves_no_stack(
     assert at(scene.process(), STACK).kind == "unknown"
 
 
+def test_the_rest_of_an_arena_is_no_guard(scene: Scene) -> None:
+    base = 0x7D0000000000
+    opened, end = 0x21000, base + (64 << 20)
+    maps = [line(base, opened), line(base + opened, (64 << 20) - opened, "---p"),
+            line(end, 8 << 20)]  # fmt: skip
+    scene.attach(maps, rlimits=LIMIT, tids=[1, 7], stacks=[(7, end + 0x700000)])
+    p = scene.process()
+    assert (at(p, base).candidates, at(p, end).kind) == (["arena", "anon"], "unknown")
+
+
 def test_a_thread_that_starts_on_an_old_stack_proves_it(scene: Scene) -> None:
     # libc keeps the stacks of threads that have ended, and gives them to the next
     scene.attach([line(STACK - 0x1000, 0x1000, "---p"), line(STACK, 0x801000)])
@@ -298,6 +308,29 @@ def test_a_word_that_is_no_chunks_header_proves_nothing(
 ) -> None:
     p = scene.attach(maps, chunks=[chunk]).process()
     assert "malloc-chunk" not in p.kinds
+
+
+SMALL = 0x3000
+
+
+@pytest.mark.parametrize(
+    ("env", "lost", "kind"),
+    [
+        ({}, False, "unknown"),
+        ({"MALLOC_MMAP_THRESHOLD_": str(SMALL - 16)}, False, "malloc-chunk"),
+        ({"MALLOC_MMAP_THRESHOLD_": str(SMALL)}, False, "unknown"),
+        ({"MALLOC_MMAP_THRESHOLD_": "8k"}, False, "unknown"),  # read or refused: by the version
+        ({"MALLOC_MMAP_THRESHOLD_": "8192"}, True, "unknown"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=8192"}, False, "malloc-chunk"),
+    ],
+)
+def test_a_header_of_less_than_malloc_maps_may_be_data(
+    scene: Scene, env: dict[str, str], kind: str, *, lost: bool
+) -> None:
+    a = 0x7D0000000000
+    scene.attach([line(a, CHUNK)], chunks=[(a, SMALL | 2)], env=env, env_lost=lost)
+    found = at(scene.process(), a)
+    assert (found.kind, found.bytes) == (kind, SMALL if kind == "malloc-chunk" else CHUNK)
 
 
 def test_the_layout_since_2_43(scene: Scene) -> None:
