@@ -225,6 +225,19 @@ def test_a_kernel_that_miscounts_by_a_constant_is_not_asked_for_ever() -> None:
     assert (desk.scribe.vm_peak, desk.scribe.rss_peak) == (PAGES + 9, 44)
 
 
+def test_what_comes_before_an_attach_is_no_part_of_the_trace() -> None:
+    desk, blob = Desk(), "\n".join([*MAPS, ""]).encode()
+    desk.life("awaited", mm=2)
+    desk.mmap(ANON, PAGE, mm=2)
+    desk.life("snap", mm=2, why="periodic", blob=blob)
+    assert (desk.scribe.seq, desk.scribe.counts["snapshots"]) == (1, 0)
+    desk.life("attach", mm=2, pid=7, start_brk=HEAP, blob=blob)
+    desk.mmap(ANON, PAGE, mm=2)
+    desk.call("munmap", [ANON, PAGE], 0, mm=2)
+    desk.life("snap", mm=2, why="detach", blob=blob)
+    assert (desk.scribe.counts["calls"], desk.scribe.counts["exact"]) == (2, 1)
+
+
 def test_a_high_water_mark_of_before_the_attach_is_no_peak_since() -> None:
     desk, blob = Desk(), "\n".join([*MAPS, ""]).encode()
     desk.life("attach", mm=2, pid=7, start_brk=HEAP, rss=40, vm=PAGES, blob=blob)

@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
+import struct
+from types import SimpleNamespace
+from typing import cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memtrace.collect.seeding import chunks, malloc_shaped, overwritten, vm_flags
+from memtrace.collect.seeding import chunks, malloc_shaped, overwritten, size_word, vm_flags
+from memtrace.collect.tracee import Mm
 
 ENTRY = """{low:x}-{high:x} rw-p 00000000 00:00 0 {path}
 Size:                  8 kB
@@ -86,3 +94,24 @@ def test_an_environment_that_was_written_over() -> None:
     assert not overwritten(b"PATH=/bin\0MALLOC_ARENA_MAX=1\0")
     assert overwritten(b"\0" * 600)  # redis-server, whose title is short
     assert overwritten(b"er process: serving\0\0OLDPWD=/\0")
+
+
+def test_a_size_word_is_read_where_prev_size_is_0_and_the_page_is_there() -> None:
+    page = mmap.PAGESIZE
+    with mmap.mmap(-1, 4 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        first = ctypes.c_char.from_buffer(memory)
+        at = ctypes.addressof(first)
+        del first
+        memory[:16] = struct.pack("<QQ", 0, 0x21002)
+        memory[page : page + 16] = struct.pack("<QQ", 16, 0x21002)
+        files = [os.open(f"/proc/self/{name}", os.O_RDONLY) for name in ("mem", "pagemap")]
+        try:
+            mm = cast("Mm", SimpleNamespace(mem_fd=files[0], pagemap_fd=files[1]))
+            found = [size_word(mm, at + n * page) for n in range(3)]
+            assert found == [0x21002, 0, 0]
+            entry = os.pread(files[1], 8, (at // page + 2) * 8)
+            assert not int.from_bytes(entry, "little") >> 62  # nor did the look bring it in
+            assert (size_word(mm, 0), size_word(mm, 1 << 63)) == (0, 0)
+        finally:
+            for fd in files:
+                os.close(fd)
