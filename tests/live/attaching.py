@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.live.tracing import (
-    ACCOUNT_FD,
     MEMTRACE,
     PATIENCE,
     ROOT,
-    Event,
+    Target,
     Traced,
     account_of,
     cli,
     environment,
     holders,
+    target,
     until,
 )
 
@@ -36,9 +36,10 @@ class Attaching:
     """A `memtrace attach` while it lasts; `said` is where its stderr goes."""
 
     path: Path
-    pid: int
+    pid: int | str
     said: Path
     process: subprocess.Popen[bytes]
+    told: Path | None = None
 
     def text(self) -> str:
         """What it has said so far."""
@@ -72,17 +73,22 @@ class Attaching:
     def ended(self) -> Traced:
         """Wait for its end."""
         out, _ = self.process.communicate(timeout=PATIENCE)
-        return Traced(self.path, self.process.returncode, out or b"", self.text(), [])
+        account = [] if self.told is None else account_of(self.told)
+        return Traced(self.path, self.process.returncode, out or b"", self.text(), account)
 
-    def left(self, number: signal.Signals = signal.SIGINT) -> Traced:
+    def left(self, number: int = signal.SIGINT) -> Traced:
         """Tell it to leave, and wait for its end."""
         self.process.send_signal(number)
         return self.ended()
 
 
 @contextmanager
-def attaching(path: Path, pid: int, *options: str, **kw: Any) -> Iterator[Attaching]:
-    """`memtrace attach`, started; killed at the end if it is still there."""
+def attaching(
+    path: Path, pid: int | str, *options: str, told: Path | None = None, **kw: Any
+) -> Iterator[Attaching]:
+    """`memtrace attach`, started; killed at the end if it is still there. `told` is where the
+    process's own account goes.
+    """
     said = path.with_name(path.name + ".stderr")
     with said.open("wb") as stderr:
         kw = {"stdout": subprocess.PIPE, "stderr": stderr, "stdin": subprocess.DEVNULL, **kw}
@@ -91,7 +97,7 @@ def attaching(path: Path, pid: int, *options: str, **kw: Any) -> Iterator[Attach
         )
     with process:
         try:
-            yield Attaching(path, pid, said, process)
+            yield Attaching(path, pid, said, process, told)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -150,23 +156,8 @@ def built(name: str) -> Path:
     return program
 
 
-@dataclass(frozen=True)
-class Target:
-    """A program of ours that runs until the end of its stdin; `told` is where its account goes."""
-
-    told: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def account(self, what: str) -> list[Event]:
-        """The account's lines of one kind so far; it must not have told a failure."""
-        lines = account_of(self.told)
-        failed = [line for line in lines if line["what"] == "failed"]
-        assert not failed, failed
-        return [line for line in lines if line["what"] == what]
+class Worker(Target):
+    """A program of ours that runs until the end of its stdin."""
 
     def goes_on(self, rounds: int = 3) -> None:
         """Wait until its slowest thread has gone round so many more times."""
@@ -188,19 +179,9 @@ class Target:
 
 
 @contextmanager
-def target(folder: Path, name: str, *arguments: object) -> Iterator[Target]:
+def worker(folder: Path, name: str, *arguments: object) -> Iterator[Worker]:
     """A program of ours, started; killed at the end if it is still there."""
-    told = folder / f"{name}.account"
-    with told.open("wb") as account:
-        fd = account.fileno()
-        move = f"{ACCOUNT_FD}>&{fd} {fd}>&-" if fd != ACCOUNT_FD else ""
-        process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" {move}', "sh", built(name), *map(str, arguments)],
-            pass_fds=[fd], stdin=subprocess.PIPE, cwd=folder,
-        )  # fmt: skip
-    with process:
-        try:
-            until(lambda: [1] if account_of(told) else [])
-            yield Target(told, process)
-        finally:
-            process.kill()
+    argv: list[str | Path] = [built(name), *map(str, arguments)]
+    with target(folder / f"{name}.account", argv, cwd=folder, stdout=None) as t:
+        until(lambda: [1] if account_of(t.told) else [])
+        yield Worker(t.told, t.process)

@@ -13,19 +13,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.live.tracing import ROOT, Target, Traced, attach, cli, state_of, target, until
+from tests.live.attaching import assert_free, attaching, built
+from tests.live.tracing import ROOT, Target, Traced, cli, state_of, target, until
 
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Attach, Clone, Exec, Lost, Record
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("attach") / "attach_cases"
-    source = Path(__file__).with_name("attach_cases.c")
-    flags = ["-std=c11", "-O0", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result", "-pthread"]
-    subprocess.run(["gcc", *flags, f"-I{ROOT / 'samples'}", source, "-o", program], check=True)
-    return program
+def cases() -> Path:
+    return built("attach_cases")
 
 
 Standing = Callable[[str], AbstractContextManager[Target]]
@@ -38,7 +35,7 @@ def standing(cases: Path, tmp_path: Path) -> Standing:
     @contextmanager
     def start(case: str) -> Iterator[Target]:
         with target(tmp_path / "account", [cases, case]) as t:
-            t.account("ready")
+            t.tells("ready")
             yield t
 
     return start
@@ -55,20 +52,10 @@ def attached(done: Traced) -> Attach:
     return record
 
 
-def assert_free(pid: int) -> None:
-    """No thread is traced, none stopped."""
-    for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        fields = dict(
-            line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line
-        )
-        assert fields["TracerPid"] == "0", status
-        assert fields["State"][0] not in "tT", status
-
-
 def whole(standing: Standing, case: str, tmp_path: Path, marks: int = 1) -> Traced:
     """Attach to a standing case, let it go on to its end; everything it told is in the trace."""
     with standing(case) as t:
-        with attach(tmp_path / "t.json", t.pid, account=t.told) as a:
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
             a.begun()
             t.step()
             done = a.ended()
@@ -130,10 +117,10 @@ def test_a_zombie_leader(standing: Standing, tmp_path: Path) -> None:
 
 def test_exec_from_a_thread(standing: Standing, tmp_path: Path) -> None:
     with standing("exec-from-thread") as t:
-        with attach(tmp_path / "t.json", t.pid, account=t.told) as a:
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
             a.begun()
             t.step()
-            t.account("ready", 2)
+            t.tells("ready", 2)
             t.step()
             done = a.ended()
         assert t.ended() == 0
@@ -149,7 +136,7 @@ def test_a_parent_that_waits_for_a_vfork_child(standing: Standing, tmp_path: Pat
     """The parent cannot stop; its child changes the map of both, and is traced with it."""
     with standing("vfork-parent") as t:
         assert state_of(t.pid) == "D"
-        with attach(tmp_path / "t.json", t.pid, account=t.told) as a:
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
             a.begun()
             assert state_of(t.pid) == "D"
             t.step()
@@ -166,9 +153,9 @@ def test_a_parent_that_waits_for_a_vfork_child(standing: Standing, tmp_path: Pat
 
 def test_left_while_the_parent_waits(standing: Standing, tmp_path: Path) -> None:
     with standing("vfork-parent") as t:
-        with attach(tmp_path / "t.json", t.pid) as a:
+        with attaching(tmp_path / "t.json", t.pid) as a:
             a.begun()
-            done = a.ended(signal.SIGINT)
+            done = a.left(signal.SIGINT)
         assert state_of(t.pid) == "D"
         assert_free(t.pid)
         t.step()
@@ -185,7 +172,7 @@ def test_the_child_of_a_shared_memory_alone(standing: Standing, tmp_path: Path) 
     """Its parent shares the map and is not traced: said, and the trace is not called exact."""
     with standing("clone-vm") as t:
         (child,) = until(lambda: Path(f"/proc/{t.pid}/task/{t.pid}/children").read_text().split())
-        with attach(tmp_path / "t.json", child, account=t.told) as a:
+        with attaching(tmp_path / "t.json", child, told=t.told) as a:
             a.begun()
             t.step()
             done = a.ended()
@@ -199,9 +186,9 @@ def test_threads_that_are_born_and_die_meanwhile(standing: Standing, tmp_path: P
     with standing("threads") as t:
         for number, how in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, 0)):
             options = () if how else ("--for", "0.3s")
-            with attach(tmp_path / f"{number}.json", t.pid, *options) as a:
+            with attaching(tmp_path / f"{number}.json", t.pid, *options) as a:
                 a.begun()
-                done = a.ended(*([how] if how else []))
+                done = a.left(how) if how else a.ended()
             assert done.returncode == 0, done.stderr
             assert "detached, it runs on" in done.stderr
             done.assert_exact()
@@ -217,16 +204,16 @@ def test_a_program_with_a_filter_of_its_own(standing: Standing, tmp_path: Path) 
 
 def test_signals_arrive_as_they_would(standing: Standing, tmp_path: Path) -> None:
     with standing("signals") as t:
-        with attach(tmp_path / "t.json", t.pid, account=t.told) as a:
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
             a.begun()
             for count in range(1, 3):
                 os.kill(t.pid, signal.SIGUSR1)
-                assert t.account("handled", count)[-1]["count"] == count
-            done = a.ended(signal.SIGINT)
+                assert t.tells("handled", count)[-1]["count"] == count
+            done = a.left(signal.SIGINT)
         assert_free(t.pid)
         os.kill(t.pid, signal.SIGUSR1)
         assert t.ended() == 0
-        assert t.account("handled", 3)[-1]["count"] == 3
+        assert t.tells("handled", 3)[-1]["count"] == 3
     done.assert_exact()
 
 
@@ -241,7 +228,7 @@ def test_ignored_signals_break_off_no_call(
 
 def test_a_signal_that_kills(standing: Standing, tmp_path: Path) -> None:
     with standing("signals") as t:
-        with attach(tmp_path / "t.json", t.pid) as a:
+        with attaching(tmp_path / "t.json", t.pid) as a:
             a.begun()
             os.kill(t.pid, signal.SIGTERM)
             done = a.ended()
@@ -255,12 +242,13 @@ def test_a_stopped_process_stays_stopped(standing: Standing, tmp_path: Path) -> 
     with standing("plain") as t:
         os.kill(t.pid, signal.SIGSTOP)
         until(lambda: ["x"] if state_of(t.pid) == "T" else [])
-        with attach(tmp_path / "a.json", t.pid) as a:
+        with attaching(tmp_path / "a.json", t.pid) as a:
             a.begun()
-            done = a.ended(signal.SIGINT)
-        assert state_of(t.pid) == "T"
+            done = a.left(signal.SIGINT)
+        # It passes from the one stop to the other without running a single instruction.
+        until(lambda: ["x"] if state_of(t.pid) == "T" else [])
         done.assert_exact()
-        with attach(tmp_path / "b.json", t.pid, account=t.told) as a:
+        with attaching(tmp_path / "b.json", t.pid, told=t.told) as a:
             a.begun()
             os.kill(t.pid, signal.SIGCONT)
             t.step()
@@ -272,11 +260,11 @@ def test_a_stopped_process_stays_stopped(standing: Standing, tmp_path: Path) -> 
 
 def test_stopped_while_attached_and_left_so(standing: Standing, tmp_path: Path) -> None:
     with standing("plain") as t:
-        with attach(tmp_path / "a.json", t.pid) as a:
+        with attaching(tmp_path / "a.json", t.pid) as a:
             a.begun()
             os.kill(t.pid, signal.SIGSTOP)
             until(lambda: ["x"] if state_of(t.pid) in "tT" else [])
-            done = a.ended(signal.SIGTERM)
+            done = a.left(signal.SIGTERM)
         until(lambda: ["x"] if state_of(t.pid) == "T" else [])
         done.assert_exact()
         os.kill(t.pid, signal.SIGCONT)
@@ -287,7 +275,7 @@ def test_stopped_while_attached_and_left_so(standing: Standing, tmp_path: Path) 
 def test_a_thread_id_stands_for_its_process(standing: Standing, tmp_path: Path) -> None:
     with standing("threads") as t:
         tid = sorted(int(n) for n in os.listdir(f"/proc/{t.pid}/task"))[1]
-        with attach(tmp_path / "t.json", tid, "--for", "0.1s") as a:
+        with attaching(tmp_path / "t.json", tid, "--for", "0.1s") as a:
             done = a.ended()
         assert done.returncode == 0, done.stderr
         assert attached(done).pid == t.pid
@@ -296,8 +284,8 @@ def test_a_thread_id_stands_for_its_process(standing: Standing, tmp_path: Path) 
 def test_the_tool_that_knows_its_own_maps(samples: Path, tmp_path: Path) -> None:
     """self-maps, attached to in mid-life with forks ahead: every mark since is equal."""
     with target(tmp_path / "account", [samples / "self-maps", "7", "9000", "10", "fork"]) as t:
-        t.account("mark", 20)
-        with attach(tmp_path / "t.json", t.pid, account=t.told) as a:
+        t.tells("mark", 20)
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
             done = a.ended()
         assert t.ended() == 0
     assert done.returncode == 0, done.stderr
@@ -313,8 +301,8 @@ def test_static_programs(flags: tuple[str, ...], tmp_path: Path) -> None:
     build = ["gcc", "-O0", "-w", *flags, "-pthread", include, str(source), "-o", str(program)]
     subprocess.run(build, check=True)
     with target(tmp_path / "account", [program, "plain"]) as t:
-        t.account("ready")
-        with attach(tmp_path / "t.json", t.pid, account=t.told) as a:
+        t.tells("ready")
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
             a.begun()
             t.step()
             done = a.ended()
@@ -352,10 +340,10 @@ def test_a_32_bit_program(tmp_path: Path) -> None:
     build = ["gcc", "-m32", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-fno-stack-protector"]
     subprocess.run([*build, "-O1", str(source), "-o", str(program)], check=True)
     with target(tmp_path / "account", [program]) as t:
-        t.account("ready")
-        with attach(tmp_path / "a.json", t.pid, "--for", "10ms") as a:
+        t.tells("ready")
+        with attaching(tmp_path / "a.json", t.pid, "--for", "10ms") as a:
             first = a.ended()
-        with attach(tmp_path / "b.json", t.pid) as a:
+        with attaching(tmp_path / "b.json", t.pid) as a:
             done = a.ended()
         assert t.ended() == 0
     first.assert_exact()

@@ -23,8 +23,8 @@ from tests.live.attaching import (
     assert_free,
     attaching,
     built,
-    target,
     threads,
+    worker,
 )
 from tests.live.tracing import (
     MEMTRACE,
@@ -87,7 +87,7 @@ def kill(*pids: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def seized(pid: int) -> list[int]:
+def seized(pid: int | str) -> list[int]:
     return [tracer for _, tracer in threads(pid).values() if tracer]
 
 
@@ -115,7 +115,7 @@ def crash_an_attach(folder: Path, chance: random.Random) -> Crash:
     suffix = chance.choice((".json", ".json.gz", ".json.zst"))
     workers = chance.choice((1, 4, 16))
     path = folder / f"t{suffix}"
-    with target(folder, "attach_worker", "work", workers) as t, attaching(path, t.pid) as a:
+    with worker(folder, "attach_worker", "work", workers) as t, attaching(path, t.pid) as a:
         writer = a.writer()
         what = f"{victim} of an attach, {at_a_moment(a, chance)}, {workers} threads, {suffix}"
         ended = a.process.poll() is not None
@@ -169,7 +169,7 @@ def crash_a_run(folder: Path, chance: random.Random) -> Crash:
 def crash_a_target(folder: Path, chance: random.Random) -> Crash:
     """No crash of ours: the trace is whole."""
     path = folder / "t.json"
-    with target(folder, "attach_worker", "work", 4) as t, attaching(path, t.pid) as a:
+    with worker(folder, "attach_worker", "work", 4) as t, attaching(path, t.pid) as a:
         a.writer()
         what = f"the target, {at_a_moment(a, chance)}"
         t.process.kill()
@@ -223,7 +223,7 @@ def test_the_target_is_killed_while_it_is_let_go(tmp_path: Path) -> None:
     for n in range(10):
         (folder := tmp_path / str(n)).mkdir()
         with (
-            target(folder, "attach_worker", "work", 4) as t,
+            worker(folder, "attach_worker", "work", 4) as t,
             attaching(folder / "t.json", t.pid) as a,
         ):
             a.begun()
@@ -260,7 +260,7 @@ def little_room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict
 
 def test_a_disk_that_fills_up(tmp_path: Path, little_room: dict[str, Any]) -> None:
     path = little_room.pop("path")
-    with target(tmp_path, "attach_worker", "work", 4) as t:
+    with worker(tmp_path, "attach_worker", "work", 4) as t:
         with attaching(path, t.pid, **little_room) as a:
             done = a.ended()  # by itself: nothing more can be recorded
         assert_free(t.pid)
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, little_room: dict[str, Any]) -> No
 
 
 def test_an_idle_target_whose_writer_is_killed(tmp_path: Path) -> None:
-    with target(tmp_path, "attach_worker", "idle", 3) as t:
+    with worker(tmp_path, "attach_worker", "idle", 3) as t:
         with attaching(tmp_path / "t.json", t.pid) as a:
             a.begun()
             kill(a.writer())
@@ -289,7 +289,7 @@ def test_an_idle_target_whose_writer_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "0<&- >&- 2>&-"])
 def test_standard_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
     path = tmp_path / "t.json"
-    with target(tmp_path, "attach_worker", "work", 2) as t:
+    with worker(tmp_path, "attach_worker", "work", 2) as t:
         words = [*MEMTRACE, "attach", str(t.pid), "-o", str(path), "--for", "0.5s"]
         done = subprocess.run(
             ["bash", "-c", f'exec "$@" {closed}', "sh", *words], env=environment(),
@@ -311,7 +311,7 @@ def test_stderr_that_cannot_be_written(tmp_path: Path, full: str) -> None:
     else:
         read, stderr = os.pipe()
         os.close(read)
-    with target(tmp_path, "attach_worker", "work", 2) as t:
+    with worker(tmp_path, "attach_worker", "work", 2) as t:
         with attaching(path, t.pid, "--for", "0.5s", stderr=stderr) as a:
             os.close(stderr)
             done = a.ended()
@@ -325,7 +325,7 @@ def test_a_trace_into_a_pipe(tmp_path: Path) -> None:
     # The reader takes a part and goes: the recording ends, the target does not.
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    with target(tmp_path, "attach_worker", "work", 4) as t:
+    with worker(tmp_path, "attach_worker", "work", 4) as t:
         with attaching(path, t.pid) as a:
             with path.open("rb") as reader:
                 a.begun()
@@ -342,7 +342,7 @@ def test_a_trace_into_a_pipe(tmp_path: Path) -> None:
 def test_the_terminal_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     leader, terminal = os.openpty()
-    with target(tmp_path, "attach_worker", "work", 4) as t:
+    with worker(tmp_path, "attach_worker", "work", 4) as t:
         words = [*MEMTRACE, "attach", str(t.pid), "-o", str(path)]
         with subprocess.Popen(
             ["setsid", "--ctty", *words], env=environment(),

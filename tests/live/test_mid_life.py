@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.live.tracing import ROOT, Event, Traced, attach, cli, target
+from tests.live.attaching import attaching
+from tests.live.tracing import ROOT, Event, Traced, cli, target
 
 
 class Told(NamedTuple):
@@ -49,12 +50,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     subprocess.run(["gcc", *flags, f"-I{ROOT / 'samples'}", source, "-o", program], check=True)
     trace = folder / "t.json"
     with target(folder / "account", [program]) as t:
-        (ready,) = t.account("ready")
-        with attach(trace, t.process.pid) as a:
+        (ready,) = t.tells("ready")
+        with attaching(trace, t.process.pid) as a:
             a.begun()
             t.step()
-            (now,) = t.account("now")
-            done = a.ended(signal.SIGINT)
+            (now,) = t.tells("now")
+            done = a.left(signal.SIGINT)
         is_ = t.account("is")
         t.step()
         assert t.ended() == 0

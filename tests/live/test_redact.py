@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.live.tracing import ROOT, Traced, attach, cli, target, until
+from tests.live.attaching import attaching
+from tests.live.tracing import ROOT, Traced, cli, target, until
 
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Exec
@@ -144,13 +145,13 @@ def test_nor_is_it_after_an_attach(tmp_path: Path, program: Path, suffix: str) -
     path = tmp_path / f"t{suffix}"
     argv = [word.decode() for word in words(program, PLAIN)]
     with target(tmp_path / "told", argv, cwd=program.parent) as running:
-        running.account("begin")
-        with attach(path, running.pid, "--redact", account=running.told) as attaching:
-            attaching.begun()
+        running.tells("begin")
+        with attaching(path, running.pid, "--redact", told=running.told) as a:
+            a.begun()
             running.step()
             arguments = Path(f"/proc/{running.pid}/cmdline")
             until(lambda: [1] if arguments.read_bytes().count(b"\0") == 2 else [])
-            done = attaching.ended(signal.SIGTERM)
+            done = a.left(signal.SIGTERM)
         running.step()
         assert running.ended() == 0
     done.assert_exact()
@@ -173,14 +174,14 @@ def test_a_crash_leaves_nothing_either(tmp_path: Path, program: Path) -> None:
     path = tmp_path / "t.json"
     argv = [word.decode() for word in words(program, PLAIN)]
     with target(tmp_path / "told", argv) as running:
-        running.account("begin")
-        with attach(path, running.pid, "--redact") as attaching:
-            attaching.begun()
+        running.tells("begin")
+        with attaching(path, running.pid, "--redact") as a:
+            a.begun()
             assert_clean(path)
             running.step()
             until(lambda: [1] if b'"exec"' in path.read_bytes() else [])
-            attaching.process.kill()
-            attaching.process.wait()
+            a.process.kill()
+            a.process.wait()
         until(lambda: [1] if b"killed" in path.read_bytes() else [])
         running.step()
         assert running.ended() == 0

@@ -283,12 +283,19 @@ class Target:
     def pid(self) -> int:
         return self.process.pid
 
-    def account(self, what: str, count: int = 1) -> list[Event]:
-        """The account's lines of one kind, once there are `count` of them."""
+    def account(self, what: str) -> list[Event]:
+        """The account's lines of one kind so far; it must not have told a failure."""
+        lines = account_of(self.told)
+        failed = [line for line in lines if line["what"] == "failed"]
+        assert not failed, failed
+        return [line for line in lines if line["what"] == what]
+
+    def tells(self, what: str, count: int = 1) -> list[Event]:
+        """The same, once there are `count` of them."""
 
         def ask() -> list[Event]:
             ended = self.process.poll() is not None
-            found = [e for e in account_of(self.told) if e["what"] == what]
+            found = self.account(what)
             assert len(found) >= count or not ended, f"it ended with {self.process.returncode}"
             return found
 
@@ -321,53 +328,6 @@ def target(told: Path, argv: Sequence[str | Path], **kw: Any) -> Iterator[Target
         finally:
             process.kill()
             process.send_signal(signal.SIGCONT)
-
-
-@dataclass
-class Attaching:
-    """`memtrace attach` while it runs; its stderr goes to `said`."""
-
-    path: Path
-    said: Path
-    process: subprocess.Popen[bytes]
-    account: Path | None
-
-    def begun(self) -> Attaching:
-        """Wait until the map is read."""
-
-        def ask() -> list[str]:
-            text = self.said.read_text("utf-8", "replace")
-            assert "attached to" in text or self.process.poll() is None, text
-            return ["x"] if "attached to" in text else []
-
-        until(ask)
-        return self
-
-    def ended(self, *signals: int) -> Traced:
-        """Send it these signals and wait for its end."""
-        for number in signals:
-            self.process.send_signal(number)
-        code = self.process.wait(timeout=PATIENCE)
-        told = [] if self.account is None else account_of(self.account)
-        return Traced(self.path, code, b"", self.said.read_text("utf-8", "replace"), told)
-
-
-@contextmanager
-def attach(
-    path: Path, pid: int | str, *options: str, account: Path | None = None, **kw: Any
-) -> Iterator[Attaching]:
-    """`memtrace attach -o path [options] pid`, started; killed at the end if it is still there."""
-    said = path.with_name(path.name + ".stderr")
-    with said.open("wb") as stderr:
-        process = subprocess.Popen(
-            [*MEMTRACE, "attach", "-o", str(path), *options, str(pid)], env=environment(),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **{"stderr": stderr, **kw},
-        )  # fmt: skip
-    with process:
-        try:
-            yield Attaching(path, said, process, account)
-        finally:
-            process.kill()
 
 
 def until(ask: Callable[[], Sequence[T]], count: int = 1) -> Sequence[T]:
