@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import shutil
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memtrace.cli.exits import to_stderr
 from memtrace.cli.options import common, quiet
 from memtrace.cli.record import incomplete, printable, recorded, recording
 from memtrace.trace.sizes import format_size, format_time
@@ -63,10 +63,7 @@ class _Line:
         # The target stands still while this process waits: for a terminal after ^S, a full pipe.
         if not _takes_output():
             return
-        # Whoever reads stderr may have gone; the attach is not to fail for that.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        to_stderr(text)
 
 
 def _takes_output(ms: int = 0) -> bool:
@@ -115,8 +112,7 @@ def command(
     if not quiet():
         while not _takes_output(1):
             attached.serve()
-        with contextlib.suppress(OSError):
-            sys.stderr.write(summary(attached))
+        to_stderr(summary(attached))
     if attached.result.error is not None:
         raise incomplete(attached.path, attached.result.error)
     return 0

@@ -86,8 +86,18 @@ def _os_error(e: OSError) -> int:
 
 def _say(e: BaseException, message: str, hint: str, status: int) -> int:
     if Debug.wanted:
-        traceback.print_exception(e)
-    click.echo(f"memtrace: {message}", err=True)
-    if hint:
-        click.echo(f"  try: {hint}", err=True)
+        to_stderr("".join(traceback.format_exception(e)))
+    to_stderr(f"memtrace: {message}\n" + (f"  try: {hint}\n" if hint else ""))
     return status
+
+
+def to_stderr(text: str) -> None:
+    """Write to stderr. Whoever reads it may have gone: no command fails for that, nor changes its
+    status.
+    """
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        # The interpreter flushes it once more at exit: let that go nowhere.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115

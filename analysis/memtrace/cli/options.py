@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from memtrace.cli.exits import Debug
+from memtrace.cli.exits import Debug, to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ def quiet() -> bool:
 def warn(text: str) -> None:
     """A sentence on stderr, unless quiet."""
     if not quiet():
-        click.echo(f"memtrace: warning: {text}", err=True)
+        to_stderr(f"memtrace: warning: {text}\n")
 
 
 trace_argument = click.argument("trace", type=click.Path(allow_dash=False))

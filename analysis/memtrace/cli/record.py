@@ -11,6 +11,7 @@ import click
 
 from memtrace.trace.errors import TargetError, UsageError
 from memtrace.trace.sizes import PAGE, format_size
+from memtrace.trace.stream import REMOVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,8 @@ def recorded(r: Result, path: str) -> list[str]:
 def incomplete(path: str, error: str) -> TargetError:
     """The recording failed although the program ran: the disk, or (killed?) the writer."""
     full = error.startswith("cannot write")
-    folder = shlex.quote(os.path.dirname(os.path.abspath(path)))
-    return TargetError(
-        f"the trace is incomplete: {error}", hint=f"df -h {folder}" if full else "dmesg | tail"
-    )
+    folder = os.path.dirname(os.path.abspath(path))
+    hint = f"df -h {shlex.quote(folder)}" if full else "dmesg | tail"
+    if error.endswith(REMOVED):
+        hint = f"ls -ld {shlex.quote(os.path.dirname(folder))}"
+    return TargetError(f"the trace is incomplete: {error}", hint=hint)

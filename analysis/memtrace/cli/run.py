@@ -7,12 +7,12 @@ import os
 import resource
 import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from memtrace.cli.exits import to_stderr
 from memtrace.cli.options import common, quiet
 from memtrace.cli.record import incomplete, later, printable, recorded, recording
 from memtrace.trace.errors import UsageError
@@ -56,8 +56,7 @@ def command(
     options = Options(**fields, evidence=evidence == "full", seccomp=not no_seccomp, redact=redact)
     done = record(argv, path, options)
     if not quiet():
-        sys.stderr.write(summary(argv, done))
-        sys.stderr.writelines(withheld(argv, done))
+        to_stderr(summary(argv, done) + "".join(withheld(argv, done)))
     if done.result.error is not None:
         _incomplete(done, done.result.error)
     return leave_as(done.status)
@@ -99,7 +98,7 @@ def _incomplete(r: Recording, error: str) -> None:
     failed = incomplete(r.path, error)
     if r.status == 0:
         raise failed
-    sys.stderr.write(f"memtrace: {failed.message}\n  try: {failed.hint}\n")
+    to_stderr(f"memtrace: {failed.message}\n  try: {failed.hint}\n")
 
 
 def leave_as(status: int) -> int:
@@ -107,8 +106,6 @@ def leave_as(status: int) -> int:
     if os.WIFEXITED(status):
         return os.WEXITSTATUS(status)
     number = os.WTERMSIG(status)
-    sys.stdout.flush()
-    sys.stderr.flush()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)

@@ -15,6 +15,7 @@ import zlib
 from typing import Protocol
 
 BLOCK = 1 << 16
+REMOVED = "it was removed while it was written"
 _MAX_LINKS = 40  # path_resolution(7)
 
 
@@ -89,7 +90,10 @@ class Output:
         """End the compression stream and close the file."""
         if self._compressor is not None:
             self._write_all(self._compressor.end())
+        removed = self._created is not None and not os.fstat(self.fd).st_nlink
         os.close(self.fd)
+        if removed:
+            raise OSError(errno.ENOENT, REMOVED, self.path)
 
     def discard(self) -> None:
         """Remove the file and put back what it had replaced: there is nothing to trace."""
