@@ -213,9 +213,10 @@ def test_a_tracer_of_our_own_children_does_not_forbid_this_one() -> None:
         ({"threads": 1200, "alive": 1200}, {}, "threads", "1,200"),
         ({"threads": 3, "alive": 2}, {}, "threads", "3, 1 of them ended"),
         ({"uninterruptible": (78,)}, {}, "waiting",
-         "thread 78 in uninterruptible sleep: attaching waits until that ends"),
+         "thread 78 in uninterruptible sleep: it comes under control when that ends"),
         ({"uninterruptible": (1, 2, 3, 4, 5)}, {}, "waiting",
-         "thread 1, 2, 3 and 2 more in uninterruptible sleep: attaching waits until that ends"),
+         ("thread 1, 2, 3 and 2 more in uninterruptible sleep: it comes under control when that "
+          "ends")),
         ({}, {"waits": {"epoll_wait": 8, "semop": 1}}, "asleep",
          ("8 in epoll_wait, 1 in semop: an attach breaks these calls off and puts them back"
          " (signal(7), EINTR)")),
