@@ -120,7 +120,7 @@ def assert_detached(done: Traced) -> None:
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def threads(pid: int) -> dict[int, tuple[str, int]]:
+def threads(pid: int | str) -> dict[int, tuple[str, int]]:
     """(state, TracerPid) of each thread of a process."""
     found = {}
     for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
@@ -133,7 +133,7 @@ def threads(pid: int) -> dict[int, tuple[str, int]]:
     return found
 
 
-def assert_free(pid: int, *, stopped: bool = False) -> None:
+def assert_free(pid: int | str, *, stopped: bool = False) -> None:
     """No thread of a living process is traced; none is stopped, or all are by a signal."""
     found = threads(pid)
     assert found, f"{pid} is gone"
