@@ -409,3 +409,19 @@ def test_a_cut_file_gives_every_whole_block_before_the_cut(
         assert [BLOCKS[0], *lines][:expected] == BLOCKS[:expected]
 
     cut()
+
+
+def test_a_writer_that_does_not_get_on_is_given_up_by_the_impatient() -> None:
+    """Nobody reads, and the end that reads is open: as when it is stopped, or its disk hangs."""
+    reader, into = os.pipe()
+    channel = Channel(into, Wishes())
+    channel.be_impatient(20)
+    channel.send(bytes(10))
+    channel.flush()
+    assert not channel.stuck
+    channel.send(bytes(1 << 21))
+    assert channel.stuck
+    assert channel.in_vain()
+    channel.send(bytes(1 << 21))  # at once
+    channel.close()
+    os.close(reader)

@@ -22,6 +22,7 @@ from memtrace.trace.errors import TargetError
 from memtrace.trace.sizes import PAGE
 
 _WATCH_NS = 500_000_000
+_WRITER_MS = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def record_attached(
     output = begin(path, machine.header("ptrace", argv), redaction, again)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     writer = Writer(output, redaction)
+    writer.channel.be_impatient(_WRITER_MS)
     prepare()
     engine = Engine(writer.channel, replace(options, seccomp=False))
     attachment = engine.attachment = Attachment(engine, facts.pid, say)

@@ -46,6 +46,8 @@ class Channel:
         self.wishes = wishes.page
         self.out = bytearray()
         self.broken = False
+        self.stuck = False
+        self._patience_ms: int | None = None
         self.start_ns = time.monotonic_ns()
 
     def now(self) -> int:
@@ -59,6 +61,13 @@ class Channel:
         poll = select.poll()
         poll.register(self.fd, 0)
         return bool(poll.poll(0))  # a pipe that nobody reads is in error (`pipe_poll`)
+
+    def be_impatient(self, ms: int) -> None:
+        """Give up a writer that takes nothing for so long (stopped, or a disk that hangs): for who
+        was there before the trace, the trace is not worth to stand still.
+        """
+        self._patience_ms = ms
+        os.set_blocking(self.fd, False)
 
     def send(self, message: bytes) -> None:
         """Queue one message."""
@@ -75,9 +84,24 @@ class Channel:
         self.out.clear()
         try:
             while view:
-                view = view[os.write(self.fd, view) :]
+                try:
+                    view = view[os.write(self.fd, view) :]
+                except BlockingIOError:
+                    self._wait()
         except OSError:
             self.broken = True
+
+    def _wait(self) -> None:
+        """Until the pipe takes something.
+
+        Raises:
+            OSError: it has not for too long.
+        """
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        if not poll.poll(self._patience_ms):
+            self.stuck = True
+            raise TimeoutError
 
     def close(self) -> None:
         """Flush and let the writer see the end."""

@@ -96,6 +96,8 @@ class Writer:
         parts = []
         poll = select.poll()
         poll.register(self._status, select.POLLIN)
+        if self.channel.stuck:
+            return Result("the writer did not get on", "", {}, 0, 0, 0, 0, 0, [])
         while True:
             while meanwhile is not None and not poll.poll(1):
                 meanwhile()
