@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from memtrace.cli.record import incomplete
+from memtrace.cli.record import incomplete, printable
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,18 @@ from memtrace.cli.record import incomplete
 def test_a_lost_writer_is_no_full_disk(error: str, remedy: str) -> None:
     said = incomplete("/a b/t.json", error)
     assert (said.message, said.hint) == (f"the trace is incomplete: {error}", remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("./prog", "./prog"),
+        ("p" * 40, "p" * 40),
+        ("/opt/" + "deep/" * 20 + "serve", "...p/deep/deep/deep/deep/deep/deep/serve"),
+        ("postgres: postgres postgres [local] SELECT", "postgres: postgres postgres [local] S..."),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("caf\u00e9", "caf\\xe9"),
+    ],
+)
+def test_a_name_in_one_line(name: str, shown: str) -> None:
+    assert printable(name) == shown

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 _ENGINES = ("auto", "ptrace")
+_NAME = 40  # columns
 _LATER_ENGINES = ("bpf", "perf", "strace", "python-ptrace", "poll")
 
 
@@ -69,8 +70,11 @@ def recording(f: _F) -> _F:
 
 
 def printable(name: str) -> str:
-    """A program's name for one line of a terminal."""
-    return click.unstyle(name).encode("ascii", "backslashreplace").decode()[-40:]
+    """A program's name for one line of a terminal: the end of a long path, else the beginning."""
+    text = click.unstyle(name).encode("ascii", "backslashreplace").decode()
+    if len(text) <= _NAME:
+        return text
+    return f"...{text[3 - _NAME :]}" if "/" in text[-_NAME:] else f"{text[: _NAME - 3]}..."
 
 
 def recorded(r: Result, path: str) -> list[str]:

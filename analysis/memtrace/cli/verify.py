@@ -11,6 +11,7 @@ import click
 from memtrace.cli.options import common, quiet, trace_argument
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
+from memtrace.report.lines import fit, program
 from memtrace.trace.reader import Trace
 from memtrace.trace.sizes import format_size
 
@@ -57,11 +58,11 @@ def _account(r: Replay) -> Iterator[str]:
 
 
 def _process(p: Process) -> Iterator[str]:
-    name = p.argv[0].rpartition("/")[2] if p.argv else p.exe.rpartition("/")[2] or "?"
+    name = program(p.argv[0]) if p.argv else program(p.exe) or "?"
     agree = p.checksums - p.unexplained
     born = "fork" if p.inherited else "attach" if p.attached else "exec"
     yield (
-        f"  pid {p.pid} mm {p.mm} ({name[:30]}, {born} at {p.born_seq}): "
+        f"  pid {p.pid} mm {p.mm} ({fit(name, 30)}, {born} at {p.born_seq}): "
         f"{p.exact} of {p.snapshots} snapshots, {agree:,} of {p.checksums:,} checksums"
     )
     if p.stack_growth_bytes:

@@ -63,6 +63,16 @@ def fit_end(text: str, width: int) -> str:
     return text
 
 
+def program(argument: str) -> str:
+    """The name in a program's first argument: a path's last part; a title that the program has
+    written there (setproctitle(3)) stays whole.
+
+    >>> program("/usr/sbin/sshd"), program("sshd: ann@pts/0")
+    ('sshd', 'sshd: ann@pts/0')
+    """
+    return argument if ": " in argument else argument.rpartition("/")[2]
+
+
 def paragraph(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
     """Lines of `text`, wrapped; `first` opens the first line, `rest` each other one."""
     rest = " " * len(first) if rest is None else rest

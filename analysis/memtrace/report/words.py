@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 
-from memtrace.report.lines import clean, plural
+from memtrace.report.lines import clean, plural, program
 from memtrace.report.model import ProcessRow, StepRow
 from memtrace.trace.sizes import format_size, format_time
 
@@ -64,7 +64,7 @@ _REASONS = {
 
 def command(p: ProcessRow) -> str:
     """The program's name and arguments."""
-    name = (p.argv[0] if p.argv else p.exe).rpartition("/")[2] or p.exe or f"process {p.pid}"
+    name = program(p.argv[0] if p.argv else p.exe) or p.exe or f"process {p.pid}"
     return " ".join([name, *p.argv[1:]]).strip()  # setproctitle(3) pads it
 
 

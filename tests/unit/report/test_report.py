@@ -415,6 +415,11 @@ def test_the_text_of_an_attached_process(attached: Scene) -> None:
     assert re.search(r"7d0000000000 +132 KiB +malloc-chunk +header +older +#4", out)
 
 
+def test_a_title_is_a_name_as_a_whole(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], argv=["sshd: ann@pts/0"], brk=0x1021000).detach()
+    assert checked_text(scene.report()).startswith("sshd: ann@pts/0   still running")
+
+
 def test_older_regions_may_hold_more_chunks_than_are_proven(scene: Scene) -> None:
     lone = "7d1000000000-7d1000042000 rw-p 00000000 00:00 0"
     scene.attach([HEAP_LINE, CHUNKS, lone], brk=0x1020800, chunks=TWO).detach()
