@@ -42,8 +42,9 @@ def test_three_times(tmp_path: Path, mode: tuple[object, ...]) -> None:
 ROUNDS = 4
 
 
-def test_calls_that_wait(tmp_path: Path) -> None:
-    with worker(tmp_path, "attach_waits", "quiet") as t:
+@pytest.mark.parametrize("limit_ms", [70, 1])
+def test_calls_that_wait(tmp_path: Path, limit_ms: int) -> None:
+    with worker(tmp_path, "attach_waits", "quiet", limit_ms) as t:
         t.goes_on()
         for i in range(ROUNDS):
             with attaching(tmp_path / f"t{i}.json", t.pid) as a:

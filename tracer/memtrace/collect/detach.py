@@ -15,14 +15,21 @@ import os
 import time
 
 from memtrace.collect import procfs, ptrace, turns, wire
+from memtrace.collect.abi import NATIVE
 from memtrace.collect.attach import sleeps_elsewhere
 from memtrace.collect.engine import Engine
 from memtrace.collect.ptrace import (
     CONT,
     DETACH,
     EINTR_CALLS,
+    ENTRY_NR,
+    ENTRY_OP,
+    ENTRY_SIZE,
+    GET_SYSCALL_INFO,
     INTERRUPT,
+    OP_ENTRY,
     STOP_SYSCALL,
+    SYSCALL,
     WALL,
     registers,
     request,
@@ -146,12 +153,22 @@ class Departure:
         if tracee is None and event != ptrace.EVENT_EXEC:
             self._unknown.add(tid)  # a child whose parent's event, if any, is still to come
             return
-        if tid in self._interrupted and (event == ptrace.EVENT_STOP or status == STOP_SYSCALL):
-            # The exit of the call that the interrupt broke off comes before the interrupt's stop.
-            self._interrupted.discard(tid)
+        if event == ptrace.EVENT_STOP and tid in self._interrupted:
             regs = registers(tid)
             if regs is not None:
                 rewind(tid, regs)
+        elif status == STOP_SYSCALL and tracee is not None and not tracee.pending:
+            if self._enters(tracee):
+                # The kernel's mark that a signal waits may stand although none does (any stop ends
+                # an interrupt, but not this, `recalc_sigpending_tsk`): then the call fails at once.
+                del self._stopped[tid]
+                self._close(tracee.mm)
+                if tid not in self._interrupted:
+                    self._left.add(tid)
+                request(SYSCALL, tid, 0, 0)
+                return
+            ptrace.put_back(tid)
+        self._interrupted.discard(tid)
         if recorded and tracee is not None:
             if status == STOP_SYSCALL and tracee.pending:
                 engine.syscall_stop(tracee)
@@ -168,6 +185,16 @@ class Departure:
         if tracee is not None:
             tracee.pending = False  # an entry: whatever comes of it is not recorded
             self._close(tracee.mm)
+
+    @staticmethod
+    def _enters(tracee: Tracee) -> bool:
+        """Whether this is the entry of a call that may fail with EINTR."""
+        e = tracee.entry
+        return (
+            request(GET_SYSCALL_INFO, tracee.tid, ENTRY_SIZE, e) > 0
+            and e[ENTRY_OP] & 0xFF == OP_ENTRY
+            and ptrace.fails_with_eintr(e[ENTRY_NR], native=e[ENTRY_OP] >> 32 == NATIVE.audit)
+        )
 
     def _children_first(self) -> None:
         """Those that stopped before their parent's event, which has come now."""

@@ -132,6 +132,7 @@ class Engine:
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
         taken, tick_due = self.unhandled, self.tick_due
+        eintr, put_back = ptrace.MINUS_EINTR, ptrace.put_back
         last_looks = 3
         while True:
             if taken:
@@ -171,6 +172,8 @@ class Engine:
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
                         if untraced:
                             untraced.over(tid)
+                        if nr == eintr:  # the result stands where an entry has the number
+                            put_back(tid)
                         request(go, tid, 0, 0)
                     elif e[ENTRY_OP] & 0xFF in entries:
                         self._enter(tracee)
@@ -382,6 +385,8 @@ class Engine:
             if e[ENTRY_OP] & 0xFF == ptrace.OP_ENTRY:
                 self._enter(tracee)
             elif e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:
+                if e[EXIT_RET] == ptrace.MINUS_EINTR:
+                    ptrace.put_back(tracee.tid)
                 request(self.go, tracee.tid, 0, 0)
             return
         if self.untraced:

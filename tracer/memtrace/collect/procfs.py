@@ -147,6 +147,14 @@ def _signal_sets(tid: int, *names: str) -> list[int]:
     return list(fields.values())
 
 
+def is_socket(tid: int, fd: int) -> bool:
+    """Whether a descriptor of a task is a socket."""
+    try:
+        return os.readlink(f"/proc/{tid}/fd/{fd}").startswith("socket:")
+    except OSError:
+        return False
+
+
 def tasks(pid: int) -> list[int]:
     """The thread ids of a process; [] when it is gone."""
     try:

@@ -132,10 +132,22 @@ _EINTR_CALLS_I386 = frozenset((
     3, 145, 4, 146, 371, 372, 337, 369, 370, 345, 362, 364, 177, 247, 385, 256, 319, 441, 426, 420,
     421, 416, 417,
 ))  # fmt: skip
-_MINUS_EINTR = (1 << 64) - errno.EINTR, (1 << 32) - errno.EINTR
+_FILE_CALLS, _FILE_CALLS_I386 = (0, 19, 1, 20), (3, 145, 4, 146)  # read, readv, write, writev
+MINUS_EINTR = (1 << 64) - errno.EINTR
+_MINUS_EINTR = MINUS_EINTR, (1 << 32) - errno.EINTR
 _ERESTARTNOHAND = 514
 USER_CS_64 = 0x33
 _IGNORED_BY_DEFAULT = (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH)
+
+
+def fails_with_eintr(number: int, *, native: bool) -> bool:
+    """Whether a call of x86-64, or else of i386, fails with EINTR after a stop."""
+    return number in (EINTR_CALLS if native else _EINTR_CALLS_I386)
+
+
+def _was_broken_off(regs: Any) -> bool:
+    native = regs.cs == USER_CS_64
+    return regs.rax in _MINUS_EINTR and fails_with_eintr(regs.orig_rax, native=native)
 
 
 def rewind(tid: int, regs: Any) -> bool:
@@ -145,8 +157,7 @@ def rewind(tid: int, regs: Any) -> bool:
     It is given the result of a restartable one, and `arch_do_signal_or_restart`, where the tracee
     goes from here, does the rest: EINTR after all where a handler runs, whenever the signal comes.
     """
-    calls = EINTR_CALLS if regs.cs == USER_CS_64 else _EINTR_CALLS_I386
-    if regs.orig_rax not in calls or regs.rax not in _MINUS_EINTR:
+    if not _was_broken_off(regs):
         return False
     regs.rax = (1 << 64) - _ERESTARTNOHAND
     try:
@@ -154,6 +165,26 @@ def rewind(tid: int, regs: Any) -> bool:
     except PtraceError:
         return False
     return True
+
+
+def put_back(tid: int) -> None:
+    """At the exit stop of a call that failed with EINTR: the same, for whatever reason.
+
+    The signal may be for another thread: the kernel marks every one that leaves a stop while
+    a signal waits for the process (`recalc_sigpending_tsk`), and whoever is quick takes it. The
+    INTERRUPT makes sure that the kernel looks at the result (`exit_to_user_mode_loop`): the program
+    must not see it.
+    """
+    regs = registers(tid)
+    if regs is None or not _was_broken_off(regs):
+        return
+    native = regs.cs == USER_CS_64
+    files = _FILE_CALLS if native else _FILE_CALLS_I386
+    # Only a socket's EINTR is known to mean a signal; a file system may have its own.
+    if regs.orig_rax in files and not procfs.is_socket(tid, regs.rdi if native else regs.rbx):
+        return
+    if request(INTERRUPT, tid, 0, 0) == 0:
+        rewind(tid, regs)
 
 
 def rewind_ignored(tid: int, number: int) -> None:
