@@ -24,7 +24,9 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 
 enum { PAGE = 4096 };
 #define RW (PROT_READ | PROT_WRITE)
@@ -327,6 +329,77 @@ static void four_hundred_threads(void)
     own_maps_mark(++marks, 0);
 }
 
+static void *outlives_its_leader(void *argument)
+{
+    char stat[64], text[256] = "";
+    char *state = text;
+
+    snprintf(stat, sizeof stat, "/proc/self/task/%d/stat", getpid());
+    while (*state != 'Z') {
+        int fd = open(stat, O_RDONLY);
+
+        account_require(fd >= 0 && read(fd, text, sizeof text - 1) > 0, stat);
+        close(fd);
+        state = strrchr(text, ')') + 2;
+    }
+    work();
+    for (uintptr_t i = 0; i < 100; i++)
+        maps_and_goes((void *)i);
+    own_maps_mark(++marks, 0);
+    exit(4);
+    return argument;
+}
+
+static void without_leader(void)
+{
+    pthread_t thread;
+
+    account_require(pthread_create(&thread, NULL, outlives_its_leader, NULL) == 0, "a thread starts");
+    syscall(SYS_exit, 0);
+}
+
+static volatile sig_atomic_t alarms;
+
+static void on_alarm(int number)
+{
+    (void)number;
+    alarms++;
+}
+
+/* Signals come at any moment of a call; a fork that one comes into is made anew (ERESTARTNOINTR). */
+static void amid_alarms(void)
+{
+    struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    const struct timespec nap = {.tv_nsec = 12000000};
+    struct itimerval timer = {{0, 5000}, {0, 5000}};
+    int forks = 0, naps = 0, cut = 0;
+
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &timer, NULL);
+    for (int i = 0; i < 2000; i++) {
+        maps_and_goes((void *)1);
+        if (i % 100 == 0) {
+            pid_t pid = fork();
+
+            forks++;
+            if (pid == 0)
+                _exit(0);
+            account_require(wait_for(pid, 0) == 0, "the child ends");
+        }
+        if (i % 400 == 0) {
+            naps++;
+            cut += nanosleep(&nap, NULL) == -1 && errno == EINTR;
+        }
+    }
+    timer = (struct itimerval){0};
+    setitimer(ITIMER_REAL, &timer, NULL);
+    tell("alarms", "count", alarms);
+    tell("forks", "count", forks);
+    tell("naps", "count", naps);
+    tell("cut", "count", cut);
+    own_maps_mark(++marks, 0);
+}
+
 /* -- calls that wait for others -------------------------------------------------------------------------------- */
 
 static int uffd;
@@ -545,6 +618,8 @@ int main(int argc, char **argv)
         {"filter-kill", filter_kill},
         {"filter-kill-thread", filter_kill_thread},
         {"threads", four_hundred_threads},
+        {"leaderless", without_leader},
+        {"alarms", amid_alarms},
         {"populate", populates_by_a_handler_that_maps},
         {"descriptors", all_descriptors},
         {"standard", standard_descriptors},

@@ -198,8 +198,31 @@ def test_a_filter_that_kills_one_thread(hard: Hard, options: tuple[str, ...]) ->
 @BOTH
 def test_four_hundred_threads_come_and_go(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("threads", *options, marks=1)
-    assert len(done.calls("clone")) == 400
+    # One that came before its parent's event is told again, with its stack.
+    assert len({e["child"] for e in done.calls("clone")}) == 400
     assert len(done.calls("exit")) == 401
+
+
+@BOTH
+def test_a_process_that_outlives_its_first_thread(hard: Hard, options: tuple[str, ...]) -> None:
+    done = hard("leaderless", *options, marks=2, code=4)
+    other, leader = done.calls("exit")
+    # The first thread ended first; its status is the process's, and so it is told last.
+    assert other["tid"] != other["pid"]
+    assert (leader["tid"], leader["code"]) == (leader["pid"], 4)
+
+
+@BOTH
+def test_signals_at_any_moment_of_a_call(hard: Hard, options: tuple[str, ...]) -> None:
+    done = hard("alarms", *options, marks=1)
+    (alarms,), (forks,) = told(done, "alarms"), told(done, "forks")
+    assert alarms["count"] > 10
+    # None of a call's restarts is a call of its own.
+    assert len(done.calls("fork")) == forks["count"]
+    for name in ("mmap", "munmap"):
+        own = [e for e in done.calls(name) if "/hard_cases+" in e.get("caller", "")]
+        assert len([e for e in own if e["args"][1] == 3 * 4096]) == 2000
+    assert told(done, "cut") == told(done, "naps")
 
 
 @BOTH
