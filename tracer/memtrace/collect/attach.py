@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 from memtrace.collect import access, procfs, ptrace, wire
-from memtrace.collect.abi import NATIVE
+from memtrace.collect.abi import I386, NATIVE
 from memtrace.collect.deadlock import Watch
 from memtrace.collect.ptrace import INTERRUPT, registers, request, rewind
 from memtrace.trace.errors import TargetError
@@ -42,13 +42,18 @@ _WAITING_NS = 2_000_000_000
 #: Seizing a process that nothing forbids is tried so often, with seconds between.
 _ATTEMPTS, _PAUSE = 50, 0.002
 
-_VFORKS = (56, 58, 435)  # clone, vfork, clone3: asleep in one means waiting for a vfork child
+#: clone, vfork, clone3: asleep in one means waiting for a vfork child.
+_VFORKS, _VFORKS_I386 = (56, 58, 435), (120, 190, 435)
 
 
 def sleeps_elsewhere(tid: int) -> bool:
     """Whether a task sleeps, interruptibly or not, in a call that changes no map."""
     number = procfs.syscall_of(tid)
-    return number is not None and (number not in NATIVE.names or number in _VFORKS)
+    if number is None:
+        return False
+    if procfs.is_elf32(tid):
+        return number not in I386.names or number in _VFORKS_I386
+    return number not in NATIVE.names or number in _VFORKS
 
 
 class Attachment:

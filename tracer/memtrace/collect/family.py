@@ -80,7 +80,9 @@ class Family:
         through = mm.pid if mm.pid in own else min(own or mm.tids)
         self.observer.reach(mm, through)
         fields, raw = seeding.attach_fields(mm, through, own)
-        if not raw:
+        if (
+            not raw or "vm" not in fields
+        ):  # without a statm the mm has gone, and the map may be torn
             return None
         mm.seeded = True
         self._emit({**fields, "rec": "attach", "why": why, "calls": mm.calls}, raw)
