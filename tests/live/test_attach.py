@@ -283,7 +283,7 @@ def test_a_thread_id_stands_for_its_process(standing: Standing, tmp_path: Path) 
 
 def test_the_tool_that_knows_its_own_maps(samples: Path, tmp_path: Path) -> None:
     """self-maps, attached to in mid-life with forks ahead: every mark since is equal."""
-    with target(tmp_path / "account", [samples / "self-maps", "7", "9000", "10", "fork"]) as t:
+    with target(tmp_path / "account", [samples / "self-maps", "7", "3000", "10", "fork"]) as t:
         t.tells("mark", 5)
         os.kill(t.pid, signal.SIGSTOP)  # it would be through before it is attached to
         with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
