@@ -309,6 +309,19 @@ def test_a_stopped_job_is_continued_through_memtrace(terminal: Terminal) -> None
     assert terminal.status("wait %1") == 128 + signal.SIGTERM
 
 
+def test_what_the_program_left_running_is_stopped_and_continued(terminal: Terminal) -> None:
+    terminal.type("memtrace sh -c 'sleep 1000 & exit 6'\n")
+    sleeper = terminal.process("sleep", "S")
+    until(lambda: [] if "sh" in terminal.processes().values() else [1])
+    terminal.type("\x1a")
+    assert terminal.prompt() == 128 + signal.SIGTSTP
+    assert is_stopped(sleeper)
+    terminal.type("fg\n")
+    terminal.process("sleep", "S")
+    os.kill(sleeper, signal.SIGKILL)
+    assert terminal.prompt() == 6
+
+
 def test_a_stop_of_the_program_by_others_is_not_the_jobs(terminal: Terminal) -> None:
     terminal.type("memtrace sleep 1000\n")
     sleeper = terminal.process("sleep", "S")
