@@ -7,6 +7,9 @@ program that answers the second SIGTERM by giving up must not be sent two for on
 program stands still by job control, so does the tracer, by the same signal, because that is what
 the shell waits for (WUNTRACED); but only then. If the tracer were stopped by ^Z itself, a program
 that puts the terminal in order before it stops could not run to do so.
+
+While the tracer is stopped nobody serves the program: a SIGCONT to the program alone has its effect
+when the tracer is continued.
 """
 
 from __future__ import annotations
