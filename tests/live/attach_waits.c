@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * attach_waits quiet [MS] | signalled: one thread for each system call that waits, in it again and again.
+ * attach_waits quiet [MS] | ignored [MS] | signalled: one thread for each system call that waits, in it again and again.
  *
  * quiet: every call times out, or gets what a partner gives it every now and then. No signal has a handler, so none may
  * fail with EINTR, and none may end before its time: that is told as "odd", with the call and its result. A transfer that
  * ends with a part done is told as "short"; no byte may be lost for that.
+ *
+ * ignored: the same, and every thread is sent a signal again and again that the program ignores: sooner than a call's
+ * time limit is reached, which must be reached all the same.
  *
  * signalled: the calls with a signal mask wait without a limit, for a signal that is blocked elsewhere: each signal must
  * end exactly one call, with EINTR. A call that misses its signal never ends.
@@ -471,6 +474,18 @@ static void *wait_quietly(void *argument)
     return NULL;
 }
 
+static void *send_ignored(void *unused)
+{
+    const struct timespec pause = {0, 10000000};
+
+    while (!over) {
+        for (size_t i = 0; i < count; i++)
+            pthread_kill(waiters[i].thread, SIGURG);
+        nanosleep(&pause, NULL);
+    }
+    return unused;
+}
+
 /* ---- signalled ---- */
 
 static __thread struct waiter *self;
@@ -584,7 +599,7 @@ static void *send_signals(void *unused)
 
 int main(int argc, char **argv)
 {
-    bool is_quiet = argc < 2 || strcmp(argv[1], "quiet") == 0;
+    bool is_quiet = argc < 2 || strcmp(argv[1], "signalled") != 0;
     struct pollfd in = {.fd = 0, .events = POLLIN};
     struct sigaction action = {.sa_handler = on_usr1};
     struct account a;
@@ -621,6 +636,8 @@ int main(int argc, char **argv)
                         "pthread_create");
     }
     account_require(pthread_create(&partner, NULL, is_quiet ? give : send_signals, NULL) == 0, "pthread_create");
+    if (is_quiet && argc > 1 && strcmp(argv[1], "ignored") == 0)
+        account_require(pthread_create(&partner, NULL, send_ignored, NULL) == 0, "pthread_create");
     for (;;) {
         unsigned long least = waiters[0].rounds;
         const char *slowest = waiters[0].call->name;

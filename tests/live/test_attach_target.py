@@ -62,6 +62,21 @@ def test_calls_that_wait(tmp_path: Path, limit_ms: int) -> None:
             assert sum(e["call"] == call for e in t.account("short")) <= 2 * ROUNDS, call
 
 
+def test_ignored_signals_while_calls_wait(tmp_path: Path) -> None:
+    # Without a tracer they would break off nothing. Every time limit is reached.
+    with worker(tmp_path, "attach_waits", "ignored") as t:
+        t.goes_on()
+        with attaching(tmp_path / "t.json", t.pid) as a:
+            a.begun()
+            t.goes_on(5)
+            assert not t.account("odd")
+            done = a.left()
+        assert_free(t.pid)
+        assert_detached(done)
+        t.goes_on()
+        t.ends_well()
+
+
 def test_calls_that_wait_for_a_signal(tmp_path: Path) -> None:
     with worker(tmp_path, "attach_waits", "signalled") as t:
         for i in range(ROUNDS):

@@ -7,7 +7,7 @@ import os
 import select
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -93,7 +93,7 @@ def command(
     snapshots: str | None,
     evidence: str,
     redact: bool,
-) -> int:
+) -> NoReturn:
     """Record a running process until Ctrl-C (or SIGTERM, or --for), then let it run on.
 
     All its threads are traced, and the children it starts from now on. While attached, every system
@@ -115,7 +115,10 @@ def command(
         to_stderr(summary(attached))
     if attached.result.error is not None:
         raise incomplete(attached.path, attached.result.error)
-    return 0
+    attached.serve()
+    # Whoever was left asleep is let go by the end of this process, and until then stands still if
+    # it wakes up: not for as long as the interpreter takes to end.
+    os._exit(0)
 
 
 def summary(a: Attached) -> str:

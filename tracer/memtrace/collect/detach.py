@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from memtrace.collect import procfs, ptrace, turns, wire
+from memtrace.collect import broken_off, procfs, ptrace, turns, wire
 from memtrace.collect.abi import NATIVE
 from memtrace.collect.attach import sleeps_elsewhere
 from memtrace.collect.engine import Engine
@@ -147,8 +147,8 @@ class Departure:
             return
         if event or status == STOP_SYSCALL:
             number = 0
-        else:
-            ptrace.rewind_ignored(tid, number)
+        elif tracee is not None:
+            broken_off.delivered(tracee, number, exits=True)
         self._stopped[tid] = number
         if tracee is None and event != ptrace.EVENT_EXEC:
             self._unknown.add(tid)  # a child whose parent's event, if any, is still to come
@@ -167,7 +167,7 @@ class Departure:
                     self._left.add(tid)
                 request(SYSCALL, tid, 0, 0)
                 return
-            ptrace.put_back(tid)
+            broken_off.put_back(tracee)
         self._interrupted.discard(tid)
         if recorded and tracee is not None:
             if status == STOP_SYSCALL and tracee.pending:

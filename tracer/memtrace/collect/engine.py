@@ -21,7 +21,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from memtrace.collect import ptrace, readback, turns, wire
+from memtrace.collect import broken_off, ptrace, readback, turns, wire
 from memtrace.collect.abi import (
     ABIS,
     CLONE_UNTRACED,
@@ -132,7 +132,7 @@ class Engine:
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
         taken, tick_due = self.unhandled, self.tick_due
-        eintr, put_back = ptrace.MINUS_EINTR, ptrace.put_back
+        eintr, put_back = ptrace.MINUS_EINTR, broken_off.put_back
         last_looks = 3
         while True:
             if taken:
@@ -173,7 +173,9 @@ class Engine:
                         if untraced:
                             untraced.over(tid)
                         if nr == eintr:  # the result stands where an entry has the number
-                            put_back(tid)
+                            put_back(tracee)
+                        elif tracee.wait_ends:
+                            tracee.wait_ends = 0
                         request(go, tid, 0, 0)
                     elif e[ENTRY_OP] & 0xFF in entries:
                         self._enter(tracee)
@@ -386,7 +388,9 @@ class Engine:
                 self._enter(tracee)
             elif e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:
                 if e[EXIT_RET] == ptrace.MINUS_EINTR:
-                    ptrace.put_back(tracee.tid)
+                    broken_off.put_back(tracee)
+                else:
+                    tracee.wait_ends = 0
                 request(self.go, tracee.tid, 0, 0)
             return
         if self.untraced:
@@ -511,7 +515,8 @@ class Engine:
         else:
             if self.job is not None and tracee is not None and tracee.pid == self.root:
                 self.job.delivered(tid, number)
-            ptrace.rewind_ignored(tid, number)
+            if tracee is not None:
+                broken_off.delivered(tracee, number, exits=self.go == SYSCALL)
             self._restart(tid, tracee, number)
 
     def _restart(self, tid: int, tracee: Tracee | None, number: int = 0) -> None:

@@ -22,8 +22,6 @@ from ptrace.binding.func import ptrace as bound_ptrace
 from ptrace.error import PtraceError
 from ptrace.signames import signalName
 
-from memtrace.collect import procfs
-
 POKEDATA, POKEUSER, CONT, DETACH, SYSCALL = 5, 6, 7, 17, 24
 #: No request of ptrace(2): the tracee stays where it is.
 STAY = -1
@@ -132,7 +130,6 @@ _EINTR_CALLS_I386 = frozenset((
     3, 145, 4, 146, 371, 372, 337, 369, 370, 345, 362, 364, 177, 247, 385, 256, 319, 441, 426, 420,
     421, 416, 417,
 ))  # fmt: skip
-_FILE_CALLS, _FILE_CALLS_I386 = (0, 19, 1, 20), (3, 145, 4, 146)  # read, readv, write, writev
 MINUS_EINTR = (1 << 64) - errno.EINTR
 _MINUS_EINTR = MINUS_EINTR, (1 << 32) - errno.EINTR
 _ERESTARTNOHAND = 514
@@ -145,7 +142,8 @@ def fails_with_eintr(number: int, *, native: bool) -> bool:
     return number in (EINTR_CALLS if native else _EINTR_CALLS_I386)
 
 
-def _was_broken_off(regs: Any) -> bool:
+def was_broken_off(regs: Any) -> bool:
+    """Whether these are the registers of such a call that has failed with EINTR."""
     native = regs.cs == USER_CS_64
     return regs.rax in _MINUS_EINTR and fails_with_eintr(regs.orig_rax, native=native)
 
@@ -157,9 +155,14 @@ def rewind(tid: int, regs: Any) -> bool:
     It is given the result of a restartable one, and `arch_do_signal_or_restart`, where the tracee
     goes from here, does the rest: EINTR after all where a handler runs, whenever the signal comes.
     """
-    if not _was_broken_off(regs):
+    if not was_broken_off(regs):
         return False
     regs.rax = (1 << 64) - _ERESTARTNOHAND
+    return set_registers(tid, regs)
+
+
+def set_registers(tid: int, regs: Any) -> bool:
+    """PTRACE_SETREGS; False when the tracee was killed."""
     try:
         ptrace_setregs(tid, regs)
     except PtraceError:
@@ -167,36 +170,9 @@ def rewind(tid: int, regs: Any) -> bool:
     return True
 
 
-def put_back(tid: int) -> None:
-    """At the exit stop of a call that failed with EINTR: the same, for whatever reason.
-
-    The signal may be for another thread: the kernel marks every one that leaves a stop while
-    a signal waits for the process (`recalc_sigpending_tsk`), and whoever is quick takes it. The
-    INTERRUPT makes sure that the kernel looks at the result (`exit_to_user_mode_loop`): the program
-    must not see it.
-    """
-    regs = registers(tid)
-    if regs is None or not _was_broken_off(regs):
-        return
-    native = regs.cs == USER_CS_64
-    files = _FILE_CALLS if native else _FILE_CALLS_I386
-    # Only a socket's EINTR is known to mean a signal; a file system may have its own.
-    if regs.orig_rax in files and not procfs.is_socket(tid, regs.rdi if native else regs.rbx):
-        return
-    if request(INTERRUPT, tid, 0, 0) == 0:
-        rewind(tid, regs)
-
-
-def rewind_ignored(tid: int, number: int) -> None:
-    """At a signal's delivery: the same for a signal that the target ignores. Without a tracer it
-    would not have been queued at all (`sig_ignored`) and the call not broken off.
-    """
-    regs = registers(tid)
-    if regs is not None and regs.rax in _MINUS_EINTR:
-        ignored, caught = procfs.dispositions(tid)
-        bit = 1 << number - 1
-        if bit & ignored or (number in _IGNORED_BY_DEFAULT and not bit & caught):
-            rewind(tid, regs)
+def ignored_by_default(number: int) -> bool:
+    """Whether SIG_DFL means that nothing happens."""
+    return number in _IGNORED_BY_DEFAULT
 
 
 def same_mm(a: int, b: int) -> bool | None:

@@ -126,11 +126,13 @@ class Tracee:
     `pending` is set between a recorded call's entry and its exit. `killed`: SIGKILL came while it
     stood at the entry, and the kernel skips the call (`__seccomp_filter`). `fresh` is a
     malloc-shaped mapping whose first words have not been read yet: (address, length, call number).
+    `wait_ends`: CLOCK_MONOTONIC ns at which a call that was broken off has waited long enough, 0
+    when it is in none (`broken_off`).
     """
 
     __slots__ = (
         "abi", "announced", "at_first_stop", "clone", "entry", "fresh", "killed", "mm", "name",
-        "pending", "pid", "role", "stack", "t0", "tid",
+        "pending", "pid", "role", "stack", "t0", "tid", "wait_ends",
     )  # fmt: skip
 
     def __init__(self, tid: int, pid: int, mm: Mm) -> None:
@@ -149,5 +151,6 @@ class Tracee:
         self.announced = False
         self.at_first_stop = FirstStop.NOTHING
         self.clone: tuple[int | None, int | None] | None = None
+        self.wait_ends = 0
         mm.tids.add(tid)
         mm.live.add(tid)
