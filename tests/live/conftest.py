@@ -13,6 +13,8 @@ import pytest
 from tests.live.tracing import ROOT, Traced, trace
 
 BUILT = ROOT / "build" / "samples"
+#: Programs to be traced, not modules.
+collect_ignore_glob = ["services/*"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

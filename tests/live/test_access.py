@@ -51,7 +51,7 @@ class Verb(Protocol):
 #: and dumpable again, as a program of that user's is that was not setuid (`commit_creds`).
 AS_NOBODY = """
 import ctypes, difflib, os, pwd, sys
-import memtrace.cli.attach, memtrace.cli.doctor, memtrace.cli.main
+import email.parser, memtrace.cli.attach, memtrace.cli.doctor, memtrace.cli.main
 import memtrace.collect.attaching, memtrace.collect.doctor
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)

@@ -324,14 +324,15 @@ static int sys(int n, int a, int b, int c, int d)
 
 void _start(void)
 {
-    char event[12];
+    unsigned event[3] = {1, 0, 0}; /* EPOLLIN */
     int fd = sys(329, 0, 0, 0, 0), end = sys(45, 0, 0, 0, 0), r; /* epoll_create1, brk */
 
+    sys(255, fd, 1, 0, (int)event); /* epoll_ctl: stdin */
     sys(45, end + 8192, 0, 0, 0);
     sys(4, 3, (int)"{\\"what\\":\\"ready\\"}\\n", 17, 0); /* write */
-    r = sys(256, fd, (int)event, 1, 1500); /* epoll_wait */
+    r = sys(256, fd, (int)event, 1, -1); /* epoll_wait */
     sys(45, end + 40960, 0, 0, 0);
-    sys(1, -r, 0, 0, 0);
+    sys(1, 1 - r, 0, 0, 0);
 }
 """
 
@@ -347,6 +348,8 @@ def test_a_32_bit_program(tmp_path: Path) -> None:
         with attaching(tmp_path / "a.json", t.pid, "--for", "10ms") as a:
             first = a.ended()
         with attaching(tmp_path / "b.json", t.pid) as a:
+            a.begun()
+            t.step()
             done = a.ended()
         assert t.ended() == 0
     first.assert_exact()

@@ -223,7 +223,7 @@ def test_a_stop_key_does_not_freeze_the_target(tmp_path: Path, number: signal.Si
 def test_told_to_leave_while_it_takes_hold(tmp_path: Path, mode: tuple[str, int]) -> None:
     chance = random.Random(2)
     with worker(tmp_path, "attach_worker", *mode) as t:
-        for i in range(6):
+        for i in range(4):
             t.goes_on(0)
             path = tmp_path / f"t{i}.json"
             with attaching(path, t.pid) as a:
