@@ -237,6 +237,26 @@ def test_the_target_is_killed_while_it_is_let_go(tmp_path: Path) -> None:
         assert not trust.drifted(done.replayed), done.sentence
 
 
+def test_the_tracer_of_a_stopped_target_is_killed(tmp_path: Path) -> None:
+    with worker(tmp_path, "attach_worker", "work", 4) as t:
+        t.goes_on()
+        for n in range(2):
+            os.kill(t.pid, signal.SIGSTOP)
+            with attaching(tmp_path / f"t{n}.json", t.pid) as a:
+                a.begun()
+                if n:
+                    os.kill(t.pid, signal.SIGCONT)
+                    t.goes_on()
+                    os.kill(t.pid, signal.SIGSTOP)
+                    until(lambda: [1] if {s for s, _ in threads(t.pid).values()} == {"t"} else [])
+                a.process.kill()
+                a.ended()
+            until(lambda: [1] if set(threads(t.pid).values()) == {("T", 0)} else [])
+            os.kill(t.pid, signal.SIGCONT)
+            t.goes_on()
+        t.ends_well()
+
+
 # -- what is given to memtrace goes away ---------------------------------------------------------
 
 
