@@ -34,7 +34,8 @@ NOBODY = 65534
 #: and dumpable again, as a program of that user's is.
 AS_NOBODY = f"""
 import ctypes, difflib, fcntl, os, sys
-import email.parser, memtrace.cli.main, memtrace.cli.run, memtrace.collect.options, memtrace.collect.recorder
+import email.parser, memtrace.cli.main, memtrace.cli.run
+import memtrace.collect.options, memtrace.collect.recorder
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
