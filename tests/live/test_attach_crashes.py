@@ -306,6 +306,18 @@ def test_an_idle_target_whose_writer_is_killed(tmp_path: Path) -> None:
         t.ends_well()
 
 
+def test_the_writer_is_killed_before_the_map_is_read(tmp_path: Path) -> None:
+    with worker(tmp_path, "attach_worker", "work", 16) as t:
+        with attaching(tmp_path / "t.json", t.pid) as a:
+            kill(a.writer())
+            done = a.ended()
+        assert_free(t.pid)
+        assert done.returncode == 125, done.stderr
+        assert "the trace is incomplete: the writer process died" in done.stderr, done.stderr
+        t.goes_on()
+        t.ends_well()
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "0<&- >&- 2>&-"])
 def test_standard_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
     path = tmp_path / "t.json"

@@ -117,7 +117,7 @@ def record_attached(
     duration = time.monotonic_ns() - (clock.begun or time.monotonic_ns())
     reason = "detached" if left else "the last process ended"
     result = writer.finish(reason, departure.serve)
-    if error is None and not clock.begun and not result.counts.get("records"):
+    if error is None and result.error is None and not (clock.begun or result.counts["records"]):
         error = _nothing(facts)
     if error is not None:
         output.discard()
