@@ -19,9 +19,10 @@ class Called(msgspec.Struct, gc=False):
     """A memory call that has ended: one of `abi.CALLS` in Role.MEMORY, under its canonical name.
 
     `ret`: the kernel's signed return, -errno for an error; None when it never returned (`= ?`).
-    `path`: what `-y` says of the file descriptor. `abi`: i386 or x32 when not the native one. `raw`: the
-    name that the program used, where it is not `call` (mmap2, old_mmap, ipc). `name`: the string of
-    prctl(PR_SET_VMA_ANON_NAME). `address`: io_setup's context, which is the address of its ring.
+    `path`: what `-y` says of the file descriptor. `abi`: i386 or x32 when not the native one.
+    `raw`: the name that the program used, where it is not `call` (mmap2, old_mmap, ipc). `name`:
+    the string of prctl(PR_SET_VMA_ANON_NAME). `address`: io_setup's context, which is the address
+    of its ring.
     `ip`: the instruction pointer of `-i`.
     """
 
@@ -56,9 +57,9 @@ class Entered(msgspec.Struct, gc=False):
 
 
 class Forked(msgspec.Struct, gc=False):
-    """fork, vfork, clone or clone3 has ended. `child`: None if it failed or never returned; `flags`:
-    CLONE_*, without the signal, 0 for fork, CLONE_VM | CLONE_VFORK for vfork; `stack`: where the
-    child's stack pointer starts, if it is said.
+    """fork, vfork, clone or clone3 has ended. `child`: None if it failed or never returned;
+    `flags`: CLONE_*, without the signal, 0 for fork, CLONE_VM | CLONE_VFORK for vfork; `stack`:
+    where the child's stack pointer starts, if it is said.
     """
 
     line: int
@@ -170,7 +171,7 @@ class Attached(msgspec.Struct, gc=False):
 
 
 class Mode(msgspec.Struct, gc=False):
-    """`[ Process PID=N runs in 32 bit mode. ]`: from here on its calls are of `abi` (None: native)."""
+    """`[ Process PID=N runs in 32 bit mode. ]`: from here on calls are of `abi`; None: native."""
 
     line: int
     tid: int
