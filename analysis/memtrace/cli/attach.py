@@ -90,6 +90,7 @@ def command(
     pid: str,
     duration: str | None,
     path: str,
+    engine: str,
     snapshots: str | None,
     evidence: str,
     redact: bool,

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_ENGINES = ("auto", "ptrace")
-_NAME = 40  # columns
+#: The engines, and the verbs that have them; `auto` is the first.
+_ENGINES = {"ptrace": ("run", "attach")}
 _LATER_ENGINES = ("bpf", "perf", "strace", "python-ptrace", "poll")
+_NAME = 40  # columns
 
 
 def later(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -34,19 +35,25 @@ def later(ctx: click.Context, param: click.Parameter, value: object) -> None:
         )
 
 
-def _engine(ctx: click.Context, _: click.Parameter, value: str) -> None:
+def _engine(ctx: click.Context, _: click.Parameter, value: str) -> str:
+    """The engine's name; that of the one that `auto` stands for."""
+    verb = ctx.info_name or ""
     hint = f"{ctx.command_path} --engine ptrace ..."
+    if value == "auto":
+        return next(iter(_ENGINES))
     if value in _LATER_ENGINES:
         raise UsageError(f"the {value} engine is not in this version", hint=hint)
     if value not in _ENGINES:
         raise UsageError(f"there is no engine {value!r}", hint=hint)
+    if verb not in _ENGINES[value]:
+        raise UsageError(f"the {value} engine cannot {verb}", hint=hint)
+    return value
 
 
 _OPTIONS = (
     click.option("-o", "--output", "path", default="trace.json", show_default=True, metavar="FILE",
                  help="The trace; .gz and .zst compress. An old one is kept as FILE.old."),
-    click.option("--engine", default="auto", callback=_engine, expose_value=False,
-                 metavar="auto|ptrace",
+    click.option("--engine", default="auto", callback=_engine, metavar="auto|ptrace",
                  help="How to trace; auto is ptrace, which needs no privilege."),
     click.option("--snapshots", metavar="every=100ms|every=N|off",
                  help="How often to read the kernel's own map for verification (always at exec, "
@@ -63,7 +70,7 @@ _OPTIONS = (
 
 
 def recording(f: _F) -> _F:
-    """Give a verb the options of recording: `path`, `snapshots`, `evidence`, `redact`."""
+    """Give a verb the options of recording: path, engine, snapshots, evidence, redact."""
     for option in reversed(_OPTIONS):
         f = option(f)
     return f

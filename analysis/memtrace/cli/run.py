@@ -7,7 +7,7 @@ import os
 import resource
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +19,10 @@ from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import format_time
 
 if TYPE_CHECKING:
+    from memtrace.collect.options import Options
     from memtrace.collect.recorder import Recording
+
+    Recorder = Callable[[Sequence[str], str, Options], Recording]
 
 
 @click.command(
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 def command(
     *,
     path: str,
+    engine: str,
     no_seccomp: bool,
     snapshots: str | None,
     evidence: str,
@@ -50,16 +54,25 @@ def command(
     if not argv:
         raise UsageError("no program is named", hint="memtrace run -- PROG ARGS...")
     from memtrace.collect.options import Options, parse_snapshots
-    from memtrace.collect.recorder import record
 
     fields: dict[str, Any] = parse_snapshots(snapshots)
     options = Options(**fields, evidence=evidence == "full", seccomp=not no_seccomp, redact=redact)
-    done = record(argv, path, options)
+    done = _RECORDERS[engine]()(argv, path, options)
     if not quiet():
         to_stderr(summary(argv, done) + "".join(withheld(argv, done)))
     if done.result.error is not None:
         _incomplete(done, done.result.error)
     return leave_as(done.status)
+
+
+def _by_ptrace() -> Recorder:
+    from memtrace.collect.recorder import record
+
+    return record
+
+
+#: Each engine's `record`, imported when it is wanted.
+_RECORDERS: dict[str, Callable[[], Recorder]] = {"ptrace": _by_ptrace}
 
 
 def summary(argv: tuple[str, ...], r: Recording) -> str:
