@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from tests.live.attaching import built
 from tests.live.tracing import Traced
 
 from memtrace.trace.reader import Trace
@@ -118,6 +119,18 @@ def test_children_that_borrow_the_memory_until_they_exec(
     assert count[Fork] == 0
     assert len(done.replayed.processes) == 26
     assert len(done.replayed.processes[0].pids) == 26
+
+
+@BOTH
+def test_threads_that_are_ended_in_a_call_while_the_process_exits(
+    run: Callable[..., Traced], options: tuple[str, ...]
+) -> None:
+    done = run(built("last_threads"), "300", options=options)
+    assert done.returncode == 0
+    done.assert_exact()  # each with a last map, whoever of its tasks was the last
+    children = [p for p in done.replayed.processes if p.inherited]
+    assert len(children) == 300
+    assert all(p.snapshots == 2 for p in children)  # at the fork, at the exit
 
 
 def test_a_chain_of_execs(run: Callable[..., Traced]) -> None:

@@ -293,6 +293,8 @@ class Engine:
         soon = self.job is not None and self.job.step()
         now = time.monotonic_ns()
         for mm in self.family.mms.values():
+            if mm.keeper is not None and now - mm.kept_ns > turns.LIMIT_NS:
+                self.family.release(mm)
             if mm.waiting:
                 late = turns.overdue(mm, now)
                 if late is not None:
@@ -483,8 +485,8 @@ class Engine:
         if len(out) > BLOCK:
             self.channel.flush()
 
-    def _unfinished(self, tracee: Tracee, now: int, statm: bytes) -> None:
-        extra = self._read_back.unfinished(tracee)
+    def _unfinished(self, tracee: Tracee, now: int, statm: bytes, extra: bytes = b"") -> None:
+        extra = extra or self._read_back.unfinished(tracee)
         self._write_call(tracee, 0, now, statm, extra, wire.UNFINISHED)
 
     # -- all other stops ----------------------------------------------------------------------
@@ -549,6 +551,8 @@ class Engine:
         """A fork, vfork, clone, exec or exit event."""
         message = ptrace.event_message(tid, event)
         if message is None:
+            if event == ptrace.EVENT_EXIT and tracee is not None:
+                self.family.passed(tracee)
             return
         if event == ptrace.EVENT_EXEC:
             if self.attachment is not None and self.attachment.passes(tid, message):
@@ -571,7 +575,8 @@ class Engine:
         elif event == ptrace.EVENT_EXIT and tracee is not None:
             if tracee.pending:
                 self._killed_in_call(tracee)
-            self.family.exiting(tracee)
+            if self.family.exiting(tracee):
+                return
         self._restart(tid, tracee)
 
     def _killed_in_call(self, tracee: Tracee) -> None:
@@ -613,8 +618,10 @@ class Engine:
             if not tracee.role:
                 now = time.monotonic_ns()
                 tracee.t0 = tracee.t0 if not waited else now
-                self._unfinished(tracee, now, b"")
-                if not waited and not tracee.killed:
+                made = not waited and not tracee.killed
+                after = self._read_back.vanished(tracee) if made else b""
+                self._unfinished(tracee, now, b"", after or b"")
+                if after is None:
                     tracee.mm.in_doubt += 1
                     tracee.mm.disordered = True
         self._give_turn(self.family.ended(tid, code, number))

@@ -10,13 +10,22 @@ adopted at whichever comes first, and never held back. A copying fork has the mm
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any
 
 from memtrace.collect import privilege, procfs, seeding, turns, wire
 from memtrace.collect.abi import CLONE_THREAD, CLONE_VM, I386, X86_64, Role
 from memtrace.collect.channel import Channel
 from memtrace.collect.observe import Observer
-from memtrace.collect.ptrace import EVENT_CLONE, EVENT_VFORK, USER_CS_64, registers, same_mm
+from memtrace.collect.ptrace import (
+    CONT,
+    EVENT_CLONE,
+    EVENT_VFORK,
+    USER_CS_64,
+    registers,
+    request,
+    same_mm,
+)
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
 _CLONE_VFORK = 0x4000
@@ -276,15 +285,44 @@ class Family:
 
     # -- deaths -------------------------------------------------------------------------------
 
-    def exiting(self, tracee: Tracee) -> None:
-        """PTRACE_EVENT_EXIT: the last live user's is the last moment the mm can be read."""
+    def exiting(self, tracee: Tracee) -> bool:
+        """PTRACE_EVENT_EXIT: the last live user's is the last moment the mm can be read.
+
+        Which is the last one is not to be known where all are killed together: SIGKILL ends a
+        stop, so any of the others may go without a word. Then the first one that stops stays, and
+        the mm with it, until they have gone. Returns whether it stays: it must not be restarted.
+        """
         mm = tracee.mm
         if not mm.id:
-            return
-        mm.live.discard(tracee.tid)
+            return False
         self.observer.peek(tracee, final=True)
+        others = mm.live - {tracee.tid}
+        if others and mm.keeper is None and all(map(procfs.is_dying, others)):
+            mm.keeper, mm.kept_ns = tracee, time.monotonic_ns()
+            return True
+        mm.live.discard(tracee.tid)
         if not mm.live:
             self.observer.snapshot(mm, tracee, "exit")
+        else:
+            self._end_keeping(mm)
+        return False
+
+    def passed(self, tracee: Tracee) -> None:
+        """It was killed in its exit stop, which told nothing but that it is dying."""
+        tracee.mm.live.discard(tracee.tid)
+        self._end_keeping(tracee.mm)
+
+    def _end_keeping(self, mm: Mm) -> None:
+        if mm.keeper is not None and mm.live == {mm.keeper.tid}:
+            self.observer.snapshot(mm, mm.keeper, "exit")
+            self.release(mm)
+
+    def release(self, mm: Mm) -> None:
+        """Let the task that was kept in its exit stop go."""
+        keeper, mm.keeper = mm.keeper, None
+        if keeper is not None:
+            mm.live.discard(keeper.tid)
+            request(CONT, keeper.tid, 0, 0)
 
     def ended(self, tid: int, code: int | None, signal: int | None) -> Tracee | None:
         """A task's exit status; returns whoever now has the mm's turn."""
@@ -312,6 +350,9 @@ class Family:
         mm.tids.discard(tracee.tid)
         mm.live.discard(tracee.tid)
         mm.fresh.pop(tracee.tid, None)
+        if mm.keeper is tracee:
+            mm.keeper = None
+        self._end_keeping(mm)
         return turns.leave(tracee)
 
     def _bury(self, mm: Mm) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
+import signal
 import struct
 from typing import Any
 
 _PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query), kernel 6.11
 _QUERY = struct.Struct("=QQQ QQQQQQ IIII QQ")
 _COVERING_OR_NEXT = 0x10
+_PF_EXITING, _PF_DUMPCORE, _PF_SIGNALED = 0x4, 0x200, 0x400
 
 ENVIRONMENT = ("GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONMALLOC")
 ENVIRONMENT_PREFIXES = ("MALLOC_",)
@@ -63,6 +66,23 @@ def stat_fields(tid: int) -> list[str]:
     """/proc/TID/stat after the command name: index 0 is field 3 (state). [] when gone."""
     text = read(f"/proc/{tid}/stat").decode("ascii", "replace")
     return text[text.rfind(")") + 2 :].split()
+
+
+def is_dying(tid: int) -> bool:
+    """Whether a task will run no more of its program: it has gone, exits, or SIGKILL is pending.
+
+    Not while it writes a core, for which the others may have to wait (`coredump_wait`).
+    """
+    fields = stat_fields(tid)
+    if not fields or fields[0] in "ZX":
+        return True
+    flags = int(fields[6])
+    if flags & _PF_DUMPCORE:
+        return False
+    if flags & (_PF_EXITING | _PF_SIGNALED):
+        return True
+    pending = re.search(rb"^SigPnd:\s*(\w+)", read(f"/proc/{tid}/status"), re.MULTILINE)
+    return pending is not None and bool(int(pending[1], 16) >> (signal.SIGKILL - 1) & 1)
 
 
 def memory(tid: int, address: int, size: int) -> bytes:

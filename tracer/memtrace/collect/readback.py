@@ -12,7 +12,13 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import ABIS, ARCH_MAP_VDSO, NATIVE
 from memtrace.collect.ptrace import ENTRY_ARG0, ENTRY_NR, ENTRY_OP
 from memtrace.collect.tracee import Tracee
-from memtrace.space.calls import MAP_FIXED, MREMAP_FIXED, PR_SET_VMA
+from memtrace.space.calls import (
+    MADV_DOFORK,
+    MADV_DONTFORK,
+    MAP_FIXED,
+    MREMAP_FIXED,
+    PR_SET_VMA,
+)
 from memtrace.trace.mapping import decode_maps
 from memtrace.trace.sizes import PAGE, round_up
 
@@ -30,7 +36,13 @@ ALWAYS = frozenset(
 _RANGE_CALLS = frozenset(
     ("munmap", "mprotect", "pkey_mprotect", "mremap", "remap_file_pages", "shmat", "mmap")
 )
+_NO_MAP = frozenset(("mlock", "mlock2", "munlock", "mlockall", "munlockall", "process_madvise"))
 _PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
+
+
+def changes_no_map(name: str, advice: int) -> bool:
+    """Whether no effect of the call shows in maps, or in what a child inherits."""
+    return name in _NO_MAP or (name == "madvise" and advice not in (MADV_DONTFORK, MADV_DOFORK))
 
 
 class ReadBack:
@@ -75,6 +87,17 @@ class ReadBack:
             return b""
         e = tracee.entry
         return _normalise(tracee, tracee.name, [e[ENTRY_ARG0 + i] for i in range(6)])[2]
+
+    def vanished(self, tracee: Tracee) -> bytes | None:
+        """The same for a call of a task that was killed in it and never stopped again, while the
+        map stands still; None if what the call may have done is not to be known.
+        """
+        name = tracee.name or NATIVE.names.get(tracee.entry[ENTRY_NR], "")
+        a = [tracee.entry[ENTRY_ARG0 + i] for i in range(6)]
+        if changes_no_map(name, a[2]):
+            return b""
+        readable = name in _RANGE_CALLS and name != "mremap" and tracee.mm.keeper is not None
+        return _after_failure(tracee, name, a) or None if readable else None
 
     def _after_mapping(self, tracee: Tracee, address: int, length: int, flags: int) -> bytes:
         """After an mmap whose backing the arguments do not tell: its line, and its true end."""

@@ -41,6 +41,9 @@ class Mm:
     reached their exit stop. `in_doubt` counts calls of killed threads of which it is not known
     whether they were made. `blind` is set when the kernel does not let its map be read.
 
+    `keeper` is a task that is kept in its exit stop since `kept_ns` (CLOCK_MONOTONIC), so that the
+    mm can be read once all others, which were killed with it, have gone.
+
     `seeded` is False while an attach has not read the map: what happens until then is before the
     beginning, and the writer drops it. `seed_due`: to be read as soon as no call is in flight.
     `stacks`: stack pointers of its tasks at their first stop.
@@ -48,7 +51,8 @@ class Mm:
 
     __slots__ = (
         "blind", "calls", "disordered", "exec_snap", "fresh", "holder", "id", "in_doubt",
-        "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap", "overlapping", "pagemap_fd",
+        "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
+        "overlapping", "pagemap_fd",
         "pid", "seed_due", "seeded", "slot", "stacks", "statm_fd", "tids", "waiting",
     )  # fmt: skip
 
@@ -61,6 +65,8 @@ class Mm:
         self.overlapping: set[Tracee] = set()
         self.disordered = False
         self.in_doubt = 0
+        self.keeper: Tracee | None = None
+        self.kept_ns = 0
         self.blind = False
         self.seeded = True
         self.seed_due = False
