@@ -29,7 +29,6 @@ from memtrace.collect.abi import (
     ENOSYS,
     ERESTART,
     FIRST_ARGUMENTS,
-    I386,
     NATIVE,
     X32_BIT,
     Role,
@@ -84,7 +83,6 @@ TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 _WALL_NOW = WALL | os.WNOHANG
 _FAIR = 2  # tracees to whom waitpid is fair by itself: while one is served, the other stops
 _NR_MMAP = 9
-_MMAP = {NATIVE.audit: _NR_MMAP, I386.audit: 192}  # mmap2: the same arguments, pages of offset
 _PROT_RW = 3
 
 
@@ -456,34 +454,7 @@ class Engine:
     def _write_call(
         self, tracee: Tracee, ret: int, t1: int, statm: bytes, extra: bytes, flags: int = 0
     ) -> None:
-        mm, stack, out = tracee.mm, tracee.stack, self.channel.out
-        out += wire.CALL_HEAD.pack(
-            wire.CALL,
-            flags,
-            len(statm),
-            len(stack),
-            len(extra),
-            tracee.tid,
-            mm.id,
-            tracee.t0,
-            t1,
-            ret,
-        )
-        out += tracee.entry
-        out += stack
-        out += statm
-        out += extra
-        mm.calls += 1
-        e = tracee.entry
-        if (
-            e[ENTRY_NR] == _MMAP.get(e[ENTRY_OP] >> 32) and not -4096 < ret < 0 and not flags
-            and e[7] == 0x22 and e[6] == _PROT_RW and not e[4] | e[5] & 4095
-            and self.options.evidence
-        ):  # fmt: skip
-            tracee.fresh = (ret if tracee.abi is NATIVE else ret & 0xFFFFFFFF, e[5], mm.calls)
-            mm.fresh[tracee.tid] = tracee
-        if len(out) > BLOCK:
-            self.channel.flush()
+        self.channel.send(self.observer.call(tracee, ret, t1, statm, extra, flags))
 
     def _unfinished(self, tracee: Tracee, now: int, statm: bytes, extra: bytes = b"") -> None:
         extra = extra or self._read_back.unfinished(tracee)

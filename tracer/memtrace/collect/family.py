@@ -132,6 +132,19 @@ class Family:
             # It came first and was announced without what only the parent's registers tell.
             self._emit_clone(parent, child, flags, stack)
 
+    def birth(self, parent: Tracee, child_tid: int, flags: int, stack: int | None) -> None:
+        """The same, told by the call's arguments and result once it has ended."""
+        child = self.tracees.get(child_tid)
+        came_first = child_tid in self._early
+        self._early.discard(child_tid)
+        if child is not None:
+            if stack is not None and child.announced and child.mm is parent.mm:
+                self._emit_clone(parent, child, flags, stack)
+        elif not came_first:
+            pid = parent.pid if flags & CLONE_THREAD else child_tid
+            shares = bool(flags & CLONE_VM)
+            self._adopt(parent, child_tid, pid, shares=shares, flags=flags, stack=stack)
+
     def early(self, tid: int) -> Tracee:
         """A task that stops before its parent's event: found out from /proc and kcmp(2)."""
         self._early.add(tid)

@@ -10,15 +10,23 @@ import time
 from typing import Any
 
 from memtrace.collect import procfs, wire
-from memtrace.collect.abi import I386
+from memtrace.collect.abi import I386, NATIVE
 from memtrace.collect.channel import Channel
 from memtrace.collect.options import Options
-from memtrace.collect.ptrace import ENTRY_ARG0, EVENT_EXIT, event_message
+from memtrace.collect.ptrace import (
+    ENTRY_ARG0,
+    ENTRY_NR,
+    ENTRY_OP,
+    EVENT_EXIT,
+    event_message,
+)
 from memtrace.collect.tracee import Mm, Tracee
 from memtrace.trace.sizes import PAGE
 
 _PRESENT = 3 << 62  # pagemap: present or swapped
 _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
+_MMAP = {NATIVE.audit: 9, I386.audit: 192}  # mmap2: the same arguments, pages of offset
+_PROT_RW, _PLAIN_ANON = 3, 0x22
 
 
 class Observer:
@@ -28,6 +36,8 @@ class Observer:
         self.channel = channel
         self.options = options
         self._open: dict[int, Mm] = {}
+        #: Asked after a read at a task's end: whether it still stands where it was stopped.
+        self.still_stands = _in_exit_stop
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_open = max(2, (soft - _OTHER_FILES) // _FILES_OF_MM)
 
@@ -61,6 +71,30 @@ class Observer:
         self._open.pop(mm.id, None)
         mm.close()
 
+    # -- calls --------------------------------------------------------------------------------
+
+    def call(
+        self, tracee: Tracee, ret: int, t1: int, statm: bytes, extra: bytes, flags: int = 0
+    ) -> bytes:
+        """The message of a call that has ended: `tracee.entry`, `stack` and `t0` are of its entry.
+
+        What the call may have made malloc's is looked for from now on (`peek`).
+        """
+        mm, stack, e = tracee.mm, tracee.stack, tracee.entry
+        mm.calls += 1
+        if (
+            e[ENTRY_NR] == _MMAP.get(e[ENTRY_OP] >> 32) and not -4096 < ret < 0 and not flags
+            and e[7] == _PLAIN_ANON and e[6] == _PROT_RW and not e[4] | e[5] & 4095
+            and self.options.evidence
+        ):  # fmt: skip
+            tracee.fresh = (ret if tracee.abi is NATIVE else ret & 0xFFFFFFFF, e[5], mm.calls)
+            mm.fresh[tracee.tid] = tracee
+        head = wire.CALL_HEAD.pack(
+            wire.CALL, flags, len(statm), len(stack), len(extra), tracee.tid, mm.id, tracee.t0,
+            t1, ret,
+        )  # fmt: skip
+        return b"".join((head, bytes(e), stack, statm, extra))
+
     # -- snapshots ----------------------------------------------------------------------------
 
     def due(self, mm: Mm, now: int) -> str:
@@ -91,7 +125,7 @@ class Observer:
         self.reach(mm, tracee.tid)
         self.peek_all(mm)
         raw = procfs.read_fd(mm.maps_fd)
-        if why == "exit" and event_message(tracee.tid, EVENT_EXIT) is None:
+        if why == "exit" and not self.still_stands(tracee):
             return False  # SIGKILLed while it was read: the text may be torn
         if not raw:
             return False
@@ -198,3 +232,7 @@ class Observer:
         """Before a snapshot."""
         for other in list(mm.fresh.values()):
             self.peek(other, final=False)
+
+
+def _in_exit_stop(tracee: Tracee) -> bool:
+    return event_message(tracee.tid, EVENT_EXIT) is not None

@@ -59,7 +59,8 @@ class Entered(msgspec.Struct, gc=False):
 class Forked(msgspec.Struct, gc=False):
     """fork, vfork, clone or clone3 has ended. `child`: None if it failed or never returned;
     `flags`: CLONE_*, without the signal, 0 for fork, CLONE_VM | CLONE_VFORK for vfork; `stack`:
-    where the child's stack pointer starts, if it is said.
+    where the child's stack pointer starts, if it is said; `ret`: the kernel's signed return, None
+    when it never returned.
     """
 
     line: int
@@ -71,6 +72,7 @@ class Forked(msgspec.Struct, gc=False):
     child: int | None
     flags: int
     stack: int | None = None
+    ret: int | None = None
 
 
 class Execed(msgspec.Struct, gc=False):
