@@ -93,13 +93,17 @@ class Execed(msgspec.Struct, gc=False):
 
 
 class Opened(msgspec.Struct, gc=False):
-    """A file descriptor now stands for `path`, as the call names it (it may be relative)."""
+    """A file descriptor now stands for `path`: what `-y` says of the result, else as the call names
+    it. `at`: the descriptor of the directory that a relative one starts from, None for the current
+    one. "" where strace printed only an address.
+    """
 
     line: int
     tid: int
     fd: int
     path: str
     cloexec: bool
+    at: int | None = None
 
 
 class Duplicated(msgspec.Struct, gc=False):
