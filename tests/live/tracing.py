@@ -259,10 +259,11 @@ def running(
     with told.open("wb") as account:
         move = f"{ACCOUNT_FD}>&{account.fileno()} {account.fileno()}>&-"
         words = ["bash", "-c", f'exec "$@" {move if account.fileno() != ACCOUNT_FD else ""}', "sh"]
-        kw = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+        pipe = subprocess.PIPE
+        kw = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, **kw}
         process = subprocess.Popen(
             [*words, *command(path, argv, *options)], pass_fds=[account.fileno()],
-            env=environment(), stdin=subprocess.DEVNULL, **kw,
+            env=environment(), **kw,
         )  # fmt: skip
     with process:
         try:

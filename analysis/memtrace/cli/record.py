@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 #: The engines, and the verbs that have them; `auto` is the first.
-_ENGINES = {"ptrace": ("run", "attach")}
-_LATER_ENGINES = ("bpf", "perf", "strace", "python-ptrace", "poll")
+_ENGINES = {"ptrace": ("run", "attach"), "python-ptrace": ("run",)}
+_LATER_ENGINES = ("bpf", "perf", "strace", "poll")
 _NAME = 40  # columns
 
 

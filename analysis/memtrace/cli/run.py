@@ -60,6 +60,7 @@ def command(
     done = _RECORDERS[engine]()(argv, path, options)
     if not quiet():
         to_stderr(summary(argv, done) + "".join(withheld(argv, done)))
+        to_stderr("".join(f"memtrace: {note}\n" for note in done.notes))
     if done.result.error is not None:
         _incomplete(done, done.result.error)
     return leave_as(done.status)
@@ -71,8 +72,17 @@ def _by_ptrace() -> Recorder:
     return record
 
 
+def _by_python_ptrace() -> Recorder:
+    from memtrace.collect.debugging import record
+
+    return record
+
+
 #: Each engine's `record`, imported when it is wanted.
-_RECORDERS: dict[str, Callable[[], Recorder]] = {"ptrace": _by_ptrace}
+_RECORDERS: dict[str, Callable[[], Recorder]] = {
+    "ptrace": _by_ptrace,
+    "python-ptrace": _by_python_ptrace,
+}
 
 
 def summary(argv: tuple[str, ...], r: Recording) -> str:

@@ -31,7 +31,7 @@ _BROKEN_OFF = {
 
 _PF_IO_WORKER = 0x10
 
-LATER_ENGINES = ("bpf", "perf", "strace", "python-ptrace", "poll")
+LATER_ENGINES = ("bpf", "perf", "strace", "poll")
 
 Answer = Literal["ok", "no", "unknown", "note"]
 
@@ -163,7 +163,11 @@ def engine_rows(m: Machine) -> list[Row]:
     """The engines: which there are."""
     refused = run_refusal(m)
     default = "the default of run and attach"
-    rows = [Row("ptrace", "no" if refused else "ok", default)]
+    reference = "run only, one thread of one process: a reference to check the others by"
+    rows = [
+        Row("ptrace", "no" if refused else "ok", default),
+        Row("python-ptrace", "note", reference),
+    ]
     for name in LATER_ENGINES:
         text = "not in this version"
         if name == "strace":

@@ -13,7 +13,7 @@ import os
 import shlex
 import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from memtrace.collect import access, procfs, ptrace
 from memtrace.collect.seccomp import Filter
@@ -86,13 +86,21 @@ class Launch:
         program: the file to execute.
         seccomp: let only the recorded calls stop it.
         no_sigchld: it is to ignore SIGCHLD, as the caller did.
+        take: makes the waiting child a tracee, OSError if it may not be one; by default it is
+            seized, and killed should the tracer die.
 
     Raises:
         TargetError: the kernel does not let us trace our own child.
     """
 
     def __init__(
-        self, argv: Sequence[str], program: str, *, seccomp: bool, no_sigchld: bool = False
+        self,
+        argv: Sequence[str],
+        program: str,
+        *,
+        seccomp: bool,
+        no_sigchld: bool = False,
+        take: Callable[[int], None] | None = None,
     ) -> None:
         self.program = program
         env = environment()
@@ -106,17 +114,17 @@ class Launch:
             _child(argv, program, env, seccomp_filter, ready, failed, (self._go, self._error))
         os.close(ready)
         os.close(failed)
-        options = ptrace.FOLLOW | ptrace.O_EXITKILL | (ptrace.O_SECCOMP if seccomp else 0)
         try:
-            ptrace.seize(self.pid, options)
+            if take is None:
+                _seize(self.pid, seccomp=seccomp)
+            else:
+                take(self.pid)
         except OSError as e:
             # Before the child is killed: who traces it is among the facts.
             refusal = access.of_child(access.before(self.pid), e.errno or errno.EPERM)
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             raise refusal from e
-        if not seccomp:
-            ptrace.request(ptrace.INTERRUPT, self.pid, 0, 0)
 
     def go(self) -> None:
         """Let the child exec."""
@@ -138,6 +146,13 @@ class Launch:
                 hint="memtrace run --no-seccomp -- PROG ARGS...",
             )
         return not_executable(self.program, number)
+
+
+def _seize(pid: int, *, seccomp: bool) -> None:
+    options = ptrace.FOLLOW | ptrace.O_EXITKILL | (ptrace.O_SECCOMP if seccomp else 0)
+    ptrace.seize(pid, options)
+    if not seccomp:
+        ptrace.request(ptrace.INTERRUPT, pid, 0, 0)
 
 
 def environment() -> dict[bytes, bytes]:

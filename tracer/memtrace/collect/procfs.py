@@ -167,6 +167,12 @@ def _signal_sets(tid: int, *names: str) -> list[int]:
     return list(fields.values())
 
 
+def pending(tid: int) -> int:
+    """The signals that wait to be delivered to a task or its process, as a set of bits."""
+    own, shared = _signal_sets(tid, "SigPnd", "ShdPnd")
+    return own | shared
+
+
 def is_socket(tid: int, fd: int) -> bool:
     """Whether a descriptor of a task is a socket."""
     try:

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memtrace.collect import machine
 from memtrace.collect.engine import Engine
@@ -34,7 +34,8 @@ class Recording:
     """A finished recording.
 
     `status` is the program's wait status; `duration_ns` from its start to its end. `withheld`:
-    programs that ran without privileges that their file grants, and which.
+    programs that ran without privileges that their file grants, and which. `notes`: what else
+    there is to say to the user, a sentence each.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Recording:
     duration_ns: int
     result: Result
     withheld: dict[str, list[str]]
+    notes: list[str] = field(default_factory=list)
 
 
 def record(argv: Sequence[str], path: str, options: Options) -> Recording:
