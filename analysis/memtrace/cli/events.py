@@ -32,6 +32,7 @@ _MORE = (
     "argv", "child", "child_mm", "child_pid", "code", "signal", "why", "version", "tids", "count",
     "age_ns",
 )  # fmt: skip
+_DIGITS = {"s": 0, "ms": 3}
 _LIFE = {c.__struct_config__.tag for c in LifeRecord.__args__}
 
 
@@ -107,6 +108,7 @@ class Events:
         self.headers = headers
         self.names = trace.header.calls
         self.page = trace.header.page_size
+        self.clock = trace.header.clock
         self.tasks = Tasks()
         self.pids: list[int] = []
         self._quoted = [json.dumps(name) for name in self.names]
@@ -152,7 +154,7 @@ class Events:
         ret = record.ret
         error = errno_name(ret) if ret is not None and ret < 0 else None
         text = (
-            f'{{"seq":{seq},"t_ns":{t},"pid":{_null(pid)},"tid":{record.tid},"mm":{record.mm},'
+            f'{{"seq":{seq},"t_ns":{_null(self._t(t))},"pid":{_null(pid)},"tid":{record.tid},"mm":{record.mm},'
             f'"call":{self._quoted[record.call]},'
             f'"args":[{",".join([str(a & U64) for a in record.args])}],'
             f'"ret":{_null(ret)},"errno":{"null" if error is None else json.dumps(error)}'
@@ -166,7 +168,7 @@ class Events:
         row: dict[str, Any]
         if isinstance(record, Call):
             row = dict(self._further(seq, record))
-            row |= {"seq": seq, "t_ns": t, "pid": pid, "tid": record.tid, "mm": record.mm,
+            row |= {"seq": seq, "t_ns": self._t(t), "pid": pid, "tid": record.tid, "mm": record.mm,
                     "call": self.names[record.call], "ret": record.ret,
                     "errno": errno_name(record.ret),
                     "args": " ".join(str(a & U64) for a in record.args)}  # fmt: skip
@@ -179,7 +181,7 @@ class Events:
 
     def text(self, seq: int, t: int, pid: int | None, record: Record) -> str:
         """A line like strace's, after the event's number, time (s) and thread."""
-        head = f"{seq:>7} {t / 1e9:.6f} "
+        head = f"{seq:>7} {self._seconds(t)} "
         if isinstance(record, Call):
             name = self.names[record.call]
             args = arguments(name, record.args)
@@ -196,6 +198,15 @@ class Events:
         shown = {k: life[k] for k in ("mm", "path", *_MORE) if life.get(k) is not None}
         words = " ".join(f"{k}={_word(v)}" for k, v in shown.items())
         return _printable(f"{head}{who:>7} --- {life['call']} {words}".rstrip()) + "\n"
+
+    def _t(self, t: int) -> int | None:
+        return None if self.clock == "none" else t
+
+    def _seconds(self, t: int) -> str:
+        """The time, no more exact than it is."""
+        if self.clock == "none":
+            return "unknown"
+        return f"{t / 1e9:.{_DIGITS.get(self.clock, 6)}f}"
 
     def _further(self, seq: int, call: Call) -> Iterator[tuple[str, Any]]:
         """What is known of a call only sometimes."""
@@ -230,7 +241,7 @@ class Events:
 
     def _life(self, seq: int, t: int, pid: int | None, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "seq": seq, "t_ns": t, "pid": pid, "tid": getattr(record, "tid", None),
+            "seq": seq, "t_ns": self._t(t), "pid": pid, "tid": getattr(record, "tid", None),
             "mm": getattr(record, "mm", None), "call": _name(record), "args": [], "ret": None,
             "errno": None,
         }  # fmt: skip

@@ -31,7 +31,7 @@ from memtrace.malloc.regions import Region, Regions
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
-from memtrace.space.canonical import ANON_DEV, Attr
+from memtrace.space.canonical import ANON_DEV, ASSUMED, Attr
 from memtrace.space.compare import Comparison
 from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
 
@@ -85,6 +85,8 @@ class Account:
         named = origin.special(attr, heap=False)
         if named is not None:
             return named
+        if attr.name == ASSUMED:
+            return Decision("unknown", "none")
         if attr.ino or attr.dev != ANON_DEV:
             known = (attr.dev, attr.ino) in self.libraries
             return Decision("library" if known else "file", "sequence")
@@ -99,7 +101,7 @@ class Account:
         """A running program was attached to: how its regions came about is not known."""
         space = self.p.space
         self.heap = Heap.begin(space, older=True)
-        self.mapped_before = space.total
+        self.mapped_before = None if record.assumed else space.total
         self.libraries |= older.executable(space)
         for f in older.regions(space, record, self.mallocs.layout):
             r = Region(f.tag, f.start, f.end, seq, None)
@@ -141,6 +143,8 @@ class Account:
         if self.loading and call.site is not None:
             who = self.callers.of(call.site).who
             self.loading = who in (LOADER, UNKNOWN)
+        elif self.loading and self.p.start.assumed:
+            self.loading = not self._runs(name, change)
         if self.mallocs.rivals:
             self.mallocs.decide(self.callers.of(call.site))
         if name == "brk":
@@ -168,6 +172,21 @@ class Account:
             self._failed.pop(tid, None)
         while self._waiting and self._waiting[0][0] <= self._calls:
             self.regions.settle(self._waiting.popleft()[1])
+
+    def _runs(self, name: str, change: Change | None) -> bool:
+        """Whether the program runs, where no caller tells: malloc moves the break before the first
+        dlopen, and the loader has unmapped its cache by then (`_dl_unload_cache`).
+        """
+        if change is None:
+            return False
+        if name == "brk":
+            return True
+        paths = self.p.space.paths
+        return name == "munmap" and any(
+            paths.get((attr.dev, attr.ino), "").endswith("/ld.so.cache")
+            for _, _, attr, _ in change.removed
+            if attr.ino
+        )
 
     def _refused(self, call: Call) -> str:
         """What a failed mmap would have been to malloc: "reserve", "chunk" or "" for neither."""

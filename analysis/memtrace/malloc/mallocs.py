@@ -74,7 +74,8 @@ class Mallocs:
         if any(a.path == record.path for a in self.every):
             return
         found = allocator.from_libc(record, seq)
-        if self.serving.name == "unknown" and not self.rivals:
+        older = isinstance(self.start, Attach) and self.start.assumed  # what was there is not known
+        if self.serving.name == "unknown" and not self.rivals and not older:
             self._serves(found)
         else:
             self.every.append(found)
@@ -136,6 +137,6 @@ class Mallocs:
         self.layout = Layout(version, self.layout.abi, self.layout.page)
         seen = not isinstance(start, Attach)
         self.settings = settings(start.env, at_secure=start.at_secure, version=version)
-        if isinstance(start, Attach) and start.env_lost and not start.at_secure:
+        if start.env_lost and not start.at_secure:
             self.settings = Settings(threshold=None, certain=False)
         self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)

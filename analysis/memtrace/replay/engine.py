@@ -377,7 +377,7 @@ class _Pass:
     def _finish(self, t: int) -> None:
         r, footer = self.result, self.trace.footer
         if footer is not None:
-            r.duration_ns = max(t, footer.stop)
+            r.duration_ns = max(t, footer.stop or 0)
             if footer.complete and footer.reason == DETACHED:
                 for p in self.live.values():
                     p.left = True

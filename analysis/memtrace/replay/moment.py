@@ -124,6 +124,8 @@ def state_at(path: str, when: str, pid: int | None = None) -> State:
     moment = parse_when(when, path)
     mm = None
     seq = moment.seq
+    if moment.t is not None:
+        _timed(path)
     if moment.name is not None:
         seq, mm = _named(path, moment.name, pid)
     with Trace(path) as trace:
@@ -143,6 +145,16 @@ def state_at(path: str, when: str, pid: int | None = None) -> State:
     if p is None:
         raise _absent(path, pid, r.last_seq, when)
     return State(p, r.last_seq, r)
+
+
+def _timed(path: str) -> None:
+    """Refuse a time where the records have none."""
+    with Trace(path) as trace:
+        if trace.header.clock == "none":
+            raise UsageError(
+                f"{path} has no times: the log that it was made of has none",
+                hint=f"memtrace maps {quote(path)} --at peak",
+            )
 
 
 def _within(path: str, moment: Moment, r: Replay) -> None:

@@ -46,6 +46,11 @@ class Replay:
     problems: list[tuple[int, str]] = field(default_factory=list)
     problems_total: int = 0
 
+    @property
+    def timed(self) -> bool:
+        """Whether its records have times; if not, all are 0 here."""
+        return self.header.clock != "none"
+
     def process_of(self, pid: int) -> Process | None:
         """The address space that the process uses at the last record of the pass."""
         mm = self.tasks.mm_of.get(pid)

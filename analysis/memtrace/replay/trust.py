@@ -61,7 +61,7 @@ def sentence(replay: Replay) -> str:
     For example `exact: 12 of 12 kernel snapshots reproduced, 1,204 of 1,204 checksums, no gaps`.
     """
     word = exactness(replay)
-    parts = [_counts(replay.processes)]
+    parts = [_counts(replay, replay.processes)]
     if word in ("incomplete", "drift") and (first := first_drift(replay)) is not None:
         parts.append(f"first at event {first[0]}: {first[1]}")
     if word == "incomplete":
@@ -73,10 +73,10 @@ def sentence(replay: Replay) -> str:
 
 def process_sentence(replay: Replay, p: Process) -> str:
     """The same line for one address space."""
-    return f"{process_exactness(replay, p)}: {_counts([p])}"
+    return f"{process_exactness(replay, p)}: {_counts(replay, [p])}"
 
 
-def _counts(processes: list[Process]) -> str:
+def _counts(replay: Replay, processes: list[Process]) -> str:
     snapshots = sum(p.snapshots for p in processes)
     exact = sum(p.exact for p in processes)
     checksums = sum(p.checksums for p in processes)
@@ -86,6 +86,8 @@ def _counts(processes: list[Process]) -> str:
         if snapshots
         else "no kernel snapshot to compare"
     )
+    if not snapshots and replay.header.log is not None:
+        text = "no kernel snapshots in this log"
     if checksums:
         text += f", {agree:,} of {checksums:,} checksums"
         grown = sum(p.checksum_growth for p in processes)

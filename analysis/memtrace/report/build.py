@@ -39,6 +39,11 @@ from memtrace.space.compare import Drift
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Attach
 
+#: Metrics of what only callers or chunk headers prove: a log of system calls has neither.
+_BY_EVIDENCE = (
+    "chunks.alive_at_exit", "chunks.final_bytes", "chunks.mapped", "chunks.peak_bytes",
+    "heap.growths_over_128k", "threshold.rises",
+)  # fmt: skip
 #: Lines shown of each side of a drift.
 _DRIFT_LINES = 20
 
@@ -63,10 +68,12 @@ def build(trace: Trace, pid: int | None = None) -> Report:
         format=FORMAT,
         trace=TraceFacts(
             engine=trace.header.engine,
+            log=trace.header.log,
+            clock=trace.header.clock,
             complete=result.complete,
             events=result.events,
             lost=result.lost,
-            duration_ns=result.duration_ns,
+            duration_ns=result.duration_ns if result.timed else None,
         ),
         processes=rows,
         address_spaces=len(result.processes),
@@ -96,7 +103,9 @@ def _process(
         for name, k in sorted(a.regions.kinds.items())
         if k.count
     }
-    vm = max(p.vm_peak * page, p.mapped_peak)
+    assumed = p.start.assumed
+    # What nobody saw is mapped, too: how much there was in all is not known.
+    vm = None if assumed else max(p.vm_peak * page, p.mapped_peak)
     rss = p.rss_peak * page or None
     return ProcessRow(
         pid=p.pid,
@@ -107,7 +116,8 @@ def _process(
         exe=p.exe,
         exit=_exit(p),
         running=p.left and p.alive and _exit(p) is None,
-        attached=_attached(a, page),
+        assumed=assumed,
+        attached=_attached(a, page, timed=result.timed),
         allocator=_allocator(a.mallocs.serving),
         allocators=[_allocator(x) for x in a.mallocs.every],
         verification=Verification(
@@ -118,8 +128,8 @@ def _process(
             drift=[_drift(d) for d in p.drift],
         ),
         calls={n: CallCount(count=c[0], failed=c[1]) for n, c in sorted(p.calls.items())},
-        heap=_heap(a),
-        threshold=_threshold(a),
+        heap=_heap(a, timed=result.timed),
+        threshold=_threshold(a, timed=result.timed),
         regions=[_region(a, r) for r in a.regions.rows()],
         regions_total=a.regions.total,
         arenas=[
@@ -148,12 +158,13 @@ def _process(
         died_seq=p.died_seq,
         replaced=any((pid, p.died_seq) in execs for pid in p.pids),
         inherited=p.inherited,
-        env_lost=isinstance(p.start, Attach) and p.start.env_lost,
+        env_lost=p.start.env_lost,
         threshold_inherited=a.mallocs.threshold.inherited,
         over_default=a.heap.over_default,
         refused=a.heap.refused,
         steps_total=a.heap.steps_total,
         peak_seq=p.mapped_peak_seq,
+        seen_bytes=p.mapped_peak,
         exactness=process_exactness(result, p),
     )
 
@@ -164,16 +175,16 @@ def _exit(p: Process) -> dict[str, int] | None:
     return None if p.exit_code is None else {"code": p.exit_code}
 
 
-def _attached(a: Account, page: int) -> AttachedRow | None:
+def _attached(a: Account, page: int, *, timed: bool) -> AttachedRow | None:
     start, p = a.p.start, a.p
-    if not p.attached or not isinstance(start, Attach) or a.mapped_before is None:
+    if not p.attached or not isinstance(start, Attach):
         return None
     return AttachedRow(
         seq=p.born_seq,
-        t_ns=p.born_t,
+        t_ns=p.born_t if timed else None,
         age_ns=start.age_ns,
-        regions=a.regions.older,
-        regions_gone=a.regions.older_gone,
+        regions=None if start.assumed else a.regions.older,
+        regions_gone=None if start.assumed else a.regions.older_gone,
         mapped_bytes=a.mapped_before,
         heap_bytes=a.heap.first,
         resident_bytes=None if start.rss is None else max(start.rss, 0) * page,
@@ -198,7 +209,7 @@ def _line(r: Run) -> str:
     return f"{r.start:x}-{r.end:x} {r.perms}{file}{' ' + r.name if r.name else ''}"
 
 
-def _heap(a: Account) -> HeapRow:
+def _heap(a: Account, *, timed: bool) -> HeapRow:
     h = a.heap
     final = h.final()
     return HeapRow(
@@ -214,7 +225,7 @@ def _heap(a: Account) -> HeapRow:
         steps=[
             StepRow(
                 seq=s.seq,
-                t_ns=s.t_ns,
+                t_ns=s.t_ns if timed else None,
                 tid=s.tid,
                 delta=s.delta,
                 end=s.end,
@@ -229,7 +240,7 @@ def _heap(a: Account) -> HeapRow:
     )
 
 
-def _threshold(a: Account) -> ThresholdRow:
+def _threshold(a: Account, *, timed: bool) -> ThresholdRow:
     t = a.mallocs.threshold
     return ThresholdRow(
         initial=t.initial,
@@ -237,7 +248,13 @@ def _threshold(a: Account) -> ThresholdRow:
         high=t.high,
         fixed_by=t.fixed_by,
         history=[
-            MoveRow(seq=m.seq, t_ns=m.t_ns, low=m.low, high=m.high, cause=m.cause)
+            MoveRow(
+                seq=m.seq,
+                t_ns=m.t_ns if timed else None,
+                low=m.low,
+                high=m.high,
+                cause=m.cause,
+            )
             for m in t.history
         ],
         first=None if t.first is None else Interval(min=t.first[0], max=t.first[1]),
@@ -272,7 +289,7 @@ def _region(a: Account, r: Region) -> RegionRow:
     )
 
 
-def _metrics(a: Account, vm: int, rss: int | None) -> dict[str, int | float]:
+def _metrics(a: Account, vm: int | None, rss: int | None) -> dict[str, int | float]:
     """Flat numbers for budgets; docs/report-json.md names each. Unknown ones are left out."""
     p, h = a.p, a.heap
     chunks = a.regions.kinds.get("malloc-chunk")
@@ -308,6 +325,10 @@ def _metrics(a: Account, vm: int, rss: int | None) -> dict[str, int | float]:
         "trust.lost": p.lost,
         "trust.snapshots": p.snapshots,
     }
+    if p.start.assumed:
+        values |= dict.fromkeys(_BY_EVIDENCE)
+        if p.attached:
+            values |= dict.fromkeys(("arenas.count", "arenas.reserved_bytes"))
     for name, count in p.calls.items():
         values[f"calls.{name}"] = count[0]
     return {name: v for name, v in sorted(values.items()) if v is not None}

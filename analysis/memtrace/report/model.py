@@ -13,13 +13,17 @@ FORMAT = "memtrace-report/1"
 
 
 class TraceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The recording. `events` counts calls, `lost` what the trace says it does not hold."""
+    """The recording. `events` counts calls, `lost` what the trace says it does not hold. `log`: the
+    name of the log that it was imported from; `clock`: how exact times are, "none": there are none.
+    """
 
     engine: str
+    log: str | None
+    clock: str
     complete: bool
     events: int
     lost: int
-    duration_ns: int
+    duration_ns: int | None
 
 
 class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,15 +63,15 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 class AttachedRow(msgspec.Struct, frozen=True, kw_only=True):
     """What was there when memtrace attached: `regions` older than the trace, `regions_gone` of them
-    since.
+    since. All is None of a process that was there when an imported log began.
     """
 
     seq: int
-    t_ns: int
+    t_ns: int | None
     age_ns: int | None
-    regions: int
-    regions_gone: int
-    mapped_bytes: int
+    regions: int | None
+    regions_gone: int | None
+    mapped_bytes: int | None
     heap_bytes: int | None
     resident_bytes: int | None
 
@@ -76,7 +80,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True):
     """A move of the break, see malloc/heap.py."""
 
     seq: int
-    t_ns: int
+    t_ns: int | None
     tid: int
     delta: int
     end: int
@@ -106,7 +110,7 @@ class MoveRow(msgspec.Struct, frozen=True, kw_only=True):
     """A change of the threshold's interval."""
 
     seq: int
-    t_ns: int
+    t_ns: int | None
     low: int | None
     high: int | None
     cause: str
@@ -207,7 +211,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One address space."""
+    """One address space. `assumed`: its first map was not read but inferred from calls of a log."""
 
     pid: int
     mm: int
@@ -217,6 +221,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     exe: str
     exit: dict[str, int] | None
     running: bool
+    assumed: bool
     attached: AttachedRow | None
     allocator: AllocatorRow
     allocators: list[AllocatorRow]
@@ -243,6 +248,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     steps_total: int
     peak_seq: int
+    seen_bytes: int
     exactness: str
 
 
@@ -271,7 +277,7 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
         "over_default",
-        "refused", "steps_total", "peak_seq", "exactness",
+        "refused", "steps_total", "peak_seq", "seen_bytes", "exactness",
     ),
     Report: (
         "address_spaces", "machine", "kernel", "page_size", "argv", "exactness", "trust",

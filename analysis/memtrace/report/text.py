@@ -77,7 +77,7 @@ class _Text:
         report = self.report
         facts = [words.ending(p), words.allocator(p)]
         facts += [report.machine] if report.machine else []
-        if report.page_size % 1024 == 0:
+        if report.page_size % 1024 == 0 and report.trace.log is None:
             facts.append(f"pages {format_size(report.page_size)}")
         tail = "   ".join(fit(f, 24) for f in facts if f)
         room = self.width - columns(tail) - 3
@@ -93,7 +93,8 @@ class _Text:
             which = f"{some:,} of the {every}" if some < report.address_spaces else every
             about = f"the largest, process {p.pid} (born #{p.born_seq})"
             if p.attached is not None:
-                about = f"process {p.pid}, which was attached to"
+                was = "there before the log begins" if p.assumed else "attached to"
+                about = f"process {p.pid}, which was {was}"
             text = f"{which} in this trace; the next lines are about {about}"
             out += [*paragraph(text, self.width, "  "), ""]
         out += self._how_much(p)
@@ -118,6 +119,9 @@ class _Text:
                 note += f"{chunks.count:,} mapped, "
             note += f"{chunks.alive:,} alive {end}{words.perhaps_chunks(p)}"
             rows.append(("malloc chunks", format_size(chunks.peak_bytes), note))
+        elif p.assumed:
+            note = "the log does not tell which mappings are malloc's"
+            rows.append(("malloc chunks", "unknown", note))
         elif p.allocator.name == "glibc":
             note = "no mapping is proven to be one" + words.perhaps_chunks(p)
             rows.append(("malloc chunks", "0 B", note))
@@ -133,6 +137,9 @@ class _Text:
                 note = f"{peak}, #{p.peak_seq}; {_was(before.mapped_bytes)}{now} "
                 note += f"{end}; touched or not"
             rows.append(("total mapped", format_size(p.memory.vm_peak_bytes), note))
+        elif p.assumed:
+            note = f"{peak} at #{p.peak_seq} of what calls mapped; what was there before them adds"
+            rows.append(("mapped at least", format_size(p.seen_bytes), note))
         if p.memory.rss_peak_bytes is not None:
             note = "peak of pages really in memory, as far as read"
             if before is not None and before.resident_bytes is not None:
@@ -185,7 +192,7 @@ class _Text:
             rows.append((
                 f"{'*' if p in shown else ' '}{p.pid}",
                 f"#{p.born_seq}",
-                format_size(p.memory.vm_peak_bytes or 0),
+                _mapped(p),
                 "" if p.heap.peak_bytes is None else format_size(p.heap.peak_bytes),
                 f"{calls:,}",
                 "running" if p.running else fit(words.ending(p), 10),
@@ -242,7 +249,7 @@ class _Text:
         if heap.start is None or heap.final_bytes is None:
             return [*out, "  not seen: no call told where it is", ""]
         if not p.steps_total:
-            text = "never moved" + (" since the attach" if p.attached is not None else "")
+            text = "never moved" + words.since(p)
             if heap.final_bytes:
                 text += f"; it holds {format_size(heap.final_bytes)}"
                 text += ", inherited from its parent" if p.inherited else ""
@@ -277,7 +284,8 @@ class _Text:
             asked = s.asked - s.end
             change = f"0 of {'+' if asked > 0 else ''}{format_size(asked)}"
         size = format_size(s.end - (heap.start or 0))
-        return f"#{s.seq}", format_time(s.t_ns), change, size, words.step(s)
+        when = "unknown" if s.t_ns is None else format_time(s.t_ns)
+        return f"#{s.seq}", when, change, size, words.step(s)
 
     def _threshold(self, p: ProcessRow) -> list[str]:
         t = p.threshold
@@ -289,7 +297,7 @@ class _Text:
         if p.allocator.name != "glibc":
             return [*out, *paragraph(words.no_threshold(p), self.width, "  "), ""]
         first = (t.initial, t.initial) if t.first is None else (t.first.min, t.first.max)
-        birth = "attach" if p.attached is not None else "start"
+        birth = "attach" if p.attached is not None and not p.assumed else "start"
         rows = [(birth, words.interval(*first), words.start(p))]
         moves = t.history
         shown = moves if len(moves) <= 10 else [*moves[:5], *moves[-4:]]
@@ -380,7 +388,15 @@ class _Text:
 
 
 def _origin(p: ProcessRow) -> str:
+    if p.attached is not None and p.assumed:
+        return " (older)"
     return " (fork)" if p.inherited else " (attach)" if p.attached is not None else ""
+
+
+def _mapped(p: ProcessRow) -> str:
+    if p.memory.vm_peak_bytes is None:
+        return f"\u2265 {format_size(p.seen_bytes)}" if p.assumed else ""
+    return format_size(p.memory.vm_peak_bytes)
 
 
 def _about(r: RegionRow, room: int) -> str:

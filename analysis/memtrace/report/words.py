@@ -92,7 +92,14 @@ def last(p: ProcessRow) -> str:
 
 def peak(p: ProcessRow) -> str:
     """What a peak is the peak of."""
-    return "peak since the attach" if p.attached is not None else "peak"
+    return f"peak{since(p)}"
+
+
+def since(p: ProcessRow) -> str:
+    """Since when there are records of it, if not since its birth."""
+    if p.attached is None:
+        return ""
+    return " since the log begins" if p.assumed else " since the attach"
 
 
 def attached(p: ProcessRow) -> str:
@@ -100,6 +107,8 @@ def attached(p: ProcessRow) -> str:
     a = p.attached
     if a is None:
         return ""
+    if a.regions is None:
+        return f"pid {p.pid} was there before the log begins; what it had mapped then is not known"
     text = f"pid {p.pid}, attached at #{a.seq}"
     if a.age_ns is not None:
         text += f", {age(a.age_ns)} after its start"
@@ -162,6 +171,8 @@ def start(p: ProcessRow) -> str:
             f"{known} frees before the attach are in no record: it may have risen from 128 KiB as "
             f"far as that"
         )
+    if t.initial is None and p.env_lost and p.assumed:
+        return "the log does not show the environment, which may have set it"
     if t.initial is None and p.env_lost:
         return "the program has written over its environment: what that set is not known"
     if t.initial is None:
@@ -259,7 +270,7 @@ def oddities(p: ProcessRow) -> list[str]:
             break
     if heap.growths >= 2 and not heap.shrinks and heap.final_bytes:
         recorded = "" if p.exactness in ("exact", "unverified") else " as far as recorded"
-        recorded += " since the attach" if p.attached is not None else ""
+        recorded += since(p)
         out.append(f"the heap grew {heap.growths:,} times and never shrank{recorded}")
     if p.refused:
         out.append(f"{plural(p.refused, 'growth')} of the heap refused by the kernel")
@@ -278,8 +289,15 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
         "requests that malloc served from memory it already had: they make no system call",
         "which code asked malloc for memory, and how much of a region is in use",
     ]
-    older = sum(p.attached.regions for p in shown if p.attached is not None)
-    if any(p.attached is not None for p in shown):
+    if any(p.assumed for p in shown):
+        out.insert(0, "which mappings are malloc's: the log has no callers and no chunk headers")
+        out.insert(
+            0,
+            "what was mapped without a call in the log: by execve the program, its interpreter, "
+            "its stack and the vdso; pages that calls prove to have been there are named [assumed]",
+        )
+    older = sum(p.attached.regions or 0 for p in shown if p.attached is not None)
+    if any(p.attached is not None and not p.assumed for p in shown):
         text = f"what happened before the attach: what made the {plural(older, 'older region')}"
         peaks = "what the peaks were until then"
         if any(p.attached is not None and p.allocator.name == "glibc" for p in shown):
@@ -301,5 +319,8 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
         out.append(
             f"what {plural(unknown, 'region is', 'regions are')} for: no evidence was recorded"
         )
-    out.append("resident memory between the recorded moments, and per region")
+    if all(p.assumed for p in shown):
+        out.append("resident memory: the log has no page counts")
+    else:
+        out.append("resident memory between the recorded moments, and per region")
     return out

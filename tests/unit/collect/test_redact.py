@@ -260,7 +260,7 @@ def test_the_names_of_loaders_are_among_those_tried() -> None:
 OURS = {
     ("Header", f)
     for f in ("memtrace", "version", "engine", "machine", "kernel", "thp", "started", "columns",
-              "calls")
+              "calls", "clock")
 } | {
     ("Exec", "abi"), ("Exec", "rlimits"), ("Exec", "withheld"), ("Attach", "abi"),
     ("Attach", "rlimits"), ("Attach", "why"), ("Snap", "why"), ("Libc", "name"),
@@ -281,7 +281,8 @@ def test_every_text_of_a_trace_is_redacted_or_memtraces_own() -> None:
     kinds = [*typing.get_args(LifeRecord), Call, Ext, Site, FileId, Header, Footer]
     found = {(kind.__name__, name) for kind in kinds for name in texts(kind)}
     assert found - OURS == {
-        ("Header", "argv"), ("Exec", "exe"), ("Exec", "argv"), ("Exec", "env"), ("Exec", "maps"),
+        ("Header", "argv"), ("Header", "log"),
+        ("Exec", "exe"), ("Exec", "argv"), ("Exec", "env"), ("Exec", "maps"),
         ("Attach", "exe"), ("Attach", "argv"), ("Attach", "env"), ("Attach", "maps"),
         ("Snap", "maps"), ("Libc", "path"), ("Ext", "x"), ("Ext", "name"), ("FileId", "path"),
     }  # fmt: skip

@@ -148,7 +148,7 @@ def test_a_recording_from_end_to_end(tmp_path: Path, suffix: str) -> None:
     assert trace.footer is not None
     assert trace.footer.counts == result.counts
     assert trace.footer.reason == "the last process ended"
-    assert trace.footer.stop > 0  # the time of the end itself
+    assert trace.footer.stop  # the time of the end itself
 
 
 def wait_for(writer: Writer) -> None:

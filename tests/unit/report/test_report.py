@@ -97,7 +97,7 @@ def test_json_facts(busy: Scene) -> None:
     data = validated(busy.report())
     assert data["format"] == "memtrace-report/1"
     assert data["trace"] == {
-        "engine": "test", "complete": True, "events": 12, "lost": 0,
+        "engine": "test", "log": None, "clock": "ns", "complete": True, "events": 12, "lost": 0,
         "duration_ns": data["trace"]["duration_ns"],
     }  # fmt: skip
     first, second = data["processes"]

@@ -106,8 +106,9 @@ class Redaction:
         self._shown: dict[str, str] = {}
 
     def header(self, header: Header) -> Header:
-        """A header without the command line."""
-        return msgspec.structs.replace(header, argv=self.argv(header.argv))
+        """A header without the command line and the name of a log."""
+        log = None if header.log is None else self.path(header.log)
+        return msgspec.structs.replace(header, argv=self.argv(header.argv), log=log)
 
     def record(self, record: _R) -> _R:
         """A record without names and texts of the program's own."""

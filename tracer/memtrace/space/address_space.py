@@ -32,12 +32,13 @@ class AddressSpace:
     `total` is the mapped bytes: what statm's first field counts (`mm->total_vm`). `brk` and
     `start_brk` are byte exact, None while unknown; while `brk_is_page` is set, `brk` is the end of
     the page that the break lies in (or at whose end it stands). `paths` gives the last seen path of
-    each (dev, inode).
+    each (dev, inode). `assumed`: pages may be mapped that it does not hold, because nobody saw how
+    it began.
     """
 
     __slots__ = (
-        "_ends", "_starts", "brk", "brk_is_page", "heap_tag", "next_tag", "paths", "personality",
-        "start_brk", "start_stack", "total",
+        "_ends", "_starts", "assumed", "brk", "brk_is_page", "heap_tag", "next_tag", "paths",
+        "personality", "start_brk", "start_stack", "total",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class AddressSpace:
         self.brk_is_page = False
         self.start_stack: int | None = None
         self.personality = 0
+        self.assumed = False
         self.heap_tag = 0
         self.next_tag = 1
         self.paths: dict[tuple[str, int], str] = {}
@@ -71,6 +73,7 @@ class AddressSpace:
             "brk_is_page",
             "start_stack",
             "personality",
+            "assumed",
             "heap_tag",
             "next_tag",
         ):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from memtrace.space.address_space import ANON_RW, ANON_RWX, READ_IMPLIES_EXEC, AddressSpace, Piece
-from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, Attr, MapsCache
+from memtrace.space.canonical import ANON_DEV, ASSUMED, DONTFORK, GROWSDOWN, Attr, MapsCache
 from memtrace.trace.records import FileId
 from memtrace.trace.sizes import round_up
 
@@ -36,6 +36,10 @@ _PERMS = tuple(
 _U64 = (1 << 64) - 1
 #: Top of what a user address can be: the sizes of a hostile trace are clamped to it.
 TASK_MAX = 1 << 57
+
+
+#: Pages that were mapped before anybody saw it, moved or grown by an mremap that succeeded.
+_UNSEEN = Attr("????", ANON_DEV, 0, 0, ASSUMED)
 
 
 class Change:
@@ -138,8 +142,10 @@ def _mmap(
         return
     shared = "s" if flags & MAP_TYPE in (1, 3) else "p"
     perms = prot_perms(space, a[2], shared)
-    if file is not None and not flags & MAP_ANONYMOUS:
-        attr = Attr(perms, file.dev, file.ino, a[5] - low, "")
+    if file is not None:
+        # Shared memory without a file has an inode of its own (`shmem_zero_setup`), from its start.
+        offset = 0 if flags & MAP_ANONYMOUS else a[5]
+        attr = Attr(perms, file.dev, file.ino, offset - low, "")
         space.paths[file.dev, file.ino] = file.path
     else:
         attr = Attr(perms, ANON_DEV, 0, 0, "", GROWSDOWN if flags & MAP_GROWSDOWN else 0)
@@ -193,7 +199,10 @@ def _mremap(
     if old_end <= old:  # old_size 0: a second mapping of a shared one
         source = space.at(a[0])
         if source is None:
-            change.conflict = True
+            if space.assumed:
+                _place(space, new, new_end, _UNSEEN, space.new_tag(), change)
+            else:
+                change.conflict = True
             return
         attr = _moved(source[2], new - a[0])
         _place(space, new, new_end, attr, space.new_tag(), change)
@@ -207,8 +216,10 @@ def _mremap(
         moved = space.cut(old, old_end)
         change.removed += moved
     if not moved:
-        change.conflict = True
-        return
+        if not space.assumed:
+            change.conflict = True
+            return
+        moved = [(old, old_end, _UNSEEN, space.new_tag())]
     # mremap_to: a shrinking move drops the tail first; a growing one extends the (then only) piece.
     limit, grown = old + (new_end - new), new_end - new > old_end - old
     for i, (s, end, attr, tag) in enumerate(moved):
@@ -223,8 +234,11 @@ def _resize_in_place(space: AddressSpace, old: int, old_end: int, end: int, chan
     elif end > old_end:
         last = space.at(old_end - 1)
         if last is None:
-            change.conflict = True
-            return
+            if not space.assumed:
+                change.conflict = True
+                return
+            last = (old, old_end, _UNSEEN, space.new_tag())
+            _place(space, *last, change)
         _place(space, old_end, end, last[2], last[3], change)
 
 

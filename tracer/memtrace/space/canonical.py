@@ -50,6 +50,8 @@ class Run(NamedTuple):
 
 
 ANON_DEV = "00:00"
+#: Name of pages that an imported log's calls prove to have been mapped, and nothing else of them.
+ASSUMED = "[assumed]"
 
 
 def is_label(name: str) -> bool:

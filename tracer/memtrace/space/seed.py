@@ -27,6 +27,7 @@ def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, At
     lines = list(parsed)
     space.load(lines)
     space.personality = record.personality
+    space.assumed = record.assumed
     space.start_stack = record.start_stack or None
     space.start_brk = space.brk = record.start_brk or None
     if not isinstance(record, Attach):

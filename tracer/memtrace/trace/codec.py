@@ -13,6 +13,7 @@ import msgspec
 
 from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.records import (
+    CLOCKS,
     COLUMNS,
     FORMAT,
     MMAP_TAIL,
@@ -73,6 +74,8 @@ def decode_header(line: bytes) -> Header:
             f"it has trace format {header.format}, this memtrace reads up to {FORMAT}",
             hint="pip install --upgrade memtrace-linux",
         )
+    if header.clock not in CLOCKS:
+        header.clock = "ns"
     return header
 
 

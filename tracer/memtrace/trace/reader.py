@@ -70,7 +70,8 @@ class Trace:
     def records(self) -> Iterator[tuple[int, int, Record]]:
         """Yield (sequence number, time in ns since the start, record), in order of application.
 
-        Sequence numbers are line numbers: the header is 0, the first record 1. The `h` of a record,
+        Sequence numbers are line numbers: the header is 0, the first record 1. All times are 0 in a
+        trace whose header says that it has none (`clock`). The `h` of a record,
         which counts records back in the file, comes with sequence numbers.
         """
         decode = self.decoder.decode
@@ -98,11 +99,13 @@ class Trace:
             if self.footer is not None:
                 self.problem(seq + 1, "a record after the footer")
             if isinstance(record, Call):
-                t += record.dt
+                if record.dt is not None:
+                    t += record.dt
                 if record.ext is not None and record.ext.h is not None:
                     record.ext.h = [(seq - back, word) for back, word in record.ext.h]
             else:
-                t = record.t
+                if record.t is not None:
+                    t = record.t
                 if isinstance(record, Life) and record.h is not None:
                     record.h = [(seq - back, word) for back, word in record.h]
             self.count += 1

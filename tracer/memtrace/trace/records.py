@@ -37,6 +37,9 @@ class FileId(msgspec.Struct, frozen=True):
     path: str
 
 
+#: How exact a trace's times are, `Header.clock`.
+CLOCKS = ("ns", "us", "ms", "s", "none")
+
 #: A code address: [file id (or the file, at its first use), offset in the file]; an address in no
 #: file is [None, address].
 Place = tuple[int | FileId | None, int]
@@ -84,11 +87,12 @@ class Call(msgspec.Struct, array_like=True):
 
     `dt`: ns since the record before. `dur`: ns from entry to exit. `call`: index into the header's
     `calls`. `args`: the used arguments, signed 64-bit. `ret`: the kernel's signed return, None when
-    the thread died inside. `vm`, `rss`: pages after the call.
+    the thread died inside. `vm`, `rss`: pages after the call. `dt`, `dur`: None where an imported
+    log does not say.
     """
 
-    dt: int
-    dur: int
+    dt: int | None
+    dur: int | None
     tid: int
     mm: int
     call: int
@@ -101,9 +105,11 @@ class Call(msgspec.Struct, array_like=True):
 
 
 class Life(msgspec.Struct, tag_field="rec", kw_only=True, omit_defaults=True):
-    """Common to all life-cycle records: the time, and chunk headers peeked since the last one."""
+    """Common to all life-cycle records: the time (None: an imported log without times), and chunk
+    headers peeked since the last one.
+    """
 
-    t: int
+    t: int | None
     h: list[tuple[int, int]] | None = None
 
 
@@ -112,7 +118,10 @@ class Start(Life, kw_only=True):
 
     It begins with `maps`. `start_stack` is field 28 and `start_brk` field 47 of /proc/PID/stat.
     `env` holds only GLIBC_TUNABLES, MALLOC_*, LD_PRELOAD, LD_LIBRARY_PATH and PYTHONMALLOC, as they
-    were at the process's exec.
+    were at the process's exec. `env_lost`: what it was is not known: the program has written over
+    it, as setproctitle(3) does, or an imported log does not show it. `assumed`: `maps` was not read
+    from the kernel but inferred from the calls of an imported log: it holds only what these prove,
+    and more may be mapped; `exe` is the path that execve was given.
     """
 
     pid: int
@@ -130,6 +139,8 @@ class Start(Life, kw_only=True):
     vm: int | None = None
     rss: int | None = None
     maps: list[str] = []
+    env_lost: bool = False
+    assumed: bool = False
 
 
 class Exec(Start, tag="exec", kw_only=True):
@@ -154,9 +165,8 @@ class Attach(Start, tag="attach", kw_only=True):
     stopped. `dontfork`, `growsdown`: ranges with VM_DONTCOPY and VM_GROWSDOWN (smaps' `dc`, `gd`).
     `chunks`: (address, size word) of headers of chunks that malloc had mapped: at a mapping's start
     and chained from there (flag 2 set, a whole number of pages, inside the mapping). `age_ns`: how
-    long before the process was started. `env_lost`: the program has written over its environment,
-    as setproctitle(3) does: what that held is not known. `why`: "attach" for the target, "fork" for
-    a child whose parent is not known.
+    long before the process was started. `why`: "attach" for the target, "fork" for a child whose
+    parent is not known, "log" for a process that was there when an imported log began.
     """
 
     tids: list[int] = []
@@ -165,7 +175,6 @@ class Attach(Start, tag="attach", kw_only=True):
     growsdown: list[tuple[int, int]] = []
     chunks: list[tuple[int, int]] = []
     age_ns: int | None = None
-    env_lost: bool = False
     why: str = "attach"
 
 
@@ -262,7 +271,11 @@ class Unknown(msgspec.Struct):
 
 
 class Header(msgspec.Struct, kw_only=True):
-    """The first object of a trace: what is known before the target starts."""
+    """The first object of a trace: what is known before the target starts.
+
+    `log`: the name of the log that the trace was imported from. `clock`: how exact its times are:
+    "ns", "us", "ms", "s", or "none": no record has a time.
+    """
 
     memtrace: str = "trace"
     format: int = FORMAT
@@ -277,6 +290,8 @@ class Header(msgspec.Struct, kw_only=True):
     overcommit: int | None = None
     argv: list[str] = []
     started: str = ""
+    log: str | None = None
+    clock: str = "ns"
     columns: list[str] = msgspec.field(default_factory=lambda: list(COLUMNS))
     calls: list[str] = []
 
@@ -284,7 +299,7 @@ class Header(msgspec.Struct, kw_only=True):
 class Footer(msgspec.Struct, kw_only=True):
     """The last object of a trace. No footer: the trace is incomplete."""
 
-    stop: int
+    stop: int | None
     complete: bool
     reason: str = ""
     counts: dict[str, int] = {}
