@@ -24,11 +24,12 @@ VERBS = {
     "maps": ("memtrace.cli.maps", "The map of a process at a moment."),
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
+    "import": ("memtrace.cli.importing", "A strace log as a trace."),
     "doctor": ("memtrace.cli.doctor", "Whether tracing works here, and what to do if not."),
 }
 
 #: Verbs with a place of their own that this version does not have.
-LATER = ("check", "diff", "explain", "export", "import")
+LATER = ("check", "diff", "explain", "export")
 
 
 def version() -> str:
