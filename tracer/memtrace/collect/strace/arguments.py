@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     rb'[^"<()\[\]{},/]++|' + _STRING + rb"|" + COMMENT + rb"|<<(?=[A-Z])|" + ANGLE + rb"|.",
     re.DOTALL,
 )
+_SIMPLE = re.compile(rb'([^"<()\[\]{}/]*+)\)')
 _CLOSER = {b"(": b")", b"[": b"]", b"{": b"}"}
 _QUOTED = re.compile(rb'"((?:[^"\\]++|\\.)*+)"(\.\.\.)?+', re.DOTALL)
 _FD = re.compile(
@@ -42,6 +43,11 @@ def split(text: bytes, start: int, closer: bytes) -> tuple[list[bytes], int]:
     The place is -1 when the text ends before the bracket; the last element is then what there is of
     it. Errors: UnclearError when brackets do not match.
     """
+    if closer == b")":
+        simple = _SIMPLE.match(text, start)
+        if simple is not None:
+            inside = simple.group(1).strip()
+            return ([part.strip() for part in inside.split(b",")] if inside else []), simple.end()
     out: list[bytes] = []
     stack = [closer]
     begin = start

@@ -35,7 +35,6 @@ _RESULT = re.compile(
     re.DOTALL,
 )
 SCALE = {0: 1_000_000_000, 3: 1_000_000, 6: 1000, 9: 1}
-UNIT = {0: "s", 3: "ms", 6: "us", 9: "ns"}
 
 
 def leader(line: bytes) -> re.Match[bytes]:
