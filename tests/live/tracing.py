@@ -184,11 +184,13 @@ def trace(
     env: Mapping[str, str] | None = None,
     stdin: IO[bytes] | int | None = None,
     data: bytes | None = None,
+    before: Sequence[str] = (),
     **kw: Any,
 ) -> Traced:
     """`memtrace run -o path [options] -- argv`, to its end, with the account on descriptor 3.
 
     Args:
+        before: words in front of the command.
         data: what the program gets on stdin; with neither `data` nor `stdin` it gets nothing.
     """
     told = path.with_name(path.name + ".account")
@@ -196,7 +198,7 @@ def trace(
         move = f"{ACCOUNT_FD}>&{account.fileno()} {account.fileno()}>&-"
         words = ["bash", "-c", f'exec "$@" {move if account.fileno() != ACCOUNT_FD else ""}', "sh"]
         done = subprocess.run(
-            [*words, *command(path, argv, *options)],
+            [*words, *before, *command(path, argv, *options)],
             pass_fds=[account.fileno()], env=environment(env), capture_output=True,
             timeout=PATIENCE, check=False, **({"input": data} if data is not None else
             {"stdin": subprocess.DEVNULL if stdin is None else stdin}), **kw,
