@@ -23,17 +23,21 @@ from memtrace.collect.abi import CALLS
 from memtrace.collect.strace.events import Called, Ended, Execed, Unreadable
 from memtrace.collect.strace.events import Event as Said
 from memtrace.collect.strace.parser import Parser
+from memtrace.trace.sizes import PAGE, round_up
 
 Value = int | str | tuple[str, int] | None
 
 #: Arguments that the kernel takes as int, of whose register strace shows the lower half: mmap's fd.
 _INTS = {("mmap", 4)}
 _MASK = (1 << 64) - 1
+TASK_SIZE = 1 << 47
 _NEW_ADDRESS = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
 _NAMES_OF_ITS_OWN = re.compile(r"(?<=/memtrace-sample-)\w{6}")  # mkstemp
 #: Bytes from the first break on that are taken for the heap's.
 _BREAK_REACH = 1 << 30
-#: The argument that says how long what a call has given is.
+#: Which arguments are addresses (else the first), which results are, and how long what is there is.
+_ADDRESSES = {"mremap": (0, 4), "shmat": (1,), "prctl": (2,), "arch_prctl": (), "mlockall": ()}
+_GIVES_ADDRESS = frozenset(("brk", "mmap", "mremap", "shmat"))
 _SIZE_OF_NEW = {"mmap": 1, "mremap": 2}
 _AROUND = 3
 
@@ -139,27 +143,31 @@ def relative(all_steps: Sequence[Step]) -> list[Step]:
     first: dict[int, str] = {}
 
     def place(value: Value) -> Value:
-        if not isinstance(value, int) or not 1 << 32 <= value < 1 << 47:
+        if not isinstance(value, int) or not PAGE <= value < TASK_SIZE:
             return value
         for low, high, name in reversed(regions):
-            if low <= value <= high:
+            if low <= value < high:
                 return name, value - low
-        page = value & ~0xFFF
+        page = value & -PAGE
         return first.setdefault(page, f"first{len(first)}"), value - page
 
     found = []
     for what, args, result, path in all_steps:
-        told = args if what == "exec" else tuple(map(place, args))
         if what == "exec":
             regions.clear()
             first.clear()
-        elif isinstance(result, int) and result >= 1 << 32:
+            found.append(Step(what, args, result, path))
+            continue
+        at = _ADDRESSES.get(what, (0,))
+        told = tuple(place(value) if i in at else value for i, value in enumerate(args))
+        if what in _GIVES_ADDRESS and isinstance(result, int) and result > 0:
             size = args[_SIZE_OF_NEW[what]] if what in _SIZE_OF_NEW else None
             if isinstance(size, int):
-                regions.append((result, result + size, f"{what}{len(regions)}"))
+                regions.append((result, result + round_up(size), f"{what}{len(regions)}"))
             elif what == "brk" and all(name != "break" for _, _, name in regions):
                 regions.append((result, result + _BREAK_REACH, "break"))
-        found.append(Step(what, told, place(result), path))
+            result = place(result)  # noqa: PLW2901 - as it is told
+        found.append(Step(what, told, result, path))
     return found
 
 

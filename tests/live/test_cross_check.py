@@ -117,6 +117,8 @@ def test_python(tmp_path: Path) -> None:
 
 
 def test_the_compiler_proper(tmp_path: Path) -> None:
+    if not fixed():
+        pytest.skip("cc1's heap depends on its addresses, and setarch -R is forbidden here")
     asked = ["gcc", "-print-prog-name=cc1"]
     cc1 = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / "f.c").write_text(C)
