@@ -100,7 +100,10 @@ def command(
     All its threads are traced, and the children it starts from now on. While attached, every system
     call it makes costs some 20 us more. What it had mapped before is known, not how it came about.
     """
-    from memtrace.collect.attaching import record_attached
+    if engine == "strace":
+        from memtrace.collect.strace.attaching import record_attached
+    else:
+        from memtrace.collect.attaching import record_attached
     from memtrace.collect.options import Options, parse_for, parse_pid, parse_snapshots
 
     number = parse_pid(pid)

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 #: The engines, and the verbs that have them; `auto` is the first.
-_ENGINES = {"ptrace": ("run", "attach"), "python-ptrace": ("run",)}
-_LATER_ENGINES = ("bpf", "perf", "strace", "poll")
+_ENGINES = {
+    "ptrace": ("run", "attach"),
+    "strace": ("run", "attach"),
+    "python-ptrace": ("run",),
+}
+_LATER_ENGINES = ("bpf", "perf", "poll")
 _NAME = 40  # columns
 
 
@@ -53,8 +57,9 @@ def _engine(ctx: click.Context, _: click.Parameter, value: str) -> str:
 _OPTIONS = (
     click.option("-o", "--output", "path", default="trace.json", show_default=True, metavar="FILE",
                  help="The trace; .gz and .zst compress. An old one is kept as FILE.old."),
-    click.option("--engine", default="auto", callback=_engine, metavar="auto|ptrace",
-                 help="How to trace; auto is ptrace, which needs no privilege."),
+    click.option("--engine", default="auto", callback=_engine, metavar="auto|ptrace|strace",
+                 help="How to trace; auto is ptrace, which needs no privilege. strace has the "
+                 "strace that is installed do it."),
     click.option("--snapshots", metavar="every=100ms|every=N|off",
                  help="How often to read the kernel's own map for verification (always at exec, "
                  "fork and exit). Default: every 100 ms with at least 256 calls between."),

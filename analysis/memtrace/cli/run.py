@@ -72,6 +72,12 @@ def _by_ptrace() -> Recorder:
     return record
 
 
+def _by_strace() -> Recorder:
+    from memtrace.collect.strace.recording import record
+
+    return record
+
+
 def _by_python_ptrace() -> Recorder:
     from memtrace.collect.debugging import record
 
@@ -81,6 +87,7 @@ def _by_python_ptrace() -> Recorder:
 #: Each engine's `record`, imported when it is wanted.
 _RECORDERS: dict[str, Callable[[], Recorder]] = {
     "ptrace": _by_ptrace,
+    "strace": _by_strace,
     "python-ptrace": _by_python_ptrace,
 }
 

@@ -21,7 +21,7 @@ from memtrace.collect.writing import Result, Writer
 from memtrace.trace.errors import TargetError
 from memtrace.trace.sizes import PAGE
 
-_WATCH_NS = 500_000_000
+WATCH_NS = 500_000_000
 _WRITER_MS = 3_000
 
 
@@ -118,7 +118,7 @@ def record_attached(
     reason = "detached" if left else "the last process ended"
     result = writer.finish(reason, departure.serve)
     if error is None and result.error is None and not (clock.begun or result.counts["records"]):
-        error = _nothing(facts)
+        error = nothing(facts)
     if error is not None:
         output.discard()
         raise error
@@ -153,7 +153,7 @@ class _Clock:
             return False
         now = time.monotonic_ns()
         self.begun = self.begun or now
-        if now - self._shown >= _WATCH_NS:
+        if now - self._shown >= WATCH_NS:
             self._shown = now
             self._watch(self._progress(now - self.begun))
         return self._for_ns is not None and now - self.begun >= self._for_ns
@@ -169,7 +169,7 @@ class _Clock:
         )  # fmt: skip
 
 
-def _nothing(earlier: access.Facts) -> TargetError:
+def nothing(earlier: access.Facts) -> TargetError:
     """The attach ended before the map was read."""
     now = access.before(earlier.pid)
     if now.exists and now.start_time == earlier.start_time and now.alive:

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace attach --engine strace` from end to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from memtrace.collect import access, machine, procfs
+from memtrace.collect.attach import sleeps_elsewhere
+from memtrace.collect.attaching import WATCH_NS, Attached, Progress, nothing
+from memtrace.collect.options import Options
+from memtrace.collect.recorder import begin, prepare
+from memtrace.collect.redact import Redaction
+from memtrace.collect.strace import command
+from memtrace.collect.strace.engine import StraceEngine
+from memtrace.collect.strace.lockstep import Lockstep, Unholdable
+from memtrace.collect.strace.loop import SIGNALS, Loop
+from memtrace.collect.strace.recording import cannot_hold, start
+from memtrace.collect.tracee import Mm
+from memtrace.collect.writing import Writer
+from memtrace.trace.errors import TargetError
+from memtrace.trace.sizes import PAGE
+
+_LEAVING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+#: A task that runs is in a call that it began before the attach no longer than this.
+_SETTLED_NS = 100_000_000
+#: How long a moment for the last comparison is waited for.
+_PATIENCE_NS = 500_000_000
+
+
+def record_attached(
+    pid: int,
+    path: str,
+    options: Options,
+    *,
+    for_ns: int | None,
+    say: Callable[[str], None],
+    watch: Callable[[Progress], None],
+) -> Attached:
+    """As `collect.attaching.record_attached`, by strace.
+
+    Raises:
+        TargetError: it cannot be attached to, there is no strace that can do it, or the trace
+            cannot be created.
+    """
+    machine.require_kernel()
+    facts = access.before(pid)
+    refused = access.refusal(facts)
+    if refused is not None:
+        raise refused
+    for note in access.notes(facts):
+        say(note)
+    strace = command.find()
+    argv = procfs.exec_facts(procfs.living_task(facts.pid))["argv"]
+    redaction = Redaction() if options.redact else None
+    again = f"memtrace attach --engine strace -o /tmp/trace.json {pid}"
+    output = begin(path, machine.header("strace", argv), redaction, again)
+    writer = Writer(output, redaction)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    prepare()
+    lockstep = Lockstep()
+    words = strace.command(lockstep.path, seccomp=False)
+    strace_pid = start([*words, "-q", "-p", str(facts.pid)], before, group=True)
+    engine = StraceEngine(writer.channel, options)
+    visit = _Visit(engine, facts.pid, strace_pid, for_ns, watch, facts.name)
+    loop = Loop(engine, lockstep, strace_pid, visit.signalled)
+    visit.is_idle = loop.is_idle
+    error: TargetError | None = None
+    left = False
+    try:
+        lockstep.follow(strace_pid)
+        left = loop.run(visit.each)
+        if left:
+            os.kill(strace_pid, signal.SIGINT)
+            loop.drain()
+    except Unholdable as e:
+        error = cannot_hold(e)
+        os.kill(strace_pid, signal.SIGINT)
+    lockstep.close()
+    os.waitpid(strace_pid, 0)
+    engine.end()
+    duration = time.monotonic_ns() - (visit.begun or time.monotonic_ns())
+    result = writer.finish("detached" if left else "the last process ended")
+    if error is None and result.error is None and not visit.begun:
+        error = nothing(facts)
+    if error is not None:
+        output.discard()
+        raise error
+    return Attached(
+        path, facts.pid, argv, not left, engine.root_status, duration, result, lambda: None
+    )
+
+
+class _Visit:
+    """What happens beside the calls: the beginning, the line for the user, the end."""
+
+    def __init__(
+        self,
+        engine: StraceEngine,
+        pid: int,
+        strace: int,
+        for_ns: int | None,
+        watch: Callable[[Progress], None],
+        name: str,
+    ) -> None:
+        self.begun = 0
+        self.is_idle: Callable[[], int | None] = lambda: None
+        self._engine = engine
+        self._pid = pid
+        self._strace = strace
+        self._for_ns = for_ns
+        self._watch = watch
+        self._name = name
+        self._shown = 0
+        self._under_control = 0
+        self._mm: Mm | None = None
+        self._leaving = 0
+
+    def signalled(self, _: signal.struct_siginfo) -> None:
+        """Somebody wants us to leave."""
+        self._leaving = self._leaving or time.monotonic_ns()
+
+    def each(self, held: bool) -> bool:  # noqa: FBT001 - the loop's
+        """Whether to leave now."""
+        now = time.monotonic_ns()
+        if self._engine.channel.in_vain():
+            return True
+        if not self.begun:
+            self._try_to_begin(now, held=held)
+            return bool(self._leaving) and not self.begun
+        if now - self._shown >= WATCH_NS:
+            self._shown = now
+            self._watch(self._progress(now - self.begun))
+        if self._for_ns is not None and now - self.begun >= self._for_ns:
+            self._leaving = self._leaving or now
+        return bool(self._leaving) and self._close(now, held=held)
+
+    def _try_to_begin(self, now: int, *, held: bool) -> None:
+        """Read the map, once every thread is strace's and no call can be in flight."""
+        family, pid = self._engine.family, self._pid
+        tasks = procfs.tasks(pid)
+        if any(_tracer_of(task) != self._strace for task in tasks):
+            self._under_control = 0
+            return
+        self._under_control = self._under_control or now
+        if self._mm is None:
+            self._engine.root = pid
+            self._mm = family.unseeded(pid, pid)
+        for task in tasks:
+            if task not in family.tracees:
+                family.take(self._mm, pid, task)
+        settled = now - self._under_control > _SETTLED_NS
+        if self._stands_still(self._mm, held=held, settled=settled) and family.seed(self._mm):
+            self.begun = now
+
+    def _stands_still(self, mm: Mm, *, held: bool, settled: bool = True) -> bool:
+        """Whether no memory call of the mm is in flight, nor can begin while strace is held."""
+        family = self._engine.family
+        if not held and self.is_idle() is None:
+            return False
+        tasks = [t for t in map(family.tracees.get, mm.tids) if t is not None]
+        return not any(t.pending and not t.role for t in tasks) and all(
+            procfs.stat_fields(t.tid)[:1] == ["t"] or sleeps_elsewhere(t.tid) or settled
+            for t in tasks
+        )
+
+    def _close(self, now: int, *, held: bool) -> bool:
+        """Take the last map of each mm, where it stands still; True when there is none left to take
+        or no time.
+        """
+        engine = self._engine
+        before = None if held else self.is_idle()
+        for mm in list(engine.family.mms.values()):
+            tracee = next((t for t in map(engine.family.tracees.get, mm.tids) if t), None)
+            if mm.id in engine.closed or tracee is None:
+                continue
+            if self._stands_still(mm, held=held) and engine.observer.snapshot(
+                mm, tracee, "detach", lambda: held or self.is_idle() == before
+            ):
+                engine.closed.add(mm.id)
+        left = {mm.id for mm in engine.family.mms.values()} - engine.closed
+        return not left or now - self._leaving > _PATIENCE_NS
+
+    def _progress(self, elapsed: int) -> Progress:
+        family, pid = self._engine.family, self._pid
+        task = procfs.living_task(pid)
+        vm, rss = procfs.statm(procfs.read(f"/proc/{task}/statm")) or (0, 0)
+        calls = sum(mm.calls for mm in family.mms.values())
+        return Progress(
+            pid, self._name, elapsed, calls, len(family.process_mm), len(family.tracees),
+            vm * PAGE, rss * PAGE,
+        )  # fmt: skip
+
+
+def _tracer_of(tid: int) -> int | None:
+    (tracer,) = procfs.status_field(tid, "TracerPid")
+    return tracer

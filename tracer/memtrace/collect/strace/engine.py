@@ -1,0 +1,511 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine `strace`: strace traces, and says at every stop what it sees; we look at the target
+while strace is held in saying it (`lockstep.py`).
+
+So a trace holds the same as the ptrace engine's: arguments and results are strace's word; the maps,
+page counts and return addresses are read from /proc and the target's memory at the very stops. The
+one difference: strace lets a thread into its call whenever it gets there. It is held at the entry
+until all others of that address space have come to the end of theirs, so that the order of entries
+is the order of application (`sequence.py`). The map is compared where none is in flight.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence as Values
+from typing import NamedTuple
+
+from memtrace.collect import procfs, wire
+from memtrace.collect.abi import (
+    ABIS,
+    CLONE_VM,
+    ERESTART,
+    NATIVE,
+    Abi,
+    Role,
+    role_of,
+)
+from memtrace.collect.channel import Channel
+from memtrace.collect.family import Family
+from memtrace.collect.observe import Observer
+from memtrace.collect.options import Options
+from memtrace.collect.readback import ReadBack
+from memtrace.collect.strace.events import (
+    Called,
+    Ended,
+    Entered,
+    Event,
+    Execed,
+    Forked,
+    Signalled,
+    Superseded,
+    Unreadable,
+)
+from memtrace.collect.strace.parser import Parser
+from memtrace.collect.strace.sequence import Place, Sequence
+from memtrace.collect.tracee import FirstStop, Mm, Tracee
+from memtrace.collect.turns import LIMIT_NS
+from memtrace.space.calls import MAP_FIXED
+
+_NUMBERS = {abi.name: {name: number for number, name in abi.names.items()} for abi in ABIS.values()}
+_ABIS = {abi.name: abi for abi in ABIS.values()}
+_OP_ENTRY = 1
+_STACK_BYTES = {"brk": 40, "mremap": 96}  # the return address, and one word more (`Site`)
+#: Of their pointers strace prints what they point to: the registers tell the addresses.
+_POINTERS = frozenset(("prctl", "io_setup", "process_madvise"))
+_FORKS = frozenset(("fork", "vfork", "clone", "clone3"))
+_STOPPED: tuple[list[str], ...] = (["t"], ["Z"], ["X"], [])
+
+
+class Done(NamedTuple):
+    """A call that was seen to have come to its end at `ns` (CLOCK_MONOTONIC): what is to be read
+    back if it has `failed`, and if it has `made` what it was asked for; None if not known.
+    """
+
+    ns: int
+    failed: bytes
+    made: bytes | None
+
+
+class StraceEngine:
+    """What strace says, as a trace.
+
+    `root`: the process that was started or attached to; `root_status`: its wait status, None as
+    long as it is not known. `refused`: errno of the exec of the program, 0 if there was none.
+    `unreadable`: lines of strace that were not understood.
+    """
+
+    def __init__(self, channel: Channel, options: Options) -> None:
+        self.channel = Sequence(channel)
+        self.options = options
+        self.observer = Observer(self.channel, options)
+        self.observer.still_stands = self._still_stands
+        self.family = Family(self.channel, self.observer)
+        self.root = 0
+        self.root_status: int | None = None
+        self.refused = 0
+        self.unreadable: list[Unreadable] = []
+        #: Address spaces whose last map has been taken: what they do now is not recorded.
+        self.closed: set[int] = set()
+        self._parser = Parser()
+        self._line = bytearray()  # begun, and not ended
+        self._read_back = ReadBack()
+        self._superseded: dict[int, int] = {}
+        self._places: dict[int, Place] = {}  # tid -> that of its call in flight
+        self._last_in: dict[int, int] = {}  # mm -> the task that was let into a call last
+        self._done: dict[int, Done] = {}  # tid -> of its call in flight, which has ended
+        self._exiting: set[int] = set()
+
+    # -- what strace says -----------------------------------------------------------------------
+
+    def at(self, piece: bytes) -> None:
+        """Where strace is held in writing this: the tracee it writes of stands where it says."""
+        whole, newline, begun = piece.rpartition(b"\n")
+        if newline:
+            for event in self._parser.feed(bytes(self._line) + whole + newline):
+                self._take(event)
+            self._line.clear()
+        self._line += begun
+        if begun:
+            entered = self._parser.entry(bytes(self._line))
+            if entered is not None:
+                self._take(entered)
+
+    def end(self) -> None:
+        """All has been said."""
+        for event in self._parser.close():
+            self._take(event)
+        for tracee in list(self.family.tracees.values()):
+            self._settle(tracee)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Called):
+            self._called(event)
+        elif isinstance(event, Entered):
+            self._entered(event)
+        elif isinstance(event, Forked):
+            self._forked(event)
+        elif isinstance(event, Execed):
+            self._execed(event)
+        elif isinstance(event, Ended):
+            self._ended(event)
+        elif isinstance(event, Signalled):
+            self._signalled(event)
+        elif isinstance(event, Superseded):
+            self._superseded[event.tid] = event.by
+        elif isinstance(event, Unreadable):
+            self.unreadable.append(event)
+            if event.lost:
+                text = event.text[:80].decode("utf-8", "backslashreplace")
+                self.lost(f"strace wrote what cannot be read ({event.why}): {text}")
+
+    def lost(self, why: str) -> None:
+        """Something is missing from here on, of any process."""
+        self.channel.send(wire.life({"rec": "lost", "t": self.channel.now(), "why": why}))
+
+    def _tracee(self, tid: int) -> Tracee | None:
+        """The task that a line is about; None while there is no program."""
+        tracee = self.family.tracees.get(tid)
+        if tracee is None and self.family.process_mm:
+            mother = self._mother(tid)
+            if mother is None:
+                return self.family.early(tid)
+            self._born(mother, tid)
+            tracee = self.family.tracees.get(tid)
+        return tracee
+
+    def _mother(self, tid: int) -> Tracee | None:
+        """Whose fork in flight has made a process that is not known yet."""
+        tgid, ppid = procfs.status_field(tid, "Tgid", "PPid")
+        if tgid != tid:
+            return None
+        forking = [
+            t for t in self.family.tracees.values()
+            if t.pid == ppid and t.pending and t.role is Role.FORK
+        ]  # fmt: skip
+        if len(forking) > 1:
+            word = str(tid).encode()
+            forking = [
+                t for t in forking
+                if word in procfs.read(f"/proc/{t.pid}/task/{t.tid}/children").split()
+            ]  # fmt: skip
+        return forking[0] if len(forking) == 1 else None
+
+    def _born(self, mother: Tracee, child: int) -> None:
+        """A copying fork has been made: where it stands among the mm's calls."""
+        flags, stack = mother.clone or (0, None)
+        place = self._places.get(mother.tid)
+        if place is None:
+            self.family.birth(mother, child, flags or 0, stack)
+            return
+        with self.channel.into(place):
+            self.family.birth(mother, child, flags or 0, stack)
+        self._settle(mother)
+
+    # -- calls --------------------------------------------------------------------------------
+
+    def _entered(self, event: Entered) -> None:
+        tracee = self._tracee(event.tid)
+        if tracee is None or tracee.pending:
+            return  # before the program, or told a second time: its line was cut
+        mm = tracee.mm
+        if not mm.id:
+            return
+        self._first_look(tracee)
+        call = event.call
+        if call in ("exit", "exit_group"):
+            if tracee.tid not in self._exiting:
+                self._exiting.add(tracee.tid)
+                self._exits(tracee, whole=call == "exit_group")
+            return
+        tracee.role = Role.FORK if call in _FORKS else role_of(call)
+        tracee.name, tracee.pending, tracee.t0 = call, True, time.monotonic_ns()
+        self.observer.reach(mm, tracee.tid)
+        registers = self._look(tracee, call)
+        number = _NUMBERS[NATIVE.name].get(call)
+        tracee.entry[0] = NATIVE.audit << 32 | _OP_ENTRY if number and registers else 0
+        if tracee.role or call in _POINTERS:
+            self._arguments(tracee, number or 0, registers)
+        if tracee.role is Role.EXEC:
+            sharing = any(t.pid != tracee.pid for t in map(self.family.tracees.get, mm.tids) if t)
+            if not sharing and self._quiet(tracee) and mm.exec_snap != mm.calls:
+                self.observer.snapshot(mm, tracee, "exec")
+                mm.exec_snap = mm.calls
+            return
+        if tracee.role is Role.FORK:
+            flags = self._clone_facts(tracee, call)[0]
+            if flags is None or flags & CLONE_VM:
+                tracee.pending = False  # shares the map, changes nothing of it
+                return
+        elif call not in _POINTERS:
+            self._arguments(tracee, number or 0, event.args or [])
+        if self.options.evidence and mm.fresh:
+            self.observer.peek_before(tracee)
+        self._await(tracee)
+        self._places[tracee.tid] = self.channel.place()
+        self._last_in[mm.id] = tracee.tid
+
+    def _clone_facts(self, tracee: Tracee, call: str) -> tuple[int | None, int | None]:
+        """The flags and the stack that a child is to have."""
+        e = tracee.entry
+        if call == "clone3":
+            tracee.clone = self.family.clone3_facts(tracee, e[4])
+        elif call == "clone":
+            tracee.clone = (e[4], e[5] or None)
+        else:
+            tracee.clone = (CLONE_VM if call == "vfork" else 0, None)
+        return tracee.clone
+
+    def _look(self, tracee: Tracee, call: str) -> list[int]:
+        """Where a call is made from, and its six arguments, as /proc tells of a task in a stop; []
+        where it does not.
+        """
+        e = tracee.entry
+        e[1] = e[2] = 0
+        tracee.stack = b""
+        words = procfs.read(f"/proc/{tracee.tid}/syscall").split()
+        if len(words) < 3:  # "-1 sp pc" outside of a call, else the number and its arguments
+            return []
+        e[1], e[2] = int(words[-1], 16), int(words[-2], 16)
+        if self.options.evidence:
+            tracee.stack = tracee.mm.bytes_at(e[2], _STACK_BYTES.get(call, 8))
+        return [int(w, 16) for w in words[1:7]] if len(words) == 9 else []
+
+    def _called(self, event: Called) -> None:
+        tracee = self._tracee(event.tid)
+        if tracee is None or not tracee.mm.id:
+            return
+        now, mm = time.monotonic_ns(), tracee.mm
+        self.observer.reach(mm, tracee.tid)
+        if not tracee.pending:
+            self._first_look(tracee)
+            registers = self._look(tracee, event.call)
+            if event.call in _POINTERS:
+                self._arguments(tracee, 0, registers)
+            tracee.t0 = now
+        tracee.pending, tracee.name, tracee.role = False, event.call, Role.MEMORY
+        mm.overlapping.discard(tracee)
+        if event.ret is not None and event.ret in ERESTART:
+            self._settle(tracee)
+            return
+        abi = _ABIS.get(event.abi or "", NATIVE)
+        self._fill(tracee, event, abi)
+        quiet = self._quiet(tracee)
+        ret = event.ret
+        done = self._done.pop(tracee.tid, None)
+        ended = now if done is None else done.ns
+        if ret is None:
+            message = self.observer.call(tracee, 0, ended, b"", _raw(event), wire.UNFINISHED)
+        else:
+            last = self._last_in.get(mm.id) in (None, tracee.tid)
+            statm = self.observer.statm(mm, tracee) if quiet and last else b""
+            extra = None if done is None else done.failed if -4096 < ret < 0 else done.made
+            if extra is None:
+                extra = self._read_back.after(tracee, ret)
+            message = self.observer.call(tracee, ret, ended, statm, _joined(extra, _raw(event)))
+        self._settle(tracee, message)
+        if quiet:
+            why = "overlap" if mm.disordered else self.observer.due(mm, now)
+            if why and self.observer.snapshot(mm, tracee, why):
+                mm.disordered = False
+
+    def _fill(self, tracee: Tracee, event: Called, abi: Abi) -> None:
+        """The entry's registers as they are for the native call of that name: `raw` says besides
+        what the program really called.
+        """
+        e = tracee.entry
+        tracee.abi = abi
+        number = _NUMBERS[abi.name].get(event.raw or event.call)
+        e[0] = abi.audit << 32 | _OP_ENTRY
+        e[3] = _NUMBERS[abi.name][event.call] if number is None else number
+        if event.call not in _POINTERS:
+            self._arguments(tracee, e[3], event.args)
+        if event.abi == "x32":
+            e[3] |= 0x40000000
+
+    @staticmethod
+    def _arguments(tracee: Tracee, number: int, args: Values[int]) -> None:
+        e = tracee.entry
+        e[3] = number
+        for i in range(6):
+            e[4 + i] = (args[i] if i < len(args) else 0) & (1 << 64) - 1
+
+    def _quiet(self, tracee: Tracee) -> bool:
+        """Whether no other call of the mm is in flight: strace is held, so none can begin."""
+        return all(t is tracee for t in self._in_flight(tracee.mm))
+
+    # -- the order of application ---------------------------------------------------------------
+
+    def _await(self, tracee: Tracee) -> None:
+        """Before a call begins, those of the mm that are in flight have to come to their end: then
+        the order of entries is the order of application. strace is held meanwhile; they reach their
+        stop without it. One that does not (it may wait for this very thread) is left to overlap.
+        """
+        mm = tracee.mm
+        others = [t for t in self._in_flight(mm) if t is not tracee]
+        end = time.monotonic_ns() + LIMIT_NS
+        nap = 0.0
+        while others := [t for t in others if procfs.stat_fields(t.tid)[:1] not in _STOPPED]:
+            if time.monotonic_ns() > end:
+                self._overlap(mm, [*others, tracee])
+                return
+            time.sleep(nap)
+            nap = min(nap + 0.00005, 0.005)
+        for t in self._in_flight(mm):
+            if t is not tracee and t.tid not in self._done and t.role is Role.MEMORY:
+                self._done[t.tid] = self._look_back(t)
+
+    def _look_back(self, tracee: Tracee) -> Done:
+        """What the kernel shows of a call that has come to its end, of which strace has not told
+        yet, before the next one can change it.
+        """
+        failed = self._read_back.after(tracee, -1)
+        fixed = tracee.name == "mmap" and tracee.entry[7] & MAP_FIXED
+        made = self._read_back.after(tracee, tracee.entry[4]) if fixed else None
+        return Done(time.monotonic_ns(), failed, made)
+
+    def _overlap(self, mm: Mm, tracees: list[Tracee]) -> None:
+        self.channel.send(wire.life({
+            "rec": "overlap", "t": self.channel.now(), "mm": mm.id,
+            "tids": [t.tid for t in tracees],
+        }))  # fmt: skip
+        mm.disordered = True
+        for t in tracees[:-1]:
+            mm.overlapping.add(t)
+            self._settle(t)
+
+    def _settle(self, tracee: Tracee, message: bytes = b"") -> None:
+        """Put a call's message where it belongs; one that has lost its place goes last."""
+        place = self._places.pop(tracee.tid, None)
+        self._done.pop(tracee.tid, None)
+        if tracee.mm.id in self.closed:
+            message = b""
+        if place is not None:
+            self.channel.settle(place, message)
+        else:
+            self.channel.send(message)
+
+    def _in_flight(self, mm: Mm) -> list[Tracee]:
+        return [t for t in map(self.family.tracees.get, mm.tids) if t is not None and t.pending]
+
+    # -- births, execs and deaths ---------------------------------------------------------------
+
+    def _first_look(self, tracee: Tracee) -> None:
+        """A forked child has not done anything yet: its map is its parent's."""
+        if tracee.at_first_stop is FirstStop.SNAPSHOT:
+            self.observer.snapshot(tracee.mm, tracee, "fork")
+        elif tracee.at_first_stop is FirstStop.SEED:
+            self.family.seed(tracee.mm, "fork")
+        tracee.at_first_stop = FirstStop.NOTHING
+
+    def _forked(self, event: Forked) -> None:
+        parent = self._tracee(event.tid)
+        if parent is None or not parent.mm.id:
+            return
+        if event.child is None:
+            if event.ret is not None and event.ret < 0:
+                self._failed(parent, event.ret)
+        elif parent.pending and parent.tid in self._places:
+            self._born(parent, event.child)
+        else:
+            self.family.birth(parent, event.child, event.flags, event.stack)
+        parent.pending = False
+        parent.mm.overlapping.discard(parent)
+        self._settle(parent)
+
+    def _execed(self, event: Execed) -> None:
+        if event.ret is None:
+            return
+        if not self.family.process_mm:
+            # strace's own exec of the program.
+            if event.ret < 0:
+                self.refused = -event.ret
+                return
+            self.root = event.tid
+            self.family.add_root(event.tid)
+            self.family.execed(event.tid, event.tid)
+            return
+        tracee = self._tracee(event.tid)
+        if event.ret < 0:
+            if tracee is not None:
+                self._failed(tracee, event.ret)
+            return
+        by = self._superseded.pop(event.tid, event.tid)
+        for other in [t for t in self.family.tracees.values() if t.pid == event.tid]:
+            self._settle(other)
+            other.mm.overlapping.discard(other)
+        self.family.execed(event.tid, by)
+
+    def _failed(self, tracee: Tracee, ret: int) -> None:
+        """An exec or a fork that was not made; its arguments are pointers, which /proc told."""
+        mm, now = tracee.mm, time.monotonic_ns()
+        if not tracee.pending or not tracee.entry[0]:
+            tracee.pending = False
+            return
+        tracee.pending = False
+        searched = tracee.role is Role.EXEC and mm.exec_snap == mm.calls
+        statm = self.observer.statm(mm, tracee) if self._quiet(tracee) else b""
+        self._settle(tracee, self.observer.call(tracee, ret, now, statm, b""))
+        if searched:
+            mm.exec_snap = mm.calls  # a search through PATH changes nothing
+
+    def _exits(self, tracee: Tracee, *, whole: bool) -> None:
+        """A task, or the whole process, is about to end."""
+        mm = tracee.mm
+        leaving = {tracee.tid}
+        if whole:
+            leaving |= {t.tid for t in self.family.tracees.values() if t.pid == tracee.pid}
+        self.observer.peek(tracee, final=True)
+        if mm.live <= leaving and self._quiet(tracee):
+            self.observer.snapshot(mm, tracee, "exit")
+        mm.live -= {tracee.tid}
+
+    def _signalled(self, event: Signalled) -> None:
+        """A signal that will kill: the last moment the mm can be read."""
+        tracee = self._tracee(event.tid)
+        if event.stopped or tracee is None or not tracee.mm.id:
+            return
+        self._first_look(tracee)
+        if _is_deadly(tracee.tid, event.signal) and self._quiet(tracee):
+            mm = tracee.mm
+            if all(t.pid == tracee.pid for t in map(self.family.tracees.get, mm.tids) if t):
+                self.observer.peek_all(mm)
+                self.observer.snapshot(mm, tracee, "exit")
+
+    def _ended(self, event: Ended) -> None:
+        tracee = self._tracee(event.tid)
+        if event.tid == self.root:
+            code = event.code
+            self.root_status = code << 8 if code is not None else event.signal or 0
+        if tracee is None:
+            return
+        mm = tracee.mm
+        self._exiting.discard(event.tid)
+        mm.overlapping.discard(tracee)
+        if tracee.pending:
+            tracee.pending = False
+            if tracee.role is Role.MEMORY:
+                self._killed_in_call(tracee)
+        self._settle(tracee)
+        self.family.ended(event.tid, event.code, event.signal)
+
+    def _killed_in_call(self, tracee: Tracee) -> None:
+        """Killed between a call's entry and its exit: whether it was made is not known."""
+        number = _NUMBERS[NATIVE.name].get(tracee.name)
+        if number is None:
+            return
+        tracee.entry[0] = NATIVE.audit << 32 | _OP_ENTRY
+        now = time.monotonic_ns()
+        self._settle(tracee, self.observer.call(tracee, 0, now, b"", b"", wire.UNFINISHED))
+
+    def _still_stands(self, tracee: Tracee) -> bool:
+        """Whether the task is in the stop that strace was held at."""
+        return procfs.stat_fields(tracee.tid)[:1] == ["t"]
+
+
+def _raw(event: Called) -> bytes:
+    """The name that the program used, where it is not the canonical one."""
+    if event.raw is None:
+        return b""
+    args = [*event.args, 0, 0, 0, 0, 0, 0][:6]
+    return wire.extra({"args": args, "call": event.call, "raw": event.raw})
+
+
+def _joined(a: bytes, b: bytes) -> bytes:
+    return a[:-1] + b"," + b[1:] if a and b else a or b
+
+
+def _is_deadly(tid: int, name: str) -> bool:
+    """Whether the signal ends the process: its default action does, and nothing else is set."""
+    try:
+        number = signal.Signals[name].value
+    except KeyError:
+        return False
+    if number in (
+        signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP,
+        signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
+    ):  # fmt: skip
+        return False
+    ignored, caught = procfs.dispositions(tid)
+    return not (ignored | caught) >> (number - 1) & 1

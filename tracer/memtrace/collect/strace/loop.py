@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The loop of the strace engine: wait until strace is held, look, let it go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from memtrace.collect import procfs
+from memtrace.collect.job import RELAYED
+from memtrace.collect.strace.engine import StraceEngine
+from memtrace.collect.strace.lockstep import NEWS, Lockstep
+
+#: All that the loop waits for: they must be blocked.
+SIGNALS = frozenset((NEWS, signal.SIGCHLD, *RELAYED))
+_FLUSH_NS = 150_000_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+#: How often strace is looked at again at once when it runs: it may be about to block.
+_SPINS = 40
+_NR_WAIT4 = 61  # x86-64
+
+
+class Loop:
+    """strace, its output, and the engine that reads it.
+
+    Args:
+        engine: is told of each piece while strace is held in writing it.
+        lockstep: has been told of strace's pid.
+        pid: of strace, a child of ours.
+        signalled: what to do with one of the other signals.
+    """
+
+    def __init__(
+        self,
+        engine: StraceEngine,
+        lockstep: Lockstep,
+        pid: int,
+        signalled: Callable[[signal.struct_siginfo], None],
+    ) -> None:
+        self.engine = engine
+        self._lockstep = lockstep
+        self._pid = pid
+        self._signalled = signalled
+        self._ended = False
+
+    def run(self, each: Callable[[bool], bool] | None = None) -> bool:
+        """Until strace has ended (False), or `each` says that it is enough (True).
+
+        Args:
+            each: called while strace is held, with True, after the engine has looked; and with
+                False now and then when it is not.
+        """
+        lockstep, at = self._lockstep, self.engine.at
+        pause, spins, flushed = _FIRST_PAUSE, 0, time.monotonic_ns()
+        while True:
+            piece = lockstep.held()
+            now = time.monotonic_ns()
+            if now - flushed > _FLUSH_NS:
+                self.engine.channel.flush()
+                flushed = now
+            if piece:
+                at(piece)
+                if each is not None and each(True):
+                    return True
+                lockstep.release()
+                pause, spins = _FIRST_PAUSE, 0
+                # One signal says that this write has ended, the next that another one waits.
+                if self._wait(pause):
+                    self._wait(pause)
+            elif piece is None and spins < _SPINS:
+                spins += 1
+                os.sched_yield()
+            elif self._ended and not lockstep.release():
+                at(bytes(lockstep.rest))
+                return False
+            elif self._wait(pause):
+                pause, spins = _FIRST_PAUSE, 0
+            else:
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                if each is not None and each(False):
+                    return True
+
+    def drain(self) -> None:
+        """Let strace go on to its end, whatever it says."""
+        while self._lockstep.release() or not self._ended:
+            self._wait(_FIRST_PAUSE)
+
+    def is_idle(self) -> int | None:
+        """How often strace has been switched away from so far, if it waits for a stop; None if it
+        does anything else. While this number stands, no stop was dealt with, and so no call of a
+        tracee has begun.
+        """
+        if procfs.syscall_of(self._pid) != _NR_WAIT4:
+            return None
+        counts = procfs.status_field(
+            self._pid, "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"
+        )
+        return sum(n or 0 for n in counts)
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether a signal came within that time."""
+        info = signal.sigtimedwait(SIGNALS, seconds)
+        if info is None:
+            return False
+        if info.si_signo == signal.SIGCHLD:
+            done = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            self._ended = self._ended or done is not None
+        elif info.si_signo != NEWS:
+            self._signalled(info)
+        return True

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace run --engine strace` from end to end: strace, output, writer, loop, result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from memtrace.collect import machine
+from memtrace.collect.launch import environment, not_executable, resolve
+from memtrace.collect.options import Options
+from memtrace.collect.recorder import Recording, begin, prepare
+from memtrace.collect.redact import Redaction
+from memtrace.collect.strace import command
+from memtrace.collect.strace.engine import StraceEngine
+from memtrace.collect.strace.lockstep import Lockstep, Unholdable
+from memtrace.collect.strace.loop import SIGNALS, Loop
+from memtrace.collect.writing import Writer
+from memtrace.trace.errors import TargetError
+
+
+def record(argv: Sequence[str], path: str, options: Options) -> Recording:
+    """Run a program under strace and write its trace to `path`.
+
+    Raises:
+        TargetError: there is no strace that can do it, the program cannot be run, or the trace
+            cannot be created.
+    """
+    machine.require_kernel()
+    strace = command.find()
+    program = resolve(argv[0])
+    redaction = Redaction() if options.redact else None
+    again = "memtrace run --engine strace -o /tmp/trace.json -- PROG ARGS..."
+    output = begin(path, machine.header("strace", argv), redaction, again)
+    writer = Writer(output, redaction)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    prepare()
+    lockstep = Lockstep()
+    words = strace.command(lockstep.path, seccomp=options.seccomp)
+    begun = time.monotonic_ns()
+    pid = start([*words, *command.program(argv)], before)
+    engine = StraceEngine(writer.channel, options)
+    loop = Loop(engine, lockstep, pid, forward(engine))
+    error: TargetError | None = None
+    try:
+        lockstep.follow(pid)
+        loop.run()
+    except Unholdable as e:
+        if engine.root:
+            engine.lost(f"strace could not be held at its stops any more: {e}")
+            loop.drain()
+        else:
+            error = cannot_hold(e)
+            os.kill(pid, signal.SIGKILL)
+    lockstep.close()
+    _, status = os.waitpid(pid, 0)
+    duration = time.monotonic_ns() - begun
+    engine.end()
+    result = writer.finish("the last process ended")
+    if engine.refused:
+        error = not_executable(program, engine.refused)
+    elif not engine.root and error is None:
+        error = TargetError(
+            f"strace ended with status {os.waitstatus_to_exitcode(status)} and traced nothing",
+            hint="memtrace doctor",
+        )
+    if error is not None:
+        output.discard()
+        raise error
+    ended = engine.root_status if engine.root_status is not None else status
+    return Recording(path, ended, duration, result, engine.family.withheld)
+
+
+def cannot_hold(e: Unholdable) -> TargetError:
+    """The error for a strace that goes on while we look."""
+    return TargetError(
+        f"strace cannot be held at its stops here: {e}",
+        hint="strace -f -ttt -T -y -o strace.log -- PROG ARGS..., then memtrace import strace.log",
+    )
+
+
+def start(words: Sequence[str], mask: Iterable[int], *, group: bool = False) -> int:
+    """Start strace as the program is to run: its descriptors, environment and signals.
+
+    Args:
+        words: its command line, the first a path.
+        mask: the signals that are blocked.
+        group: it is to have a process group of its own, out of a terminal's reach.
+    """
+    env = environment()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if group:
+            os.setpgid(0, 0)
+        os.execve(words[0], list(words), env)  # noqa: S606
+    finally:
+        os._exit(127)
+
+
+def forward(engine: StraceEngine) -> Callable[[signal.struct_siginfo], None]:
+    """What is sent to memtrace is meant for the program; a terminal has sent to both."""
+
+    def send(info: signal.struct_siginfo) -> None:
+        if info.si_code <= 0 and engine.root:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(engine.root, info.si_signo)
+
+    return send
