@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From the text between a call's brackets to values: lists, strings, file descriptors.
 
-The expressions are possessive: none of them tries a text twice, so that time stays linear in the
-length of a line whatever is in it.
+The expressions are possessive: none of them tries a text twice in the same way, so that time stays
+linear in the length of a line whatever is in it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _NAMED = re.compile(rb"[a-z_][a-z0-9_]*+=(?!>)")
 _ANNOTATION = re.compile(rb"<[^<>]*+>")
 
 AT_FDCWD = -100
+_UNCLOSED = 16
 
 
 def split(text: bytes, start: int, closer: bytes) -> tuple[list[bytes], int]:
@@ -50,7 +51,7 @@ def split(text: bytes, start: int, closer: bytes) -> tuple[list[bytes], int]:
             return ([part.strip() for part in inside.split(b",")] if inside else []), simple.end()
     out: list[bytes] = []
     stack = [closer]
-    begin = start
+    begin, unclosed = start, 0
     for token in _TOKEN.finditer(text, start):
         at = token.start()
         if token.end() - at > 1:
@@ -72,6 +73,11 @@ def split(text: bytes, start: int, closer: bytes) -> tuple[list[bytes], int]:
                 return out, at + 1
         elif char == b'"':
             raise UnclearError("a string in it does not end")
+        elif char == b"<" or text.startswith(b"/*", at):
+            # It was looked for the end of this one in vain: to do so for each takes forever.
+            unclosed += 1
+            if unclosed > _UNCLOSED:
+                raise UnclearError("its brackets do not match")
     last = text[begin:].strip()
     if last or out:
         out.append(last)

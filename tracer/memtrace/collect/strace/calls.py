@@ -218,17 +218,17 @@ def _arguments(name: str, args: list[bytes], abi: str | None) -> _Read | None:
                 "strace printed ipc's raw arguments: where shmat attached is not in them"
             )
         return None
-    if name == "mmap2":
-        name, raw, abi = "mmap", "mmap2", "i386"
+    if name in {"mmap2", "old_mmap"}:
+        name, raw, abi = "mmap", name, "i386"
     elif name == "mmap" and abi == "i386":
         raw = "old_mmap"
-        if len(args) == 1:
-            raise UnclearError("strace printed only the address of its arguments")
     elif name == "shmat" and len(args) == 4:
         raise UnclearError(
             "strace printed ipc's raw arguments: where shmat attached is not in them"
         )
     readers = _READERS[name]
+    if name == "mmap" and len(args) == 1:  # old_mmap with -e raw
+        raise UnclearError("strace printed only the address of its arguments")
     if len(args) != len(readers) and not (name == "mremap" and len(args) == 4):
         raise UnclearError(f"{name} has {len(readers)} arguments, not {len(args)}")
     values = [read(text) for read, text in zip(readers, args, strict=False)]
@@ -482,7 +482,7 @@ def _close(begun: Begun, args: list[bytes], end: Ending) -> Event | None:
 
 Decoder = Callable[[Begun, list[bytes], Ending], Event | None]
 _GROUPS: tuple[tuple[tuple[str, ...], Decoder], ...] = (
-    ((*_READERS, "mmap2", "ipc", "prctl", "arch_prctl"), _memory),
+    ((*_READERS, "mmap2", "old_mmap", "ipc", "prctl", "arch_prctl"), _memory),
     (("fork", "vfork", "clone", "clone3"), _fork),
     (("execve", "execveat"), _exec),
     (("exit", "exit_group"), _exit),
@@ -494,6 +494,11 @@ _GROUPS: tuple[tuple[tuple[str, ...], Decoder], ...] = (
 _DECODERS = {name: decoder for names, decoder in _GROUPS for name in names}
 #: Every name whose calls are read. Beside them: `syscall_0x...`, a number without a name.
 NAMES = frozenset(_DECODERS)
+
+
+def exact(name: str) -> bool:
+    """Whether the number of a call's error matters, not only that it failed."""
+    return _decoder(name) in {_memory, _fork, _exec}
 
 
 def _decoder(name: str) -> Decoder:

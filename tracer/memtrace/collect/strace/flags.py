@@ -98,10 +98,11 @@ SIGNALS: Table = (
 CLONE_OR_SIGNAL = CLONE | SIGNALS
 
 #: Error names; the last six never reach a program (include/linux/errno.h).
-ERRORS: Table = {name.encode(): value for value, name in errno.errorcode.items()} | {
-    b"EWOULDBLOCK": 11, b"EDEADLOCK": 35, b"ENOTSUPP": 524, b"ENOIOCTLCMD": 515,
-    b"ERESTARTSYS": 512, b"ERESTARTNOINTR": 513, b"ERESTARTNOHAND": 514,
-    b"ERESTART_RESTARTBLOCK": 516,
+ERRORS: Table = {
+    name.encode(): number for name, number in vars(errno).items() if name.startswith("E")
+} | {
+    b"ENOTSUPP": 524, b"ENOIOCTLCMD": 515, b"ERESTARTSYS": 512, b"ERESTARTNOINTR": 513,
+    b"ERESTARTNOHAND": 514, b"ERESTART_RESTARTBLOCK": 516,
 }  # fmt: skip
 
 _NUMBER = re.compile(rb"-?[1-9][0-9]{0,19}+|0x[0-9a-f]{1,16}+|0")

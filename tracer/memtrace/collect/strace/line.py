@@ -60,8 +60,9 @@ class Result(NamedTuple):
     took: int | None
 
 
-def result(text: bytes, at: int) -> Result:
-    """Read a result, from behind the closing bracket to the end of the line.
+def result(text: bytes, at: int, *, exact: bool = True) -> Result:
+    """Read a result, from behind the closing bracket to the end of the line. If it need not be
+    `exact`, an error that is newer than this table is -1.
 
     Errors: UnclearError.
     """
@@ -74,9 +75,9 @@ def result(text: bytes, at: int) -> Result:
         took = nanoseconds(whole, part)
     ret: int | None
     if name is not None:
-        if name not in ERRORS:
+        if name not in ERRORS and exact:
             raise UnclearError(f"the error {name[:30].decode()} has no known number")
-        ret = -ERRORS[name]
+        ret = -ERRORS.get(name, 1)
     elif errno is not None:
         ret = -int(errno)
     elif shown is None or unavailable is not None:

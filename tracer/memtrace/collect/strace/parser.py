@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 
+from memtrace.collect.strace import plain
 from memtrace.collect.strace.arguments import split
 from memtrace.collect.strace.calls import Begun, entered
 from memtrace.collect.strace.events import Called, Closed, Entered, Event, Opened
 from memtrace.collect.strace.flags import UnclearError
 from memtrace.collect.strace.forms import INTEREST, NAME, key
 from memtrace.collect.strace.line import leader
-from memtrace.collect.strace.plain import FILE, FILES, HOT, PLAIN, arguments
+from memtrace.collect.strace.plain import FILE, FILES, HOT, arguments
 from memtrace.collect.strace.reading import Reading
 
 #: A longer line is not read.
@@ -111,8 +112,11 @@ class Parser:
     def close(self) -> list[Event]:
         """The last line, if it has no newline, and the calls that have not ended."""
         out: list[Event] = []
-        if self._rest or self._long:
+        if self._long:
             self._flush(out)
+        elif self._rest:
+            self._reading.read(bytes(self._rest), out, whole=False)
+            self._rest.clear()
         self._reading.close(out)
         return out
 
@@ -134,7 +138,7 @@ class Parser:
         reading = self._reading
         tid, time = reading.thread(lead), reading.times.peek(lead)
         head = Begun(reading.line + 1, tid, time, None, known, b"")
-        return entered(head, args, reading.abi.get(tid))
+        return entered(head, args, reading.mode(tid))
 
     # ---- bytes to lines ----
 
@@ -163,13 +167,13 @@ class Parser:
     def _many(self, lines: list[bytes], out: list[Event]) -> None:
         """The short way for plain lines (plain.py), the long one (reading.py) for all others."""
         reading = self._reading
-        times, heads, plain = reading.times, reading.heads, PLAIN.fullmatch
+        times, heads, match = reading.times, reading.heads, plain.PLAIN.fullmatch
         quiet, tids, hot, files = self._quiet, self._tids, HOT, FILES
         number, ignored = reading.line, 0
         short = reading.plain
         for line in lines:
             number += 1
-            found = plain(line) if short else None
+            found = match(line) if short else None
             if found is not None:
                 (
                     bracketed, bare, second, part, name, address, length, first, flags, fd, path,
@@ -213,14 +217,14 @@ class Parser:
         reading.line, reading.ignored = number, reading.ignored + ignored
 
     def _file(
-        self, line: bytes, plain: re.Match[bytes], tid: int, number: int, out: list[Event]
+        self, line: bytes, whole: re.Match[bytes], tid: int, number: int, out: list[Event]
     ) -> bool:
         """Read a plain openat or close; False if it is not that plain."""
-        found = FILE.fullmatch(line, plain.end(5) + 1)
+        found = FILE.fullmatch(line, whole.end(5) + 1)
         if found is None:
             return False
         closed, path, flags, fd, resolved = found.groups()
-        if (closed is not None) != (plain.group(5) == b"close"):
+        if (closed is not None) != (whole.group(5) == b"close"):
             return False
         if closed is not None:
             out.append(Closed(number, tid, int(closed), int(closed)))

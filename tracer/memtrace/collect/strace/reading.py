@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from memtrace.collect.strace import forms
 from memtrace.collect.strace.arguments import split
-from memtrace.collect.strace.calls import Begun, Ending, ended, entered
+from memtrace.collect.strace.calls import Begun, Ending, ended, entered, exact
 from memtrace.collect.strace.events import (
     Attached,
     Ended,
@@ -78,15 +78,17 @@ class Reading:
         self.heads = self._flying.heads
         self._torn: _Torn | None = None
         self._table = False
+        self._whole = True
 
     @property
     def plain(self) -> bool:
         """Whether nothing that stands before the next line changes what it says."""
         return self._torn is None and not self.abi
 
-    def read(self, line: bytes, out: list[Event]) -> None:
-        """Read one line, without its newline."""
+    def read(self, line: bytes, out: list[Event], *, whole: bool = True) -> None:
+        """Read one line, without its newline. `whole`: it had one."""
         self.line += 1
+        self._whole = whole
         if self.line == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         line = line.removesuffix(b"\r")
@@ -98,6 +100,8 @@ class Reading:
             if self._continues(torn, line):
                 line, since, tears = torn.text + line, torn.line, torn.tears
                 self._torn = None
+            elif not torn.own and torn.tears < _TEARS and self._foreign(line):
+                self._torn = torn._replace(tears=torn.tears + 1)
             elif not (torn.own and forms.MESSAGE.fullmatch(line)):
                 self._torn = None
                 self._cut(torn, out)
@@ -120,12 +124,19 @@ class Reading:
         """The number before the line, 0 for none."""
         bracketed, number = lead.group(1, 2)
         if bracketed is not None:
-            self.prefix = "pid"
+            self.prefix = self.prefix or "pid"
             return int(bracketed)
         if number is not None:
-            self.prefix = "number"
+            self.prefix = self.prefix or "number"
             return int(number)
         return 0
+
+    def mode(self, tid: int) -> str | None:
+        """The mode that a thread runs in. Lines name none while there is only one."""
+        if tid or not self.abi:
+            return self.abi.get(tid)
+        modes = set(self.abi.values())
+        return modes.pop() if len(modes) == 1 else None
 
     def _one(self, line: bytes, since: int, tears: int, out: list[Event]) -> None:
         lead = leader(line)
@@ -136,8 +147,8 @@ class Reading:
         elif line.startswith(b"<... ", at):
             self._resumed(line, since, tears, lead, out)
         elif not self._note(line, lead, out):
-            lost = at > 0 or any(char in line for char in (b"(", b")", b"="))
-            self._unreadable(line, "it has no form that strace writes", out, lost=lost)
+            why = "it has no form that strace writes"
+            self._unreadable(line, why, out, lost=not self._foreign(line))
 
     # ---- calls ----
 
@@ -152,7 +163,7 @@ class Reading:
             why = "another call of its thread follows, but it never ended"
             self._unreadable(shown, why, out, line=head.line)
         known = self._key(name.group(1))
-        if known is None and forms.QUIET_REST.fullmatch(line, name.end()):
+        if known is None and self._whole and forms.QUIET_REST.fullmatch(line, name.end()):
             self.ignored += 1
             return
         shown_ip = lead.group(10)
@@ -170,7 +181,7 @@ class Reading:
             return
         known = self._key(found.group(1))
         if known is None:
-            if forms.QUIET_REST.fullmatch(line, found.end()):
+            if self._whole and forms.QUIET_REST.fullmatch(line, found.end()):
                 self.ignored += 1
                 return
             begun = Begun(since, tid, time, None, "", b"")
@@ -226,20 +237,26 @@ class Reading:
             lost = error.lost and (head.name != "" or self._matters(part.line))
             self._unreadable(part.line, str(error), out, lost=lost)
             return
+        if not self._whole and not text.endswith((b")", b">")):
+            # strace ends each line: of this one nobody knows whether more digits would follow.
+            self._unreadable(part.line, "the log is cut off in it", out, lost=head.name != "")
+            return
         if event is None:
             self.ignored += 1
             return
-        if isinstance(event, Forked) and event.child is not None and event.tid in self.abi:
+        if isinstance(event, Forked) and event.child is not None and self.abi:
             # strace says the mode of a thread only when it changes; a child begins with its
             # parent's.
-            self.abi.setdefault(event.child, self.abi[event.tid])
+            abi = self.mode(event.tid)
+            if abi is not None:
+                self.abi.setdefault(event.child, abi)
         out.append(event)
 
     def _ending(self, part: _Part, args: list[bytes], end: int) -> Event | None:
         text, head = part.text, part.head
         if head.name:
-            answer = result(text, end)
-            abi = self.abi.get(head.tid)
+            answer = result(text, end, exact=exact(head.name))
+            abi = self.mode(head.tid)
             return ended(head, args, Ending(self.line, head.tid, part.time, answer, abi))
         if not forms.QUIET_RESULT.match(text, end) or forms.MATTERS.search(text, end):
             raise UnclearError("its result cannot be read")
@@ -262,7 +279,7 @@ class Reading:
                 except UnclearError as error:
                     self._unreadable(part.line, str(error), out)
                     return
-                event = entered(head, args, self.abi.get(head.tid))
+                event = entered(head, args, self.mode(head.tid))
                 if event is not None:
                     out.append(event)
             self._flying.put(head._replace(text=body))
@@ -282,7 +299,7 @@ class Reading:
             return
         try:
             args, _ = split(head.text, 0, b")")
-            end = Ending(self.line, head.tid, None, _NEVER, self.abi.get(head.tid))
+            end = Ending(self.line, head.tid, None, _NEVER, self.mode(head.tid))
             event = ended(head, args, end)
         except UnclearError as error:
             shown = f"{head.name}(".encode() + head.text
@@ -335,6 +352,13 @@ class Reading:
         quiet = name is not None and self._key(name.group(1)) is None
         lost = not quiet or self._matters(torn.text)
         self._unreadable(torn.text, "the line is cut off", out, lost=lost, line=torn.line)
+
+    @staticmethod
+    def _foreign(line: bytes) -> bool:
+        """Whether a line has nothing of a call: what a program printed between."""
+        return leader(line).end() == 0 and not any(
+            part in line for part in (b"(", b")", b"=", b"<...", b"+++", b"---", b"strace: ")
+        )
 
     @staticmethod
     def _matters(line: bytes) -> bool:

@@ -17,7 +17,7 @@ class Times:
 
     `clock`: its precision, "s", "ms", "us" or "ns"; None as long as there is none. `epoch`: what it
     counts from, "unix", "day" (midnight before the first line: a new day is noticed) or "start"
-    (the first line). Of a line with both times the finer one counts.
+    (the first line): both as of the first line that has one. Of a line with both the finer counts.
     """
 
     __slots__ = ("_days", "_elapsed", "_last", "clock", "epoch", "second", "since")
@@ -39,7 +39,7 @@ class Times:
             if small is not None:
                 self._elapsed += int(small) * SCALE[fine]
             if (hours is None and epoch is None) or fine > (0 if part is None else len(part)):
-                self.clock, self.epoch = _UNIT[fine], "start"
+                self._found(fine, "start")
                 return self._elapsed
         if epoch is not None:
             shown, at, kind = epoch, int(epoch) * _SECOND, "unix"
@@ -58,8 +58,12 @@ class Times:
         if part is not None:
             places = len(part)
             at += int(part) * SCALE[places]
-        self.clock, self.epoch = _UNIT[places], kind
+        self._found(places, kind)
         return at
+
+    def _found(self, places: int, epoch: str) -> None:
+        if self.clock is None:
+            self.clock, self.epoch = _UNIT[places], epoch
 
     def peek(self, lead: re.Match[bytes]) -> int | None:
         """The same of a line that will be read again."""
