@@ -13,7 +13,7 @@ from memtrace.cli.options import common, quiet
 from memtrace.cli.output import same_file
 from memtrace.cli.record import printable
 from memtrace.trace.errors import UsageError
-from memtrace.trace.sizes import format_size, format_time
+from memtrace.trace.sizes import format_moment, format_size
 
 if TYPE_CHECKING:
     from memtrace.collect.strace.importing import Imported
@@ -28,25 +28,31 @@ if TYPE_CHECKING:
 @click.option("--redact", is_flag=True,
               help="Keep arguments, environment, paths and other names out of it.")  # fmt: skip
 @common
-@click.argument("log")
-def command(*, path: str, redact: bool, log: str) -> None:
+@click.argument("logs", nargs=-1, required=True, metavar="LOG...")
+def command(*, path: str, redact: bool, logs: tuple[str, ...]) -> None:
     """Make a trace of LOG, which strace -f has written; - is standard input.
+
+    Of a log in many files (strace -ff), LOG is what their names begin with, their folder, or all of
+    them.
 
     No line that may matter is dropped in silence: what cannot be read is counted and shown. A log
     holds no map of the kernel, so that the trace cannot be verified.
     """
     from memtrace.collect.strace.importing import import_log
 
-    if same_file(path, log):
-        raise UsageError(f"the trace would replace {log}", hint=f"memtrace import {quote(log)}")
-    done = import_log(log, path, redact=redact)
+    for log in logs:
+        if same_file(path, log):
+            raise UsageError(f"the trace would replace {log}", hint=f"memtrace import {quote(log)}")
+    done = import_log(logs, path, redact=redact)
     if not quiet():
-        to_stderr(summary(log, path, done))
+        to_stderr(summary(logs[0], path, done))
 
 
 def summary(log: str, path: str, r: Imported) -> str:
     """The lines that `import` prints on stderr: how much, can I trust it, what next."""
-    took = "" if r.duration_ns is None else f"{format_time(r.duration_ns)}  "
+    from memtrace.collect.strace.recognise import RECORD
+
+    took = "" if r.duration_ns is None else f"{format_moment(r.duration_ns, r.clock)}  "
     spaces = f"{r.processes:,} address space" + ("s" if r.processes != 1 else "")
     name = "standard input" if log == "-" else printable(log)
     heap = "" if r.heap_peak is None else f", heap peak {format_size(r.heap_peak)}"
@@ -58,6 +64,8 @@ def summary(log: str, path: str, r: Imported) -> str:
     if r.reason:
         lines.append(f"  incomplete: {r.reason}")
     lines += [f"    {printable_line(text)}" for text in r.unreadable]
+    if r.reason:
+        lines.append(f"  next time: {RECORD}")
     size = format_size(r.bytes_written)
     lines.append(f"  wrote {path} ({size})    next: memtrace report {path}")
     return "\n".join(lines) + "\n"

@@ -58,7 +58,8 @@ def _account(r: Replay) -> Iterator[str]:
 
 
 def _process(p: Process) -> Iterator[str]:
-    name = program(p.argv[0]) if p.argv else program(p.exe) or "?"
+    told = p.argv and not (p.start.assumed and p.argv[0].endswith("..."))
+    name = program(p.argv[0]) if told else program(p.exe) or "?"
     agree = p.checksums - p.unexplained
     born = "fork" if p.inherited else "attach" if p.attached else "exec"
     yield (

@@ -11,7 +11,7 @@ import re
 from memtrace.report import words
 from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
 from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRow
-from memtrace.trace.sizes import format_size, format_time
+from memtrace.trace.sizes import format_moment, format_size
 
 _DETAILED = 3
 _LISTED = 30
@@ -284,7 +284,7 @@ class _Text:
             asked = s.asked - s.end
             change = f"0 of {'+' if asked > 0 else ''}{format_size(asked)}"
         size = format_size(s.end - (heap.start or 0))
-        when = "unknown" if s.t_ns is None else format_time(s.t_ns)
+        when = format_moment(s.t_ns, self.report.trace.clock)
         return f"#{s.seq}", when, change, size, words.step(s)
 
     def _threshold(self, p: ProcessRow) -> list[str]:

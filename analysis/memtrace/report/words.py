@@ -64,7 +64,8 @@ _REASONS = {
 
 def command(p: ProcessRow) -> str:
     """The program's name and arguments."""
-    name = program(p.argv[0] if p.argv else p.exe) or p.exe or f"process {p.pid}"
+    told = p.argv and not (p.assumed and p.argv[0].endswith("..."))  # strace -s has cut it off
+    name = program(p.argv[0] if told else p.exe) or p.exe or f"process {p.pid}"
     return " ".join([name, *p.argv[1:]]).strip()  # setproctitle(3) pads it
 
 

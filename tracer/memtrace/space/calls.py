@@ -26,7 +26,7 @@ MAP_GROWSDOWN, MAP_STACK = 0x100, 0x20000
 PROT_READ, PROT_EXEC, PROT_GROWSDOWN = 1, 4, 0x01000000
 MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
 MADV_DONTFORK, MADV_DOFORK = 10, 11
-ENOMEM = -12
+ENOMEM, EINVAL = -12, -22
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 PR_SET_MM, PR_SET_MM_START_BRK, PR_SET_MM_BRK = 35, 6, 7
 
@@ -65,6 +65,9 @@ class Evidence(Protocol):
     name: str | None
 
 
+#: Calls that go through a range piece by piece and may fail on the way with part of it changed.
+_PART_WAY = ("mprotect", "pkey_mprotect")
+
 Effect = Callable[[AddressSpace, list[int], int, Change, "FileId | None", "str | None"], None]
 
 
@@ -100,6 +103,8 @@ def apply(
             effect(space, args, ret, change, file, ext.name if ext is not None else None)
         except IndexError:  # a damaged row with too few arguments
             change.conflict = True
+    elif space.assumed and ret is not None and ret != EINVAL and call in _PART_WAY:
+        change = _part_way(space, args)
     if ext is not None and ext.x is not None:
         low, high, lines = ext.x
         change = change or Change()
@@ -264,6 +269,20 @@ def _mprotect(
         new = attr if attr.perms[:3] == rwx else attr._replace(perms=rwx + attr.perms[3])
         space.put(s, e, new, tag)
         change.added.append((s, e, new, tag))
+
+
+def _part_way(space: AddressSpace, a: list[int]) -> Change:
+    """A failed mprotect that nobody looked behind: it may have changed the pages before the one
+    that it failed at (`do_mprotect_pkey`), so that their permissions are not known any more.
+    """
+    change = Change()
+    if len(a) > 1:
+        change.removed = space.cut(*_range(a[0], a[1]))
+    for s, e, attr, tag in change.removed:
+        new = attr._replace(perms="???" + attr.perms[3])
+        space.put(s, e, new, tag)
+        change.added.append((s, e, new, tag))
+    return change
 
 
 def _madvise(

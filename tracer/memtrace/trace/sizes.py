@@ -86,6 +86,17 @@ def _scaled(m: re.Match[str], scale: int) -> int:
         raise ValueError(f"too large: {m[0][:80]!r}") from e
 
 
+def format_moment(ns: int | None, clock: str) -> str:
+    """A time as people read it, no more exact than the trace's clock (`Header.clock`).
+
+    >>> format_moment(2 * 10**9, "s"), format_moment(None, "none"), format_moment(1500000, "us")
+    ('2 s', 'unknown', '1.50 ms')
+    """
+    if ns is None:
+        return "unknown"
+    return f"{ns // 10**9} s" if clock == "s" else format_time(ns)
+
+
 def format_time(ns: int) -> str:
     """Nanoseconds as people read them.
 

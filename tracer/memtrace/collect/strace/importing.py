@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +15,9 @@ from memtrace.collect.abi import NAMES
 from memtrace.collect.machine import memtrace_version
 from memtrace.collect.redact import Redaction
 from memtrace.collect.strace.clock import Clock
+from memtrace.collect.strace.events import Forked
 from memtrace.collect.strace.logs import Source
+from memtrace.collect.strace.merging import Merged, files_of
 from memtrace.collect.strace.order import Row
 from memtrace.collect.strace.parser import Parser
 from memtrace.collect.strace.recognise import diagnose, refuse
@@ -52,21 +54,20 @@ class Imported:
 
 
 class _Writer:
-    """Rows and records to lines of the trace."""
+    """Rows and records to lines of the trace; there is no file before the first of them."""
 
-    def __init__(
-        self, output: Output, begin: Callable[[], Header], redaction: Redaction | None
-    ) -> None:
-        self.output = output
+    def __init__(self, path: str, begin: Callable[[], Header], redaction: Redaction | None) -> None:
+        self.output: Output | None = None
         self.timed = True
         self.last = self.stop = 0
         self.records = self.calls = self.processes = self.lost = 0
         self.unreadable: list[str] = []
         self.argv: list[str] = []
+        self._path = path
         self._redaction = redaction
         self._rows: list[object] = []
         self._encoder = msgspec.json.Encoder()
-        self._begin: Callable[[], Header] | None = begin
+        self._begin = begin
 
     def emit(self, content: Row | Life) -> None:
         """One record."""
@@ -112,104 +113,166 @@ class _Writer:
             record = self._redaction.record(record)
         self._rows.append(record)
 
-    def flush(self) -> None:
+    def flush(self) -> Output:
         """Write what there is; before the first, the header."""
-        if self._begin is not None:
-            header, self._begin = self._begin(), None
+        output = self.output
+        if output is None:
+            header = self._begin()
             header.argv = list(self.argv)
             if self._redaction is not None:
                 header = self._redaction.header(header)
-            self.output.write(encode_header(header))
+            output = self.output = Output(self._path)
+            output.write(encode_header(header))
         if self._rows:
             # A line break is never within a line: JSON spells it \n.
             lines = self._encoder.encode_lines(self._rows).replace(b"\n", b",\n")
             self.records += len(self._rows)
             self._rows.clear()
-            self.output.write(lines)
+            output.write(lines)
+        return output
 
 
-def import_log(name: str, path: str, *, redact: bool = False, reorder: bool = True) -> Imported:
-    """Read the strace log `name` ("-": standard input), write the trace `path`.
+def import_log(
+    names: str | Sequence[str], path: str, *, redact: bool = False, reorder: bool = True
+) -> Imported:
+    """Read a strace log, write the trace `path`.
+
+    Args:
+        names: of a file, "-" for standard input, of the files of a `-ff` set, or what these begin
+            with.
+        path: of the trace.
+        redact: keep texts of the program's own out of it.
+        reorder: False: calls in the order of the lines, for comparison.
 
     Raises:
         TraceFormatError: it is no strace log, or holds no call of memory.
-        OSError: a file cannot be read or written.
+        OSError: the trace cannot be written.
     """
-    source = Source(name)
-    blocks = source.blocks()
-    head = b""
-    for block in blocks:
-        head += block
-        if len(head) >= _HEAD or head.count(b"\n") > 200:
-            break
-    error = diagnose(source.name, head[:_HEAD])
-    if error is not None:
-        raise error
-    output = Output(path)
+    names = [names] if isinstance(names, str) else list(names)
+    files = [file for name in names for file in files_of(name)]
+    single = len(files) == 1 and files[0] in names
+    log: _Log = _One(files[0]) if single else _Set(files)
+    clock = Clock()
+    redaction = Redaction() if redact else None
+
+    def begin() -> Header:
+        first = log.parsers[0]
+        started = ""
+        if first.epoch == "unix" and clock.first is not None:
+            started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.first // _SECOND))
+        return Header(
+            version=memtrace_version(), engine="strace", started=started,
+            log=os.path.basename(names[0].rstrip("/")), clock=first.clock or "none",
+            calls=list(NAMES),
+        )  # fmt: skip
+
+    writer = _Writer(path, begin, redaction)
+    story = Story(writer.emit, clock, reorder=reorder, quoting=not redact)
     try:
-        return _import(source, head, blocks, output, redact=redact, reorder=reorder)
+        log.tell(story, writer)
+        story.finish()
+        if not writer.calls:
+            raise refuse(log.name, _nothing(log, story))
+        return _finished(log, story, writer)
     except BaseException:
-        output.discard()
+        if writer.output is not None:
+            writer.output.discard()
         raise
 
 
-def _import(
-    source: Source, head: bytes, blocks: Iterator[bytes], output: Output, *, redact: bool,
-    reorder: bool,
-) -> Imported:  # fmt: skip
-    redaction = Redaction() if redact else None
-    name = os.path.basename(source.name)
-    parser, clock = Parser(), Clock()
+class _One:
+    """A log in one file."""
 
-    def begin() -> Header:
-        started = ""
-        if parser.epoch == "unix" and clock.first is not None:
-            started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.first // _SECOND))
-        return Header(
-            version=memtrace_version(), engine="strace", started=started, log=name,
-            clock=parser.clock or "none", calls=list(NAMES),
-        )  # fmt: skip
+    def __init__(self, name: str) -> None:
+        self._source = Source(name)
+        self.name = self._source.name
+        self.parsers = [Parser()]
+        self.rough = False
 
-    writer = _Writer(output, begin, redaction)
-    story = Story(writer.emit, clock, reorder=reorder, quoting=not redact)
-    feed = story.feed
-    events = parser.feed(head)
-    writer.timed = parser.clock is not None
-    feed(events)
-    tids = {int(n) for n in _PID.findall(head)}
-    story.seen(tids)
-    for block in blocks:
-        feed(parser.feed(block))
-        if story.waits_for_name:
-            tids.update(map(int, _PID.findall(block)))
-            story.seen(tids)
-    feed(parser.close())
-    story.finish()
-    if not writer.calls:
-        raise refuse(source.name, _nothing(parser, story))
-    reason = source.damage or story.reason
+    @property
+    def damage(self) -> str:
+        return self._source.damage
+
+    def tell(self, story: Story, writer: _Writer) -> None:
+        """All events."""
+        (parser,) = self.parsers
+        blocks = self._source.blocks()
+        head = b""
+        for block in blocks:
+            head += block
+            if len(head) >= _HEAD or head.count(b"\n") > 200:
+                break
+        error = diagnose(self.name, head[:_HEAD])
+        if error is not None:
+            raise error
+        events = parser.feed(head)
+        writer.timed = parser.clock is not None
+        tids: set[int] = set()
+        block = head
+        while True:
+            story.feed(events)
+            if story.waits_for_name:
+                tids.update(map(int, _PID.findall(block)))
+                story.seen(tids)
+            following = next(blocks, None)
+            if following is None:
+                break
+            block = following
+            events = parser.feed(block)
+        story.feed(parser.close())
+
+
+class _Set:
+    """A log in a file per thread."""
+
+    def __init__(self, files: list[str]) -> None:
+        self.name = files[0].rpartition(".")[0]
+        self._merged = Merged(files)
+        self.parsers = self._merged.parsers
+
+    @property
+    def damage(self) -> str:
+        return self._merged.damage
+
+    @property
+    def rough(self) -> bool:
+        return self._merged.rough
+
+    def tell(self, story: Story, writer: _Writer) -> None:
+        """All events."""
+        for early, e in self._merged.events():
+            if early and isinstance(e, Forked):
+                story.ahead(e)
+            else:
+                story.feed((e,))
+
+
+_Log = _One | _Set
+
+
+def _finished(log: _Log, story: Story, writer: _Writer) -> Imported:
+    reason = log.damage or story.reason
+    if log.rough and story.shared and not reason:
+        reason = "the order of calls of different threads is not known: without -T no end is"
+    output = writer.flush()
     counts = {
-        "records": 0, "calls": writer.calls, "snapshots": 0, "exact": 0, "lost": writer.lost,
-        "overlaps": 0, "lines": parser.lines, "unreadable": story.unreadable,
-        "foreign": story.foreign,
+        "records": writer.records, "calls": writer.calls, "snapshots": 0, "exact": 0,
+        "lost": writer.lost, "overlaps": 0, "lines": sum(p.lines for p in log.parsers),
+        "unreadable": story.unreadable, "foreign": story.foreign,
     }  # fmt: skip
-    writer.flush()
-    counts["records"] = writer.records
-    footer = Footer(
-        stop=writer.stop if writer.timed else None, complete=not reason,
-        reason=reason or (DETACHED if story.detached else "the log has ended"), counts=counts,
-    )  # fmt: skip
+    stop = writer.stop if writer.timed else None
+    ended = DETACHED if story.detached else "the log has ended"
+    footer = Footer(stop=stop, complete=not reason, reason=reason or ended, counts=counts)
     output.write(encode_footer(footer))
     output.close()
     return Imported(
-        reason, counts, writer.unreadable, writer.processes, story.heap_peak,
-        writer.stop if writer.timed else None, output.bytes_written, parser.clock or "none",
-        writer.argv,
+        reason, counts, writer.unreadable, writer.processes, story.heap_peak, stop,
+        output.bytes_written, log.parsers[0].clock or "none", writer.argv,
     )  # fmt: skip
 
 
-def _nothing(parser: Parser, story: Story) -> str:
+def _nothing(log: _Log, story: Story) -> str:
     """Why there is nothing to import."""
-    if parser.ignored and not story.unreadable:
+    if any(p.ignored for p in log.parsers) and not story.unreadable:
         return "it is a strace log, but no call of memory is in it (what did -e trace= name?)"
     return "it is no strace log: no line of it is a call as strace writes it"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from shlex import quote
 
 from memtrace.trace.errors import TraceFormatError
 
@@ -50,23 +51,24 @@ def diagnose(name: str, head: bytes) -> TraceFormatError | None:
     for magic, what in _MAGIC:
         if head.startswith(magic):
             if what in _UNPACK:
-                return refuse(name, f"it is {what}", f"{_UNPACK[what]} {name} | memtrace import -")
+                unpack = f"{_UNPACK[what]} {quote(name)} | memtrace import -"
+                return refuse(name, f"it is {what}", unpack)
             return refuse(name, f"it is {what}, not a strace log")
     if _TRACE.match(head):
-        return refuse(name, "it is a memtrace trace already", f"memtrace report {name}")
+        return refuse(name, "it is a memtrace trace already", f"memtrace report {quote(name)}")
     text = head.removeprefix(b"\xef\xbb\xbf")
     if _is_utf16(text):
         return _utf16(name)
     if text.count(b"\0") > len(text) // 100:
         return refuse(name, "it is a binary file, not a strace log")
+    if _PERF.search(text):
+        return refuse(name, "it is a perf trace log, which does not hold all arguments")
     if _CALL.search(text):
         if _LTRACE.search(text) and not re.search(rb"\bexecve\(|\bmmap\(", text):
             return refuse(name, "it is an ltrace log: calls of library functions")
         return None
     if _TABLE.search(text):
         return refuse(name, "it holds only strace -c's table of counts, no calls")
-    if _PERF.search(text):
-        return refuse(name, "it is a perf trace log, which does not hold all arguments")
     if _LTRACE.search(text):
         return refuse(name, "it is an ltrace log: calls of library functions")
     return None
@@ -75,7 +77,7 @@ def diagnose(name: str, head: bytes) -> TraceFormatError | None:
 def _utf16(name: str) -> TraceFormatError:
     return refuse(
         name, "it is UTF-16 text, as a terminal or an editor may have saved it",
-        f"iconv -f UTF-16 -t UTF-8 {name} | memtrace import -",
+        f"iconv -f UTF-16 -t UTF-8 {quote(name)} | memtrace import -",
     )  # fmt: skip
 
 

@@ -61,8 +61,9 @@ class Story:
 
     After `finish`: `unreadable` lines and `foreign` ones (another's, which held no call), `reason`:
     why something is missing, "" if nothing is; `missed`: children that the log does not follow;
-    `detached` processes; `unnamed`: a process has no number, because no line tells it; `heap_peak`
-    in bytes, None if no call told where a heap is.
+    `shared`: threads, or processes, run in one address space; `detached` processes; `unnamed`: a
+    process has no number, because no line tells it; `heap_peak` in bytes, None if no call told
+    where a heap is.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Story:
         self.unreadable = self.foreign = 0
         self.heap_peak: int | None = None
         self.reason = ""
+        self.shared = False
         self.missed: set[int] = set()
         self.detached: set[int] = set()
         self.unnamed = False
@@ -96,6 +98,7 @@ class Story:
         self._silent: set[int] = set()
         self._children: set[int] = set()
         self._root: Task | None = None
+        self._origins = 0
         self._lost = 0
         self._first_lost = 0
         self._gap = ""
@@ -119,6 +122,11 @@ class Story:
                 self._hold(e)
             elif not take[e.__class__](e):
                 self._wait_for(e)
+
+    def ahead(self, e: ev.Forked) -> None:
+        """A call that will end so is in flight: whose child its child is."""
+        if e.child is not None:
+            self._ahead[e.child] = e
 
     def finish(self) -> None:
         """The log has ended."""
@@ -331,14 +339,34 @@ class Story:
             parent, entered = next(iter(flying.items()))
             flags, stack = at_entry(entered)
             return None if flags is None else self._born(parent, tid, flags, stack, _time(e))
+        return self._of_unknown_origin(tid)
+
+    def _of_unknown_origin(self, tid: int) -> Task:
+        """A thread that no line begins: it was there before, or the line is missing.
+
+        Where strace has attached to one process, whose threads it then follows, it is one of them.
+        Else nobody knows whether two such are of one process: that is said.
+        """
+        group = next(iter(set(self._attached))) if len(set(self._attached)) == 1 else 0
+        leader = next((t for t in self.tasks if t.process.pid == group), None)
+        if leader is not None and tid not in self._hopeless:
+            task = Task(tid, leader.process)
+        else:
+            task = Task(tid, Process(group or tid, Mm(), Descriptors()))
+            task.process.mm.abi = self._modes.pop(tid, None)
+            if self._origins or tid in self._hopeless:
+                self._missing(
+                    f"no line of the log says which process thread {tid} belongs to: it is shown "
+                    "as one of its own",
+                    None,
+                )
+        self._origins += 1
         self._hopeless.discard(tid)
-        task = Task(tid, Process(tid, Mm(), Descriptors()))
         self.tasks.add(task)
-        task.process.mm.abi = self._modes.pop(tid, None)
         return task
 
     def _without_number(self, e: ev.Event) -> Task:
-        task = self.tasks.only()
+        task = self.tasks.only(self._silent)
         if task is not None:
             return task
         if self.tasks.of:
@@ -442,6 +470,7 @@ class Story:
         if not mother.mm.number:
             self._older(parent, t)
         mm, ns = mother.mm, self._ns(t)
+        self.shared = self.shared or flags & (CLONE_VM | CLONE_VFORK) == CLONE_VM
         if flags & CLONE_THREAD:
             task = Task(tid, mother)
         else:
@@ -570,7 +599,7 @@ class Story:
         elif e.tid not in self.tasks.of:
             if self._forking:
                 return self._find(e.tid, e) is not None
-            self._attached.append(e.tid)
+            self._attached += [] if self.tasks.of else [e.tid]
         return True
 
     def _mode(self, e: ev.Mode) -> bool:

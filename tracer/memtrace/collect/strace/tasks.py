@@ -6,7 +6,7 @@ Lines without a number belong to the only thread there is. Its number comes late
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from memtrace.collect.strace.assumed import Assumed
 from memtrace.collect.strace.descriptors import Descriptors
@@ -100,9 +100,13 @@ class Tasks:
             self.unnamed = None
         task.process.threads.discard(task)
 
-    def only(self) -> Task | None:
-        """The one that lines without a number mean, if just one is alive."""
-        every = set(self)
+    def only(self, silent: Container[int]) -> Task | None:
+        """The one that lines without a number mean, if just one is alive.
+
+        `silent`: those without a line of their own. Where strace follows them, it writes no line
+        without a number while they live.
+        """
+        every = {task for task in self if task.tid not in silent}
         if len(every) > 1:
             every = {task for task in every if task.ending is None}
         if len(every) != 1:
