@@ -8,7 +8,7 @@ import random
 import pytest
 from tests.unit.collect.strace.told import LOGS
 
-from memtrace.collect.strace.events import Event
+from memtrace.collect.strace.events import Entered, Event
 from memtrace.collect.strace.parser import Parser
 
 _LINES = [line for log in LOGS for line in log.read_bytes().split(b"\n")]
@@ -54,7 +54,8 @@ def _fed(parser: Parser, data: bytes) -> list[Event]:
     before = (parser.lines, parser.ignored + parser.held)
     events = parser.feed(data + b"\n")
     assert parser.lines == before[0] + 1
-    told = any(event.line == parser.lines for event in events)
+    # A torn beginning that `<unfinished ...>` completes is told with the line of the beginning.
+    told = any(event.line == parser.lines or isinstance(event, Entered) for event in events)
     assert told or parser.ignored + parser.held == before[1] + 1, data
     return events
 
@@ -85,7 +86,7 @@ def test_damaged_lines_are_all_accounted_for(seed: int) -> None:
 @pytest.mark.parametrize("chunk", range(10))
 def test_a_million_damaged_lines(chunk: int) -> None:
     for part in range(10):
-        _run(1000 + chunk * 10 + part, 5000)  # each is read alone and in its log
+        _run(1000 + chunk * 10 + part, 10_000)  # each is read alone and in its log
 
 
 _HOSTILE = [

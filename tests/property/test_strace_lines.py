@@ -235,7 +235,8 @@ def test_a_call_in_any_form_is_read_as_it_was(
 
 def _long_way(data: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Event], list[object]]:
     with monkeypatch.context() as patch:
-        patch.setattr(plain, "PLAIN", re.compile(rb"(?!)"))
+        for way in ("PLAIN", "BEGUN", "RESUMED"):
+            patch.setattr(plain, way, re.compile(rb"(?!)"))
         return _read(data)
 
 
@@ -263,7 +264,18 @@ def _nearly_plain(draw: st.DrawFn) -> bytes:
         b"12    12:00:00.000002 ", b"12 12:00:00 ", b"12345678 "]))  # fmt: skip
     end = draw(st.sampled_from([b"", b" <0.000001>", b" <1>", b" (DELAYED)", b"</x>", b" x"]))
     ret = draw(st.sampled_from(_VALUES))
-    return lead + name + b"(" + b", ".join(args) + b") = " + ret + end
+    whole = lead + name + b"(" + b", ".join(args)
+    return draw(
+        st.sampled_from(
+            [
+                whole + b") = " + ret + end,
+                whole + b" <unfinished ...>",
+                whole + b", <... brk resumed> <unfinished ...>",
+                lead + b"<... " + name + b" resumed>) = " + ret + end,
+                lead + b"<... " + name + b" resumed> ) = " + ret + end,
+            ]
+        )
+    )
 
 
 @given(st.lists(_nearly_plain() | st.sampled_from(_LINES), min_size=1, max_size=12))

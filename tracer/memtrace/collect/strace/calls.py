@@ -42,7 +42,9 @@ _X32_BIT = 0x40000000
 
 
 class Begun(NamedTuple):
-    """The beginning of a call: everything up to its arguments."""
+    """The beginning of a call, and its arguments as far as they were printed: `text`; `args` and
+    the descriptor's `path` where they have been read already.
+    """
 
     line: int
     tid: int
@@ -50,6 +52,8 @@ class Begun(NamedTuple):
     ip: int | None
     name: str
     text: bytes
+    args: list[int] | None = None
+    path: str | None = None
 
 
 class Ending(NamedTuple):

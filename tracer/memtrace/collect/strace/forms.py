@@ -18,12 +18,11 @@ DETACHED = b" <detached ...>"
 CANNOT_RESTART = b" <Cannot restart pid "
 CHANGED = re.compile(rb" <pid changed to (\d{1,7}+) \.\.\.>\Z")
 
-#: From behind `name(` to the end of the line, for a call that is not read: no brackets outside
-#: strings, one ` = `. A line that another one was glued to has more and is looked at closely.
-QUIET = (
-    rb'(?:[^"()=\n]++|"(?:[^"\\\n]++|\\.)*+"|=(?! ))*+\) *+= [-0-9?][^"()=\n]*+'
-    rb"(?:\([^\"()=\n]*+\)(?: <[0-9.]++>)?+)?+"
-)
+#: The arguments of a call that is not read and has not ended: no brackets outside strings, no
+#: ` = `. A line that another one was glued to has more and is looked at closely.
+QUIET_OPEN = rb'(?:[^"()=<\n]++|"(?:[^"\\\n]++|\\.)*+"|=(?! )|<(?!\.\.\. ))*+'
+#: From behind `name(` to the end of the line, for a call that is not read.
+QUIET = QUIET_OPEN + rb'\) *+= [-0-9?][^"()=\n]*+(?:\([^"()=\n]*+\)(?: <[0-9.]++>)?+)?+'
 QUIET_REST = re.compile(QUIET)
 QUIET_RESULT = re.compile(rb" *+= [-0-9?\"]")
 
@@ -58,11 +57,16 @@ TABLE_ROW = re.compile(rb" *+\d++\.\d\d++ .*|-{3,}+[- ]*+")
 COLOUR = re.compile(rb"\x1b\[[0-9;]*+[mK]")
 
 INTEREST = {name.encode(): name for name in NAMES}
-#: Signs of a line that matters within one that cannot be read.
-MATTERS = re.compile(
-    rb"(?:" + b"|".join(sorted(INTEREST)) + rb"|syscall_0x[0-9a-f]++)\(|resumed>|\+\+\+ "
+_CALL = (
+    rb"(?:"
+    + b"|".join(sorted(INTEREST))
+    + rb"|syscall_0x[0-9a-f]++)\(|<\.\.\. [a-z0-9_]++ resumed>"
 )
+_HIDDEN = re.compile(_CALL)
+#: Signs of a line that matters within one that cannot be read.
+MATTERS = re.compile(_CALL + rb"|\+\+\+ ")
 
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NUMBERED = re.compile(rb"syscall_0x[0-9a-f]{1,8}")
 #: Calls that are not read whose names differ in one letter from one that is.
 _ALIKE = {b"flock", b"lock", b"getgid", b"getpgid", b"getsid", b"getuid"}
@@ -77,6 +81,11 @@ def key(name: bytes) -> str | None:
     if known is None and name.startswith(b"syscall_0x") and _NUMBERED.fullmatch(name):
         return name.decode()
     return known
+
+
+def hides(text: bytes, start: int, end: int) -> bool:
+    """Whether the arguments of a call that is not read hold signs of another one that is."""
+    return _HIDDEN.search(_STRING.sub(b"", text[start:end])) is not None
 
 
 def damaged(name: bytes) -> bool:

@@ -7,24 +7,20 @@ recognised and gives no event. What cannot be read, or not with certainty, is `U
 
 from __future__ import annotations
 
-import re
-
-from memtrace.collect.strace import plain
 from memtrace.collect.strace.arguments import split
 from memtrace.collect.strace.calls import Begun, entered
-from memtrace.collect.strace.events import Called, Closed, Entered, Event, Opened
+from memtrace.collect.strace.events import Entered, Event
 from memtrace.collect.strace.flags import UnclearError
-from memtrace.collect.strace.forms import INTEREST, NAME, key
+from memtrace.collect.strace.forms import NAME, key
 from memtrace.collect.strace.line import leader
-from memtrace.collect.strace.plain import FILE, FILES, HOT, arguments
 from memtrace.collect.strace.reading import Reading
+from memtrace.collect.strace.short import Short
 
 #: A longer line is not read.
 LONGEST = 1 << 20
 #: How many of its bytes are kept for the message.
 _KEPT = 200
 _TOO_LONG = "the line is longer than 1 MiB"
-_KNOWN = 4096
 
 
 class Parser:
@@ -43,9 +39,7 @@ class Parser:
         self._rest = bytearray()
         self._long = False
         self._reading = Reading()
-        self._tids: dict[bytes, int] = {}
-        self._paths: dict[bytes, str] = {}
-        self._quiet: set[bytes] = set()
+        self._short = Short(self._reading)
 
     @property
     def lines(self) -> int:
@@ -105,7 +99,7 @@ class Parser:
                 for line in lines:
                     self._any(line, out)
             else:
-                self._many(lines, out)
+                self._short.read(lines, out)
         self._keep(data[newline + 1 :])
         return out
 
@@ -156,96 +150,10 @@ class Parser:
         if long:
             self._reading.skip(line, _TOO_LONG, out)
         else:
-            self._many([line], out)
+            self._short.read([line], out)
 
     def _any(self, line: bytes, out: list[Event]) -> None:
         if len(line) > LONGEST:
             self._reading.skip(line[:_KEPT], _TOO_LONG, out)
         else:
-            self._many([line], out)
-
-    def _many(self, lines: list[bytes], out: list[Event]) -> None:
-        """The short way for plain lines (plain.py), the long one (reading.py) for all others."""
-        reading = self._reading
-        times, heads, match = reading.times, reading.heads, plain.PLAIN.fullmatch
-        quiet, tids, hot, files = self._quiet, self._tids, HOT, FILES
-        number, ignored = reading.line, 0
-        short = reading.plain
-        for line in lines:
-            number += 1
-            found = match(line) if short else None
-            if found is not None:
-                (
-                    bracketed, bare, second, part, name, address, length, first, flags, fd, path,
-                    offset, result, whole, small,
-                ) = found.groups()  # fmt: skip
-                shown = bracketed or bare
-                tid = tids.get(shown) if shown is not None else 0
-                if tid is not None and tid not in heads and second == times.second:
-                    if name in quiet:
-                        ignored += 1
-                        continue
-                    if name in files and self._file(line, found, tid, number, out):
-                        continue
-                    if result is not None and name in hot:
-                        try:
-                            args = arguments(name, address, length, first, flags, fd, offset)
-                        except UnclearError:
-                            args = None
-                        if args is not None:
-                            t0 = t1 = None
-                            if second is not None:
-                                t0 = times.since
-                                if part is not None:
-                                    t0 += int(part) * 1000
-                                if whole is not None:
-                                    t1 = t0 + int(whole) * 1_000_000_000 + int(small) * 1000
-                            ret = int(result, 16)
-                            if ret >> 63:
-                                ret -= 1 << 64
-                            where = None if path is None else self._path(path)
-                            out.append(
-                                Called(number, number, tid, t0, t1, hot[name], args, ret, where)
-                            )
-                            continue
-            reading.line, reading.ignored = number - 1, reading.ignored + ignored
-            ignored = 0
-            reading.read(line, out)
-            short = reading.plain
-            if short and found is not None:
-                self._learn(shown, name)
-        reading.line, reading.ignored = number, reading.ignored + ignored
-
-    def _file(
-        self, line: bytes, whole: re.Match[bytes], tid: int, number: int, out: list[Event]
-    ) -> bool:
-        """Read a plain openat or close; False if it is not that plain."""
-        found = FILE.fullmatch(line, whole.end(5) + 1)
-        if found is None:
-            return False
-        closed, path, flags, fd, resolved = found.groups()
-        if (closed is not None) != (whole.group(5) == b"close"):
-            return False
-        if closed is not None:
-            out.append(Closed(number, tid, int(closed), int(closed)))
-        elif fd is None:
-            self._reading.ignored += 1
-        else:
-            cloexec = b"O_CLOEXEC" in flags.split(b"|")
-            out.append(Opened(number, tid, int(fd), self._path(resolved or path), cloexec))
-        return True
-
-    def _learn(self, shown: bytes | None, name: bytes) -> None:
-        """What the long way has seen once the short one knows."""
-        if shown is not None and len(self._tids) < _KNOWN:
-            self._tids[shown] = int(shown)
-        if name in self._reading.harmless and name not in INTEREST:
-            self._quiet.add(name)
-
-    def _path(self, text: bytes) -> str:
-        known = self._paths.get(text)
-        if known is None:
-            known = text.decode("utf-8", "backslashreplace")
-            if len(self._paths) < _KNOWN:
-                self._paths[text] = known
-        return known
+            self._short.read([line], out)

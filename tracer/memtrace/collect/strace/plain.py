@@ -2,8 +2,8 @@
 """The short way for the lines that most of a log consists of: the five frequent memory calls,
 openat and close, whole, with plain arguments, and whole calls that are not read.
 
-It reads nothing differently from the long way (tests/property/test_strace_plain.py): a line that is
-not of exactly this form goes there.
+The expressions accept nothing that the long way (reading.py) reads differently: whatever is not of
+exactly this form goes there.
 """
 
 from __future__ import annotations
@@ -11,23 +11,34 @@ from __future__ import annotations
 import re
 
 from memtrace.collect.strace.calls import MADV, MAP, PROT
-from memtrace.collect.strace.forms import QUIET
+from memtrace.collect.strace.forms import QUIET, QUIET_OPEN
 
+_THREAD = rb"(?:\[pid ++(\d{1,7}+)\] |(\d{1,7}+) ++)"
+_LEAD = (
+    _THREAD + rb"?+"
+    rb"(?:(\d{10}|\d\d:\d\d:\d\d)(?:\.(\d{6}))?+ )?+"
+)
+_NAME = rb"([a-z][a-z0-9_]*+)"
 _ADDRESS = rb"(0x[0-9a-f]{1,16}+|NULL)"
 _LENGTH = rb"([1-9][0-9]{0,18}+|0)"
 _FLAGS = rb"([A-Za-z0-9_|]++)"
-
-#: Groups: pid in brackets or bare; second, its fraction; name; address, length, protection (or
-#: advice, or new length), flags, descriptor, its path, offset; result; seconds that it took, their
-#: fraction.
-PLAIN = re.compile(
-    rb"(?:\[pid ++(\d{1,7}+)\] |(\d{1,7}+) ++)?+"
-    rb"(?:(\d{10}|\d\d:\d\d:\d\d)(?:\.(\d{6}))?+ )?+"
-    rb"([a-z][a-z0-9_]*+)\("
-    rb"(?:" + _ADDRESS + rb"(?:, " + _LENGTH + rb"(?:, " + _FLAGS + rb"(?:, " + _FLAGS +
+_ARGUMENTS = (
+    _ADDRESS + rb"(?:, " + _LENGTH + rb"(?:, " + _FLAGS + rb"(?:, " + _FLAGS +
     rb"(?:, (-1|0|[1-9][0-9]{0,8}+)(?:<(/[^<>\"\\]*+)>)?+, (0x[0-9a-f]{1,16}+|0))?+)?+)?+)?+"
-    rb"\) *+= (0x[0-9a-f]{1,16}+|0)(?: <(\d{1,9}+)\.(\d{6})>)?+|" + QUIET + rb")"
 )  # fmt: skip
+_RESULT = rb"\) *+= (0x[0-9a-f]{1,16}+|0)(?: <(\d{1,9}+)\.(\d{6})>)?+"
+
+THREAD = re.compile(_THREAD)
+#: A whole call. Groups: pid in brackets or bare; second, its fraction; name; address, length,
+#: protection or advice, flags, descriptor, its path, offset; result; seconds that it took, their
+#: fraction.
+PLAIN = re.compile(_LEAD + _NAME + rb"\((?:" + _ARGUMENTS + _RESULT + rb"|" + QUIET + rb")")
+#: The same up to ` <unfinished ...>`, without what follows the arguments.
+BEGUN = re.compile(_LEAD + _NAME + rb"\((?:" + _ARGUMENTS + rb"|" + QUIET_OPEN + rb")")
+#: Its end: the groups before the arguments and behind them.
+RESUMED = re.compile(
+    _LEAD + rb"<\.\.\. " + _NAME + rb" resumed>(?: ?" + _RESULT + rb"|" + QUIET + rb")"
+)
 
 #: From the arguments on. Groups: descriptor; path, flags, descriptor, its path.
 FILE = re.compile(

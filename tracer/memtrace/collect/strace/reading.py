@@ -258,8 +258,10 @@ class Reading:
             answer = result(text, end, exact=exact(head.name))
             abi = self.mode(head.tid)
             return ended(head, args, Ending(self.line, head.tid, part.time, answer, abi))
-        if not forms.QUIET_RESULT.match(text, end) or forms.MATTERS.search(text, end):
+        if not forms.QUIET_RESULT.match(text, end) or forms.hides(text, end, len(text)):
             raise UnclearError("its result cannot be read")
+        if forms.hides(text, part.start, end):
+            raise UnclearError("there is another call in it")
         return None
 
     def _unfinished(self, part: _Part, out: list[Event]) -> None:
@@ -283,6 +285,9 @@ class Reading:
                 if event is not None:
                     out.append(event)
             self._flying.put(head._replace(text=body))
+        elif not part.resumed and forms.hides(body, 0, len(body)):
+            self._unreadable(part.line, "there is another call in it", out)
+            return
         if changed is not None:
             process = int(changed.group(1))
             self._flying.change(head.tid, process)
