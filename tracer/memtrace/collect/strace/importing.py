@@ -23,7 +23,7 @@ from memtrace.collect.strace.parser import Parser
 from memtrace.collect.strace.recognise import diagnose, refuse
 from memtrace.collect.strace.story import Story
 from memtrace.trace.codec import encode_footer, encode_header
-from memtrace.trace.records import Call, Exec, Footer, Header, Life, Lost, Start
+from memtrace.trace.records import Call, Exec, Footer, Fork, Header, Life, Lost, Start
 from memtrace.trace.stream import Output
 
 _ROWS = 2000
@@ -101,7 +101,7 @@ class _Writer:
         else:
             record.t = self.last = max(record.t, 0)
             self.stop = max(self.stop, self.last)
-        if isinstance(record, Start):
+        if isinstance(record, Start | Fork):
             self.processes += 1
             if not self.argv and isinstance(record, Exec):
                 self.argv = record.argv
