@@ -7,7 +7,6 @@ import os
 import resource
 import struct
 import time
-from collections.abc import Callable
 from typing import Any
 
 from memtrace.collect import procfs, wire
@@ -114,11 +113,9 @@ class Observer:
             return ""
         return "periodic"
 
-    def snapshot(
-        self, mm: Mm, tracee: Tracee, why: str, stood: Callable[[], bool] | None = None
-    ) -> bool:
+    def snapshot(self, mm: Mm, tracee: Tracee, why: str) -> bool:
         """Queue the kernel's own map of the mm. The tracee is stopped and no call of the mm in
-        flight; where that is not certain, `stood` tells it afterwards. Returns whether it was read.
+        flight. Returns whether it was read.
         """
         begun = time.monotonic_ns()
         if mm.in_doubt:
@@ -130,8 +127,6 @@ class Observer:
         raw = procfs.read_fd(mm.maps_fd)
         if why == "exit" and not self.still_stands(tracee):
             return False  # SIGKILLed while it was read: the text may be torn
-        if stood is not None and not stood():
-            return False
         if not raw:
             return False
         channel = self.channel

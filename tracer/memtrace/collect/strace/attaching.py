@@ -62,12 +62,11 @@ def record_attached(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     prepare()
     lockstep = Lockstep()
-    words = strace.command(lockstep.path, seccomp=False)
+    words = strace.command(lockstep.path, seccomp=False, leaves=True)
     strace_pid = start([*words, "-q", "-p", str(facts.pid)], before, group=True)
     engine = StraceEngine(writer.channel, options)
     visit = _Visit(engine, facts.pid, strace_pid, for_ns, watch, facts.name)
     loop = Loop(engine, lockstep, strace_pid, visit.signalled)
-    visit.is_idle = loop.is_idle
     error: TargetError | None = None
     left = False
     try:
@@ -107,7 +106,6 @@ class _Visit:
         name: str,
     ) -> None:
         self.begun = 0
-        self.is_idle: Callable[[], int | None] = lambda: None
         self._engine = engine
         self._pid = pid
         self._strace = strace
@@ -123,22 +121,22 @@ class _Visit:
         """Somebody wants us to leave."""
         self._leaving = self._leaving or time.monotonic_ns()
 
-    def each(self, held: bool) -> bool:  # noqa: FBT001 - the loop's
+    def each(self) -> bool:
         """Whether to leave now."""
         now = time.monotonic_ns()
         if self._engine.channel.in_vain():
             return True
         if not self.begun:
-            self._try_to_begin(now, held=held)
+            self._try_to_begin(now)
             return bool(self._leaving) and not self.begun
         if now - self._shown >= WATCH_NS:
             self._shown = now
             self._watch(self._progress(now - self.begun))
         if self._for_ns is not None and now - self.begun >= self._for_ns:
             self._leaving = self._leaving or now
-        return bool(self._leaving) and self._close(now, held=held)
+        return bool(self._leaving) and self._close(now)
 
-    def _try_to_begin(self, now: int, *, held: bool) -> None:
+    def _try_to_begin(self, now: int) -> None:
         """Read the map, once every thread is strace's and no call can be in flight."""
         family, pid = self._engine.family, self._pid
         tasks = procfs.tasks(pid)
@@ -153,33 +151,29 @@ class _Visit:
             if task not in family.tracees:
                 family.take(self._mm, pid, task)
         settled = now - self._under_control > _SETTLED_NS
-        if self._stands_still(self._mm, held=held, settled=settled) and family.seed(self._mm):
+        if self._stands_still(self._mm, settled=settled) and family.seed(self._mm):
             self.begun = now
 
-    def _stands_still(self, mm: Mm, *, held: bool, settled: bool = True) -> bool:
-        """Whether no memory call of the mm is in flight, nor can begin while strace is held."""
+    def _stands_still(self, mm: Mm, *, settled: bool = True) -> bool:
+        """Whether no memory call of the mm is in flight. None can begin: strace is not let write
+        of its entry.
+        """
         family = self._engine.family
-        if not held and self.is_idle() is None:
-            return False
         tasks = [t for t in map(family.tracees.get, mm.tids) if t is not None]
         return not any(t.pending and not t.role for t in tasks) and all(
-            procfs.stat_fields(t.tid)[:1] == ["t"] or sleeps_elsewhere(t.tid) or settled
+            settled or procfs.stat_fields(t.tid)[:1] == ["t"] or sleeps_elsewhere(t.tid)
             for t in tasks
         )
 
-    def _close(self, now: int, *, held: bool) -> bool:
+    def _close(self, now: int) -> bool:
         """Take the last map of each mm, where it stands still; True when there is none left to take
         or no time.
         """
         engine = self._engine
-        before = None if held else self.is_idle()
         for mm in list(engine.family.mms.values()):
             tracee = next((t for t in map(engine.family.tracees.get, mm.tids) if t), None)
-            if mm.id in engine.closed or tracee is None:
-                continue
-            if self._stands_still(mm, held=held) and engine.observer.snapshot(
-                mm, tracee, "detach", lambda: held or self.is_idle() == before
-            ):
+            if mm.id not in engine.closed and tracee is not None and self._stands_still(mm):
+                engine.observer.snapshot(mm, tracee, "detach")
                 engine.closed.add(mm.id)
         left = {mm.id for mm in engine.family.mms.values()} - engine.closed
         return not left or now - self._leaving > _PATIENCE_NS

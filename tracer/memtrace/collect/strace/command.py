@@ -27,18 +27,30 @@ class Strace:
     path: str
     version: tuple[int, int]
 
-    def command(self, output: str, *, seccomp: bool) -> list[str]:
+    def command(self, output: str, *, seccomp: bool, leaves: bool = False) -> list[str]:
         """The arguments up to the program or the `-p`.
 
-        Every tracee (-f), numbers as the kernel got them (-X raw), never stopped itself by a
-        terminal (-I4), and of paths no more than a name's length: /proc tells the rest.
+        Every tracee (-f), numbers as the kernel got them (-X raw), and of paths no more than a
+        name's length: /proc tells the rest. Signals do not reach it (-I4), which are meant for the
+        program, unless one is to make it leave.
 
         Args:
             output: the file that it is to write to.
             seccomp: with a filter in the kernel, so that no other call stops (since 5.3).
+            leaves: SIGINT makes it detach.
         """
         names = ",".join(f"?{name}" for name in (*CALLS, *_LIVES, "old_mmap", "mmap2", "ipc"))
-        words = [self.path, "-f", "-X", "raw", "-I4", "-s", "256", "-e", f"trace={names}"]
+        words = [
+            self.path,
+            "-f",
+            "-X",
+            "raw",
+            "-I2" if leaves else "-I4",
+            "-s",
+            "256",
+            "-e",
+            f"trace={names}",
+        ]
         if seccomp and self.version >= _SECCOMP_BPF:
             words.append("--seccomp-bpf")
         return [*words, "-o", output]

@@ -137,11 +137,11 @@ class Lockstep:
         return n[0]
 
     def release(self) -> bool:
-        """Read what is in the pipe: a blocked write goes on. False at the end of the output."""
+        """Read what is in the pipe: a blocked write goes on. False when there was nothing."""
         try:
             data = os.read(self._read, 1 << 16)
         except BlockingIOError:
-            return True
+            return False
         known = min(len(data), len(self._ahead))
         if data[:known] != self._ahead[:known]:
             raise Unholdable("strace wrote something else than it was about to")

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 
-from memtrace.collect import procfs
 from memtrace.collect.job import RELAYED
 from memtrace.collect.strace.engine import StraceEngine
 from memtrace.collect.strace.lockstep import NEWS, Lockstep
@@ -19,7 +18,6 @@ _FLUSH_NS = 150_000_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 #: How often strace is looked at again at once when it runs: it may be about to block.
 _SPINS = 40
-_NR_WAIT4 = 61  # x86-64
 
 
 class Loop:
@@ -45,12 +43,11 @@ class Loop:
         self._signalled = signalled
         self._ended = False
 
-    def run(self, each: Callable[[bool], bool] | None = None) -> bool:
+    def run(self, each: Callable[[], bool] | None = None) -> bool:
         """Until strace has ended (False), or `each` says that it is enough (True).
 
         Args:
-            each: called while strace is held, with True, after the engine has looked; and with
-                False now and then when it is not.
+            each: called after the engine has looked, and now and then when nothing is to be seen.
         """
         lockstep, at = self._lockstep, self.engine.at
         pause, spins, flushed = _FIRST_PAUSE, 0, time.monotonic_ns()
@@ -62,7 +59,7 @@ class Loop:
                 flushed = now
             if piece:
                 at(piece)
-                if each is not None and each(True):
+                if each is not None and each():
                     return True
                 lockstep.release()
                 pause, spins = _FIRST_PAUSE, 0
@@ -79,25 +76,14 @@ class Loop:
                 pause, spins = _FIRST_PAUSE, 0
             else:
                 pause = min(pause * 2, _LONGEST_PAUSE)
-                if each is not None and each(False):
+                if each is not None and each():
                     return True
 
     def drain(self) -> None:
         """Let strace go on to its end, whatever it says."""
-        while self._lockstep.release() or not self._ended:
+        while not self._ended:
+            self._lockstep.release()
             self._wait(_FIRST_PAUSE)
-
-    def is_idle(self) -> int | None:
-        """How often strace has been switched away from so far, if it waits for a stop; None if it
-        does anything else. While this number stands, no stop was dealt with, and so no call of a
-        tracee has begun.
-        """
-        if procfs.syscall_of(self._pid) != _NR_WAIT4:
-            return None
-        counts = procfs.status_field(
-            self._pid, "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"
-        )
-        return sum(n or 0 for n in counts)
 
     def _wait(self, seconds: float) -> bool:
         """Whether a signal came within that time."""
