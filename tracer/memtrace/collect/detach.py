@@ -145,6 +145,8 @@ class Departure:
             request(CONT, tid, 0, 0)
             self._dying.add(tid)
             return
+        if status != STOP_SYSCALL:
+            engine.stopped_elsewhere(tid)
         if event or status == STOP_SYSCALL:
             number = 0
         elif tracee is not None:

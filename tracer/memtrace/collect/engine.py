@@ -103,7 +103,9 @@ class Engine:
         #: Set to make `loop` return at the next stop; it and others are then `unhandled`.
         self.leaving = [False]
         self.unhandled: deque[tuple[int, int]] = deque()
+        #: The attach under way, until the map is read; and the one that was.
         self.attachment: Attachment | None = None
+        self._interrupter: Attachment | None = None
         self.job: Job | None = None
         self.untraced = Untraced()
         self.root_status: int | None = None
@@ -287,7 +289,7 @@ class Engine:
         """
         self.channel.flush()
         if self.attachment is not None and self.attachment.step():
-            self.attachment = None
+            self._interrupter, self.attachment = self.attachment, None
         soon = self.job is not None and self.job.step()
         now = time.monotonic_ns()
         for mm in self.family.mms.values():
@@ -468,8 +470,8 @@ class Engine:
             self.ended(tid, status)
             return
         number, event = status >> 8 & 0xFF, status >> 16
-        if self.attachment is not None and status not in (STOP_SECCOMP, STOP_SYSCALL):
-            self.attachment.stopped(tid)
+        if status not in (STOP_SECCOMP, STOP_SYSCALL):
+            self.stopped_elsewhere(tid)
         tracee = tracees.get(tid)
         if tracee is None and event != ptrace.EVENT_EXEC:
             tracee = self.family.early(tid)
@@ -491,6 +493,14 @@ class Engine:
             if tracee is not None:
                 broken_off.delivered(tracee, number, exits=self.go == SYSCALL)
             self._restart(tid, tracee, number)
+
+    def stopped_elsewhere(self, tid: int) -> None:
+        """A task has stopped, not at a call. An attach may have interrupted it, and be done since:
+        on a busy machine the stop is seen after the map was read.
+        """
+        attachment = self.attachment or self._interrupter
+        if attachment is not None:
+            attachment.stopped(tid)
 
     def _restart(self, tid: int, tracee: Tracee | None, number: int = 0) -> None:
         request(SYSCALL if tracee is not None and tracee.pending else self.go, tid, 0, number)
