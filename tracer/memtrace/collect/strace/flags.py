@@ -142,6 +142,14 @@ def value(text: bytes, table: Table, what: str) -> int:
     return total
 
 
+def option(text: bytes, table: Table, prefix: bytes) -> int:
+    """The number of an option; of one that the table lacks, OTHER."""
+    text = without_comments(text)
+    if text in table:
+        return table[text]
+    return OTHER if text.startswith(prefix) else number(text, "an option")
+
+
 def without_comments(text: bytes) -> bytes:
     """The text without `/* ... */`."""
     return _COMMENT.sub(b"", text) if b"/*" in text else text

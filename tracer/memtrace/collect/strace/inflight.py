@@ -1,13 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The calls that strace has begun to write and not ended: by thread, one each."""
+"""The beginning and the end of a call, and those that have begun and not ended."""
 
 from __future__ import annotations
 
-from memtrace.collect.strace.calls import Begun
+from typing import NamedTuple
+
+from memtrace.collect.strace.line import Result
+
+
+class Begun(NamedTuple):
+    """The beginning of a call, and its arguments as far as they were printed: `text`; `args` and
+    the descriptor's `path` where they have been read already.
+    """
+
+    line: int
+    tid: int
+    t0: int | None
+    ip: int | None
+    name: str
+    text: bytes
+    args: list[int] | None = None
+    path: str | None = None
+
+
+class Ending(NamedTuple):
+    """Where and how it ended. `time`: of the line that resumed it, None where its own line ends it.
+    `abi`: the mode that its thread runs in, None for native."""
+
+    line: int
+    tid: int
+    time: int | None
+    result: Result
+    abi: str | None
 
 
 class InFlight:
-    """`heads`: by the number before the line, 0 where the log names none."""
+    """The calls that strace has begun to write and not ended, one of a thread.
+
+    `heads`: by the number before the line, 0 where the log names none."""
 
     __slots__ = ("_becomes", "heads")
 

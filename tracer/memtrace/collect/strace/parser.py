@@ -8,10 +8,11 @@ recognised and gives no event. What cannot be read, or not with certainty, is `U
 from __future__ import annotations
 
 from memtrace.collect.strace.arguments import split
-from memtrace.collect.strace.calls import Begun, entered
+from memtrace.collect.strace.calls import entered
 from memtrace.collect.strace.events import Entered, Event
 from memtrace.collect.strace.flags import UnclearError
 from memtrace.collect.strace.forms import NAME, key
+from memtrace.collect.strace.inflight import Begun
 from memtrace.collect.strace.line import leader
 from memtrace.collect.strace.reading import Reading
 from memtrace.collect.strace.short import Short

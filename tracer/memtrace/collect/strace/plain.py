@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from memtrace.collect.strace.calls import MADV, MAP, PROT
 from memtrace.collect.strace.forms import QUIET, QUIET_OPEN
+from memtrace.collect.strace.memory import MADV, MAP, PROT
 
 _THREAD = rb"(?:\[pid ++(\d{1,7}+)\] |(\d{1,7}+) ++)"
 _LEAD = (

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from memtrace.collect.strace import forms
 from memtrace.collect.strace.arguments import split
-from memtrace.collect.strace.calls import Begun, Ending, ended, entered, exact
+from memtrace.collect.strace.calls import ended, entered, exact
 from memtrace.collect.strace.events import (
     Attached,
     Ended,
@@ -26,7 +26,7 @@ from memtrace.collect.strace.events import (
     Unreadable,
 )
 from memtrace.collect.strace.flags import SIGNALS, UnclearError
-from memtrace.collect.strace.inflight import InFlight
+from memtrace.collect.strace.inflight import Begun, Ending, InFlight
 from memtrace.collect.strace.line import Result, leader, result
 from memtrace.collect.strace.times import Times
 
@@ -257,7 +257,8 @@ class Reading:
         if head.name:
             answer = result(text, end, exact=exact(head.name))
             abi = self.mode(head.tid)
-            return ended(head, args, Ending(self.line, head.tid, part.time, answer, abi))
+            time = part.time if part.resumed else None
+            return ended(head, args, Ending(self.line, head.tid, time, answer, abi))
         if not forms.QUIET_RESULT.match(text, end) or forms.hides(text, end, len(text)):
             raise UnclearError("its result cannot be read")
         if forms.hides(text, part.start, end):

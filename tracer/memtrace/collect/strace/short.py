@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 
 from memtrace.collect.strace import plain
-from memtrace.collect.strace.calls import Begun
 from memtrace.collect.strace.events import Called, Closed, Entered, Event, Opened
 from memtrace.collect.strace.flags import UnclearError
 from memtrace.collect.strace.forms import UNFINISHED
+from memtrace.collect.strace.inflight import Begun
 from memtrace.collect.strace.plain import FILE, FILES, HOT, arguments
 from memtrace.collect.strace.reading import Reading
 
