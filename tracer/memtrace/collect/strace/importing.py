@@ -74,7 +74,11 @@ class _Writer:
         if content.__class__ is tuple:
             t, dur, task, mm, index, args, ret, ext = content
             dt = None
-            if t is not None:
+            if not self.timed:
+                dur = None
+            elif t is not None:
+                if t < 0:  # a damaged line
+                    t = 0
                 dt = t - self.last
                 self.last = t
                 if t > self.stop:
@@ -95,9 +99,10 @@ class _Writer:
             self.flush()
 
     def _life(self, record: Life) -> None:
-        if record.t is None:
-            if self.timed:
-                record.t = self.last
+        if not self.timed:
+            record.t = None
+        elif record.t is None:
+            record.t = self.last
         else:
             record.t = self.last = max(record.t, 0)
             self.stop = max(self.stop, self.last)
@@ -160,9 +165,10 @@ def import_log(
         started = ""
         if first.epoch == "unix" and clock.first is not None:
             started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.first // _SECOND))
+        clocked = first.clock if writer.timed else None
         return Header(
             version=memtrace_version(), engine="strace", started=started,
-            log=os.path.basename(names[0].rstrip("/")), clock=first.clock or "none",
+            log=os.path.basename(names[0].rstrip("/")), clock=clocked or "none",
             calls=list(NAMES),
         )  # fmt: skip
 
@@ -267,7 +273,8 @@ def _finished(log: _Log, story: Story, writer: _Writer) -> Imported:
     output.close()
     return Imported(
         reason, counts, writer.unreadable, writer.processes, story.heap_peak, stop,
-        output.bytes_written, log.parsers[0].clock or "none", writer.argv,
+        output.bytes_written, "none" if stop is None else log.parsers[0].clock or "none",
+        writer.argv,
     )  # fmt: skip
 
 

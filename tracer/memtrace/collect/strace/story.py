@@ -33,6 +33,7 @@ from memtrace.trace.records import (
     Libc,
     Life,
     Lost,
+    Overlap,
     Start,
 )
 
@@ -204,10 +205,11 @@ class Story:
         mm = process.mm
         if not mm.number:
             self._older(task, e.t0)
+        mm.line = e.line
         call, args, ret, ext = e.call, e.args, e.ret, None
         t1 = e.t1
         t = self._ns(t1 if t1 is not None else e.t0)
-        dur = None if t1 is None or e.t0 is None else t1 - e.t0
+        dur = None if t1 is None or e.t0 is None or t1 < e.t0 else t1 - e.t0
         library = None
         brk = mm.brk
         if call == "mmap":
@@ -454,13 +456,12 @@ class Story:
         if task is _NOBODY:
             return True
         self._forking.pop(task, None)
+        if e.child is not None:
+            self._ahead.pop(e.child, None)
+            if e.child not in self.tasks.of:
+                self._born(task, e.child, e.flags, e.stack, e.t1 if e.t1 is not None else e.t0)
+                self._silent.add(e.child)  # else its own lines came first
         task.entered = None
-        if e.child is None:
-            return True
-        self._ahead.pop(e.child, None)
-        if e.child not in self.tasks.of:
-            self._born(task, e.child, e.flags, e.stack, e.t1 if e.t1 is not None else e.t0)
-            self._silent.add(e.child)  # else its own lines came first
         return True
 
     def _born(self, parent: Task, tid: int, flags: int, stack: int | None, t: int | None) -> Task:
@@ -495,6 +496,13 @@ class Story:
             )  # fmt: skip
         self.tasks.add(task)
         self._put(record, mm)
+        begun = parent.entered
+        if isinstance(record, Fork) and (
+            mm.freeing or (begun is not None and begun.call in _FORKS and mm.line > begun.line)
+        ):
+            # What it copied, of what others changed meanwhile, no line tells (`dup_mmap`).
+            tids = [parent.tid, *(other.tid for other in mm.freeing)]
+            self._put(Overlap(t=ns, mm=record.child_mm, tids=tids), task.process.mm)
         return task
 
     def _execed(self, e: ev.Execed) -> bool:

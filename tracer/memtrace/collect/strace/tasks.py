@@ -19,13 +19,12 @@ class Mm:
     `number`: the trace's, 0 until a record tells of it. `users`: the processes that have it.
     `freeing`: [start, end) that a task's call in flight unmaps, if the kernel has got so far.
     `brk`: the last one that a call answered. `early`: its first calls, while what they prove is
-    gathered.
-    `start_brk`: where the heap begins, None if no call told. `libraries`: paths of the C libraries
-    named so far. `abi`: of its calls, None: native.
+    gathered. `start_brk`: where the heap begins, None if no call told. `line`: of its last call.
+    `libraries`: paths of the C libraries named so far. `abi`: of its calls, None: native.
     """
 
     __slots__ = (
-        "abi", "brk", "early", "freeing", "libraries", "number", "start_brk", "users",
+        "abi", "brk", "early", "freeing", "libraries", "line", "number", "start_brk", "users",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -34,6 +33,7 @@ class Mm:
         self.freeing: dict[Task, tuple[int, int]] = {}
         self.brk: int | None = None
         self.start_brk: int | None = None
+        self.line = 0
         self.early: Assumed | None = None
         self.libraries: set[str] = set()
         self.abi: str | None = None
