@@ -20,6 +20,9 @@ CHURN = ROOT / "build" / "samples" / "syscall-churn"
 MEMTRACE = [sys.executable, "-m", "memtrace", "run", "-q", "-o"]
 STRACE = ["strace", "-f", "--seccomp-bpf", "-e", "trace=memory", "-o"]
 
+#: Other engines of memtrace, for their cost per call only.
+ENGINES = ("strace", "python-ptrace")
+
 #: mode of syscall-churn -> (batches, calls per batch)
 MODES = {"mmap": (15, 2000), "malloc-churn": (15, 2000), "getppid": (15, 20000)}
 
@@ -33,9 +36,18 @@ def tracers(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def per_call(prefix: list[str], mode: str) -> tuple[float, float]:
-    """(best, median) ns per call as the target itself measures them."""
+def engines(folder: Path) -> dict[str, list[str]]:
+    """The same for memtrace's other engines."""
+    return {
+        f"--engine {name}": [*MEMTRACE, str(folder / "trace.json"), "--engine", name]
+        for name in ENGINES
+    }
+
+
+def per_call(prefix: list[str], mode: str, part: int = 1) -> tuple[float, float]:
+    """(best, median) ns per call as the target itself measures them, in a part of the batches."""
     batches, calls = MODES[mode]
+    batches //= part
     run = subprocess.run(
         [*prefix, str(CHURN), mode, str(batches), str(calls)],
         check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -46,28 +58,34 @@ def per_call(prefix: list[str], mode: str) -> tuple[float, float]:
 
 def call_costs(rounds: int, folder: Path) -> None:
     """Per-call cost of each mode under each tracer; ratios are taken within a round."""
-    names = tracers(folder)
+    others = engines(folder)  # several times as slow
+    names = tracers(folder) | others
     for mode in MODES:
         rows: list[dict[str, tuple[float, float]]] = []
         for _ in range(rounds):
             order = list(names)
             random.shuffle(order)
-            rows.append({n: per_call(names[n], mode) for n in order})
+            rows.append({n: per_call(names[n], mode, 5 if n in others else 1) for n in order})
         print(f"\n{mode}: ns per call, as the target measures itself")
         for n in names:
             best = statistics.median(r[n][0] for r in rows)
             middle = statistics.median(r[n][1] for r in rows)
-            print(f"  {n:10} best batch {best:10.0f}   median batch {middle:10.0f}")
+            print(f"  {n:22} best batch {best:10.0f}   median batch {middle:10.0f}")
         for a, b, bound in (("memtrace", "strace", 2.0), ("memtrace", "native", 1.3)):
-            if (mode == "getppid") != (b == "native"):
-                continue
-            best = [r[a][0] / r[b][0] for r in rows]
-            middle = [r[a][1] / r[b][1] for r in rows]
-            print(
-                f"  {a} / {b}: best {statistics.median(best):.2f}, median "
-                f"{statistics.median(middle):.2f} ({min(middle):.2f}-{max(middle):.2f}); "
-                f"target {bound:.1f}"
-            )
+            if (mode == "getppid") == (b == "native"):
+                print(f"{ratio(rows, a, b)}; target {bound:.1f}")
+        for a in others:
+            print(ratio(rows, a, "memtrace"))
+
+
+def ratio(rows: list[dict[str, tuple[float, float]]], a: str, b: str) -> str:
+    """What a call costs under one tracer in terms of another."""
+    best = [r[a][0] / r[b][0] for r in rows]
+    middle = [r[a][1] / r[b][1] for r in rows]
+    return (
+        f"  {a} / {b}: best {statistics.median(best):.2f}, median "
+        f"{statistics.median(middle):.2f} ({min(middle):.2f}-{max(middle):.2f})"
+    )
 
 
 def start_up(rounds: int, folder: Path) -> None:
