@@ -280,6 +280,7 @@ def _finished(log: _Log, story: Story, writer: _Writer) -> Imported:
 
 def _nothing(log: _Log, story: Story) -> str:
     """Why there is nothing to import."""
-    if any(p.ignored for p in log.parsers) and not story.unreadable:
+    read = sum(p.lines for p in log.parsers) - story.unreadable - story.foreign
+    if read > story.unreadable + story.foreign:
         return "it is a strace log, but no call of memory is in it (what did -e trace= name?)"
     return "it is no strace log: no line of it is a call as strace writes it"

@@ -59,7 +59,7 @@ def diagnose(name: str, head: bytes) -> TraceFormatError | None:
     text = head.removeprefix(b"\xef\xbb\xbf")
     if _is_utf16(text):
         return _utf16(name)
-    if text.count(b"\0") > len(text) // 100:
+    if text.count(b"\0") > len(text) // 1000:
         return refuse(name, "it is a binary file, not a strace log")
     if _PERF.search(text):
         return refuse(name, "it is a perf trace log, which does not hold all arguments")
