@@ -8,6 +8,7 @@ order, with the same arguments, results and errors, and the same beginning and e
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,10 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 from tests.live.cross_check import Step, difference, fixed, relative, steps, steps_of_log, strace
 from tests.live.test_samples import SAMPLES
-from tests.live.tracing import trace
+from tests.live.tracing import cli, trace
 
+from memtrace.collect.abi import CALLS
+from memtrace.trace.reader import Trace
+from memtrace.trace.records import Exec, Snap
+
+#: Of an exec record, what address space randomisation changes.
+MOVES = ("maps", "start_brk", "start_stack")
 ENGINES = ("ptrace", "strace", "python-ptrace")
 
 #: By design of several threads or processes, which the python-ptrace engine does not follow.
@@ -175,6 +183,32 @@ def test_an_exec_and_one_that_fails(tmp_path: Path) -> None:
         os.path.realpath(shutil.which(name) or name) for name in ("env", "sh", "true")
     ]
     assert {s.result for s in found if s.what == "execve"} == {-errno.ENOENT}
+
+
+def test_what_is_known_beside_the_calls(samples: Path, tmp_path: Path) -> None:
+    """Arguments, environment, limits and map at the beginning, the map at the end, each call's
+    caller, and which mappings are chunks of malloc's.
+    """
+    found = []
+    for engine in ENGINES:
+        argv = [samples / "threshold-moves"]
+        done = trace(tmp_path / f"{engine}.json", argv, "--engine", engine, before=fixed())
+        with Trace(str(done.path)) as t:
+            records = [record for _, _, record in t.records()]
+        (start,) = [asdict(r) for r in records if isinstance(r, Exec)]
+        for changes in ("t", "pid", "tid", "ppid", "rss", *(() if fixed() else MOVES)):
+            del start[changes]
+        assert start["rlimits"]
+        *_, last = [r for r in records if isinstance(r, Snap)]
+        lines = map(json.loads, cli("events", done.path, "--format", "jsonl").stdout.splitlines())
+        callers = [(e["call"], e.get("caller"), e.get("header")) for e in lines]
+        callers = [told for told in callers if told[0] in CALLS]
+        assert any(caller for _, caller, _ in callers)
+        assert any(header for _, _, header in callers)
+        found.append((engine, start, last.maps if fixed() else len(last.maps), callers))
+    (_, *first), *others = found
+    for engine, *other in others:
+        assert other == first, engine
 
 
 # -- the comparison itself ------------------------------------------------------------------------
