@@ -95,6 +95,7 @@ class StraceEngine:
         self._places: dict[int, Place] = {}  # tid -> that of its call in flight
         self._last_in: dict[int, int] = {}  # mm -> the task that was let into a call last
         self._done: dict[int, Done] = {}  # tid -> of its call in flight, which has ended
+        self._seen: set[int] = set()  # tasks that have come to the end of a call
         self._exiting: set[int] = set()
 
     # -- what strace says -----------------------------------------------------------------------
@@ -103,8 +104,13 @@ class StraceEngine:
         """Where strace is held in writing this: the tracee it writes of stands where it says."""
         whole, newline, begun = piece.rpartition(b"\n")
         if newline:
-            for event in self._parser.feed(bytes(self._line) + whole + newline):
+            text = bytes(self._line) + whole + newline
+            for event in self._parser.feed(text):
                 self._take(event)
+            for line in text.splitlines():
+                number = line.partition(b" ")[0]
+                if number.isdigit() and not line.endswith(b"<unfinished ...>"):
+                    self._seen.add(int(number))
             self._line.clear()
         self._line += begun
         if begun:
@@ -324,6 +330,11 @@ class StraceEngine:
         """
         mm = tracee.mm
         others = [t for t in self._in_flight(mm) if t is not tracee]
+        doubtful = [t for t in others if t.tid not in self._seen and t.tid not in self._done]
+        if doubtful and self.options.seccomp:
+            # Perhaps it stands in the second stop before its first call (`command.py`).
+            self._overlap(mm, [*doubtful, tracee])
+            others = [t for t in others if t not in doubtful]
         end = time.monotonic_ns() + LIMIT_NS
         nap = 0.0
         while others := [t for t in others if procfs.stat_fields(t.tid)[:1] not in _STOPPED]:
@@ -462,6 +473,7 @@ class StraceEngine:
             return
         mm = tracee.mm
         self._exiting.discard(event.tid)
+        self._seen.discard(event.tid)
         mm.overlapping.discard(tracee)
         if tracee.pending:
             tracee.pending = False
