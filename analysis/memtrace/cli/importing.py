@@ -61,6 +61,8 @@ def summary(log: str, path: str, r: Imported) -> str:
         f"  {spaces}{heap}",
         "  unverified: no kernel snapshots in this log",
     ]
+    if r.unnamed:
+        lines.append("  the process is called 0: no line tells its number (strace -f -o does)")
     if r.reason:
         lines.append(f"  incomplete: {r.reason}")
     lines += [f"    {printable_line(text)}" for text in r.unreadable]

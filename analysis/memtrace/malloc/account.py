@@ -69,7 +69,8 @@ class Account:
         """A program was loaded: its first map is the kernel's work."""
         space = self.p.space
         self.loading = True
-        self.heap = Heap.begin(space)
+        # Where the heap begins the first brk would tell: if it is not in the log, no call does.
+        self.heap = Heap.begin(space, older=record.assumed and space.start_brk is None)
         runnable = {(a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2] == "x"}
         self.libraries |= runnable
         for s, e, attr, tag in list(space.pieces()):

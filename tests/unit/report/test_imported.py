@@ -131,6 +131,16 @@ def test_of_a_process_that_was_there_before_nothing_is_known(log: Log) -> None:
     assert "was there before the log begins" in text.render(report)
 
 
+def test_a_heap_whose_beginning_no_call_told(log: Log) -> None:
+    log.begin(start_brk=0)
+    log.call("brk", [HEAP + 0x21000], HEAP + 0x21000)
+    log.call("brk", [HEAP + 0x42000], HEAP + 0x42000)
+    p = one(log.exit().report())
+    assert (p.heap.start, p.heap.peak_bytes, p.heap.final_bytes) == (None, None, None)
+    assert "heap.peak_bytes" not in p.metrics
+    assert p.kinds["heap"].peak_bytes == 0x21000
+
+
 def test_the_trust_line(log: Log) -> None:
     report = with_libc(log).exit().report()
     assert report.trust.startswith("unverified: no kernel snapshots in this log")

@@ -39,7 +39,8 @@ class Imported:
 
     `reason`: why the trace is not complete, "" if it is. `unreadable`: the first lines that could
     not be read, (number, why, text). `counts`: the footer's. `heap_peak`: bytes, None if no brk was
-    seen. `duration_ns`: None in a log without times.
+    seen. `duration_ns`: None in a log without times. `unnamed`: a process is number 0, because no
+    line tells its number.
     """
 
     reason: str
@@ -50,6 +51,7 @@ class Imported:
     duration_ns: int | None
     bytes_written: int
     clock: str
+    unnamed: bool = False
     argv: list[str] = field(default_factory=list)
 
 
@@ -274,7 +276,7 @@ def _finished(log: _Log, story: Story, writer: _Writer) -> Imported:
     return Imported(
         reason, counts, writer.unreadable, writer.processes, story.heap_peak, stop,
         output.bytes_written, "none" if stop is None else log.parsers[0].clock or "none",
-        writer.argv,
+        story.unnamed, writer.argv,
     )  # fmt: skip
 
 

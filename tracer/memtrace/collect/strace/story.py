@@ -7,51 +7,42 @@ stays unknown: a process that was there before the log begins as an `attach` wit
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from memtrace.collect.abi import INDEX
 from memtrace.collect.procfs import ENVIRONMENT, ENVIRONMENT_PREFIXES
 from memtrace.collect.strace import events as ev
-from memtrace.collect.strace.assumed import Assumed
 from memtrace.collect.strace.clock import Clock
-from memtrace.collect.strace.descriptors import Descriptors
+from memtrace.collect.strace.lineage import FORKS, NOBODY, Lineage
 from memtrace.collect.strace.mapped import PROT_EXEC, Files, libc_of, unknown_effect
 from memtrace.collect.strace.order import Item, Order, Range, Row, claimed, freed
-from memtrace.collect.strace.tasks import Mm, Process, Task, Tasks
+from memtrace.collect.strace.tasks import Mm, Process, Task
 from memtrace.space.calls import MAP_ANONYMOUS
 from memtrace.trace.records import (
     MMAP_TAIL,
-    Attach,
-    Clone,
     Exec,
     Exit,
     Ext,
-    Fork,
     Gone,
     Libc,
     Life,
     Lost,
-    Overlap,
     Start,
 )
 
-CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_VFORK = 0x100, 0x400, 0x10000, 0x4000
 #: Calls of a new address space that are gathered before it is written how it began.
 EARLY = 256
 #: Events that wait for the line that says whose child a thread is.
 HELD = 16384
 #: Lines that could not be read with a record each; more are counted.
 TOLD = 1000
-_MMAP, _BRK = INDEX["mmap"], INDEX["brk"]
 _UNMAPS = frozenset(("munmap", "mremap", "brk", "shmdt"))
-_FORKS = frozenset(("fork", "vfork", "clone", "clone3"))
 _MAYMOVE_TO = 6  # MREMAP_FIXED | MREMAP_DONTUNMAP: a fifth argument
 _INT = 0xFFFFFFFF
 
 
-class Story:
+class Story(Lineage):
     """Events in, records out, in the order of application.
 
     Args:
@@ -75,34 +66,18 @@ class Story:
         reorder: bool = True,
         quoting: bool = True,
     ) -> None:
-        self.tasks = Tasks()
         self.files = Files()
-        self.order = Order(self._emit_item, self._unfinished, reorder=reorder)
+        super().__init__(Order(self._emit_item, self._unfinished, reorder=reorder), clock)
         self.unreadable = self.foreign = 0
         self.heap_peak: int | None = None
         self.reason = ""
-        self.shared = False
         self.missed: set[int] = set()
         self.detached: set[int] = set()
         self.unnamed = False
         self._emit = emit
-        self._ns = clock.ns
-        self._mms = 0
-        self._held: deque[ev.Event] = deque()
         self._awaited = 0
-        self._hopeless: set[int] = set()
-        self._ahead: dict[int, ev.Forked] = {}
-        self._forking: dict[Task, ev.Entered] = {}
-        self._early: set[Mm] = set()
-        self._attached: list[int] = []
-        self._modes: dict[int, str | None] = {}
-        self._silent: set[int] = set()
-        self._children: set[int] = set()
-        self._root: Task | None = None
-        self._origins = 0
         self._lost = 0
         self._first_lost = 0
-        self._gap = ""
         self._quoting = quoting
         # Each answers whether it is done with the event; False: what it is about is not known yet.
         self._take: dict[type, Callable[[Any], bool]] = {
@@ -123,11 +98,6 @@ class Story:
                 self._hold(e)
             elif not take[e.__class__](e):
                 self._wait_for(e)
-
-    def ahead(self, e: ev.Forked) -> None:
-        """A call that will end so is in flight: whose child its child is."""
-        if e.child is not None:
-            self._ahead[e.child] = e
 
     def finish(self) -> None:
         """The log has ended."""
@@ -199,7 +169,7 @@ class Story:
             if found is None:
                 return False
             task = found
-            if task is _NOBODY:
+            if task is NOBODY:
                 return True
         process = task.process
         mm = process.mm
@@ -273,11 +243,6 @@ class Story:
             return
         order.ended(item, claimed(call, args, ret, brk), task, mine)
 
-    def _missing(self, what: str, mm: Mm | None) -> None:
-        """Something that the log does not hold."""
-        self._gap = self._gap or what
-        self._put(Lost(t=None, mm=mm.number if mm is not None else None, why=what), mm)
-
     def _unfinished(self, mm: Mm, task: Task, pages: Range) -> Item:
         """A call in flight whose result never comes, though it is known to have done its work."""
         e = task.entered
@@ -299,11 +264,11 @@ class Story:
         task = self._find(e.tid, e)
         if task is None:
             return False
-        if task is _NOBODY:
+        if task is NOBODY:
             return True
         task.entered = e
         call = e.call
-        if call in _FORKS:
+        if call in FORKS:
             self._forking[task] = e
         elif call in ("exit", "exit_group"):
             task.ending = e.args[0] & 0xFF if e.args else 0
@@ -314,110 +279,6 @@ class Story:
                 mm.freeing[task] = pages
         return True
 
-    # -- whose line it is ---------------------------------------------------------------------
-
-    def _find(self, tid: int, e: ev.Event) -> Task | None:
-        """The thread of a line; None: not known yet, `_NOBODY`: it cannot be known."""
-        task = self.tasks.of.get(tid)
-        if task is not None:
-            self._silent.discard(tid)
-            return task
-        if tid == 0:
-            return self._without_number(e)
-        ahead = self._ahead.get(tid)
-        if ahead is not None:
-            parent = self.tasks.of.get(ahead.tid)
-            if parent is not None:
-                del self._ahead[tid]
-                return self._born(parent, tid, ahead.flags, ahead.stack, _time(e))
-        flying = self._forking
-        unnamed = self.tasks.unnamed
-        if unnamed is not None and (unnamed not in flying or isinstance(e, ev.Forked)):
-            self._name(unnamed, tid)
-            return unnamed
-        if flying and tid not in self._hopeless:
-            if len(flying) > 1:
-                return None
-            parent, entered = next(iter(flying.items()))
-            flags, stack = at_entry(entered)
-            return None if flags is None else self._born(parent, tid, flags, stack, _time(e))
-        return self._of_unknown_origin(tid)
-
-    def _of_unknown_origin(self, tid: int) -> Task:
-        """A thread that no line begins: it was there before, or the line is missing.
-
-        Where strace has attached to one process, whose threads it then follows, it is one of them.
-        Else nobody knows whether two such are of one process: that is said.
-        """
-        group = next(iter(set(self._attached))) if len(set(self._attached)) == 1 else 0
-        leader = next((t for t in self.tasks if t.process.pid == group), None)
-        if leader is not None and tid not in self._hopeless:
-            task = Task(tid, leader.process)
-        else:
-            task = Task(tid, Process(group or tid, Mm(), Descriptors()))
-            task.process.mm.abi = self._modes.pop(tid, None)
-            if self._origins or tid in self._hopeless:
-                self._missing(
-                    f"no line of the log says which process thread {tid} belongs to: it is shown "
-                    "as one of its own",
-                    None,
-                )
-        self._origins += 1
-        self._hopeless.discard(tid)
-        self.tasks.add(task)
-        return task
-
-    def _without_number(self, e: ev.Event) -> Task:
-        task = self.tasks.only(self._silent)
-        if task is not None:
-            return task
-        if self.tasks.of:
-            if isinstance(e, ev.Called | ev.Forked | ev.Execed):
-                text = f"line {e.line} does not say whose it is: several processes are there"
-                self._missing(text, None)
-            return _NOBODY
-        named = self._attached[0] if len(set(self._attached)) == 1 else 0
-        task = Task(named, Process(named, Mm(), Descriptors()))
-        self.tasks.add(task)
-        self.tasks.of[0] = task
-        self._root = task
-        return task
-
-    def _name(self, task: Task, tid: int) -> None:
-        """The number of the process whose lines had none."""
-        if task.process.mm.number and not any(task in (i.waits or ()) for i in self.order.waiting):
-            if task is self.tasks.unnamed:
-                self.tasks.of[tid] = task  # its records say 0 already: it stays 0
-            return
-        self.tasks.name(task, tid)
-        process = task.process
-        if not process.pid:
-            process.pid = tid
-        for item in self.order.waiting:
-            record = item.content
-            if isinstance(record, Life):
-                for field in ("pid", "tid", "child_pid", "ppid"):
-                    if getattr(record, field, None) == 0:
-                        setattr(record, field, tid)
-                if isinstance(record, Attach):
-                    record.tids = [tid if n == 0 else n for n in record.tids]
-        self.order.release(task)
-
-    def seen(self, tids: Iterable[int]) -> None:
-        """Numbers that lines had, calls of no interest included: if all but one are children of
-        somebody, that one is the process whose lines had none.
-        """
-        if not self.waits_for_name or self._held or self._root is None:
-            return
-        others = set(tids) - self._children
-        if len(others) == 1:
-            self._name(self._root, others.pop())
-
-    @property
-    def waits_for_name(self) -> bool:
-        """Whether there is a process whose lines had no number so far."""
-        return self._root is not None and not self._root.tid
-
     def _named(self, e: ev.Named) -> bool:
         task = self._find(e.tid, e)
         if task is None:
@@ -427,33 +288,11 @@ class Story:
             self._name(task, own)
         return True
 
-    # -- births -------------------------------------------------------------------------------
-
-    def _older(self, task: Task, t: int | None) -> None:
-        """A process that was there before the log: nothing of its map is known."""
-        process = task.process
-        record = Attach(
-            t=self._ns(t), pid=process.pid, mm=0, tids=[task.tid], env_lost=True, assumed=True,
-            why="log",
-        )  # fmt: skip
-        self._begin(task, record, fresh=False)
-
-    def _begin(self, task: Task, record: Start, *, fresh: bool) -> None:
-        mm = task.process.mm
-        self._mms += 1
-        mm.number = record.mm = self._mms
-        mm.early = Assumed(fresh=fresh)
-        self._early.add(mm)
-        waits: set[Task | Mm] = {mm}
-        if task is self.tasks.unnamed:
-            waits.add(task)
-        self.order.put(Item(record, mm, waits))
-
     def _forked(self, e: ev.Forked) -> bool:
         task = self._find(e.tid, e)
         if task is None:
             return False
-        if task is _NOBODY:
+        if task is NOBODY:
             return True
         self._forking.pop(task, None)
         if e.child is not None:
@@ -464,47 +303,6 @@ class Story:
         task.entered = None
         return True
 
-    def _born(self, parent: Task, tid: int, flags: int, stack: int | None, t: int | None) -> Task:
-        mother = parent.process
-        if self.waits_for_name:
-            self._children.add(tid)
-        if not mother.mm.number:
-            self._older(parent, t)
-        mm, ns = mother.mm, self._ns(t)
-        self.shared = self.shared or flags & (CLONE_VM | CLONE_VFORK) == CLONE_VM
-        if flags & CLONE_THREAD:
-            task = Task(tid, mother)
-        else:
-            shared = flags & CLONE_FILES
-            table = mother.descriptors if shared else mother.descriptors.copy()
-            child_mm = mm
-            if not flags & CLONE_VM:
-                child_mm = mm.copy()
-                self._mms += 1
-                child_mm.number = self._mms
-            task = Task(tid, Process(tid, child_mm, table))
-        record: Life
-        if flags & CLONE_VM:
-            record = Clone(
-                t=ns, pid=mother.pid, tid=parent.tid, mm=mm.number, child=tid,
-                child_pid=task.process.pid, flags=flags, stack=stack,
-            )  # fmt: skip
-        else:
-            record = Fork(
-                t=ns, pid=mother.pid, tid=parent.tid, mm=mm.number, child=tid,
-                child_mm=task.process.mm.number,
-            )  # fmt: skip
-        self.tasks.add(task)
-        self._put(record, mm)
-        begun = parent.entered
-        if isinstance(record, Fork) and (
-            mm.freeing or (begun is not None and begun.call in _FORKS and mm.line > begun.line)
-        ):
-            # What it copied, of what others changed meanwhile, no line tells (`dup_mmap`).
-            tids = [parent.tid, *(other.tid for other in mm.freeing)]
-            self._put(Overlap(t=ns, mm=record.child_mm, tids=tids), task.process.mm)
-        return task
-
     def _execed(self, e: ev.Execed) -> bool:
         if e.ret != 0 and e.tid not in self.tasks.of:
             return True  # before the program began
@@ -512,10 +310,11 @@ class Story:
         if task is None:
             return False
         task.entered = None
-        if e.ret != 0 or task is _NOBODY:
+        if e.ret != 0 or task is NOBODY:
             return True
         process, tid = task.process, task.tid
         for other in list(process.threads - {task}):
+            self._forking.pop(other, None)
             self.tasks.remove(other)
         if process.successor is not None:
             tid, process.successor = process.successor, None
@@ -541,7 +340,7 @@ class Story:
         task = self.tasks.of.get(e.tid)
         if task is None and self.tasks.of and (e.tid == 0 or self.tasks.unnamed is not None):
             task = self._find(e.tid, e)
-        if task is not None and task is not _NOBODY:
+        if task is not None and task is not NOBODY:
             self._silent.discard(e.tid)
             self._end(task, e.t, e.code, e.signal)
         return True
@@ -642,9 +441,6 @@ class Story:
 
     # -- out ----------------------------------------------------------------------------------
 
-    def _put(self, record: Life, mm: Mm | None) -> None:
-        self.order.put(Item(record, mm or _NOWHERE))
-
     def _emit_item(self, item: Item) -> None:
         content = item.content
         if isinstance(content, Start):
@@ -668,17 +464,6 @@ class Story:
         self._emit((t, dur, task, mm, index, args, ret, ext))
 
 
-def at_entry(e: ev.Entered) -> tuple[int | None, int | None]:
-    """(flags, stack) of a fork-like call in flight; flags None where its line does not say."""
-    if e.call == "fork":
-        return 0, None
-    if e.call == "vfork":
-        return CLONE_VM | CLONE_VFORK, None
-    if not e.args:
-        return None, None
-    return e.args[0] & ~0xFF, e.args[1] if len(e.args) > 1 else None
-
-
 def _kept(env: list[str] | None) -> dict[str, str] | None:
     """The variables that say how malloc is set up; the first of two equal names counts."""
     if env is None:
@@ -689,12 +474,3 @@ def _kept(env: list[str] | None) -> dict[str, str] | None:
         if eq and (name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)):
             kept.setdefault(name, value)
     return kept
-
-
-def _time(e: ev.Event) -> int | None:
-    """When an event began."""
-    return getattr(e, "t0", None) if hasattr(e, "t0") else getattr(e, "t", None)
-
-
-_NOWHERE = Mm()
-_NOBODY = Task(-1, Process(-1, _NOWHERE, Descriptors()))
