@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.live.hard import build, checked, told
+from tests.live.terminal import Terminal
 from tests.live.tracing import Traced, cli, running, state_of, until
 
 from memtrace.trace.reader import Trace
@@ -183,6 +184,39 @@ def test_stopped_and_continued_while_it_is_traced(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done.assert_exact()
     assert [e for e in done.calls("mmap") if e["args"][1] == 7 << 20]
+
+
+def test_under_a_shell_with_job_control(tmp_path: Path) -> None:
+    with Terminal(tmp_path, *ENGINE) as t:
+        t.type("memtrace cat\n")
+        t.process("cat")
+        t.type("one\n")
+        t.expect("one.*one")
+        t.type("\x1a")
+        assert t.prompt() == 128 + signal.SIGTSTP
+        t.expect_job("Stopped")
+        t.type("fg\n")
+        t.expect("cat")
+        t.type("two\n")
+        t.expect("two.*two")
+        t.type("\x03")
+        assert t.prompt() == 128 + signal.SIGINT
+        t.traced().assert_exact()
+
+
+def test_a_tracer_that_is_killed_leaves_the_program_alone(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", STANDS]
+    with running(tmp_path / "t.json", argv, *ENGINE, stdin=subprocess.PIPE) as r:
+        out, keys = r.process.stdout, r.process.stdin
+        assert out is not None
+        assert keys is not None
+        assert out.readline().startswith(b"ready")
+        r.process.kill()
+        keys.write(b"x")
+        keys.flush()
+        assert out.readline() == b"mapped\n"
+        done = r.ended()
+    assert done.exactness == "incomplete"
 
 
 def test_what_memtrace_is_sent_the_program_gets(tmp_path: Path) -> None:

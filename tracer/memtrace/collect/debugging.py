@@ -46,7 +46,8 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
             hint=again,
         )
     redaction = Redaction() if options.redact else None
-    output = begin(path, machine.header("python-ptrace", argv), redaction, again)
+    elsewhere = "memtrace run -o /tmp/trace.json -- PROG ARGS..."
+    output = begin(path, machine.header("python-ptrace", argv), redaction, elsewhere)
     no_sigchld = children_are_waited_for()
     writer = Writer(output, redaction)
     engine = DebuggerEngine(writer.channel, replace(options, seccomp=False))
