@@ -13,19 +13,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence as Values
-from typing import NamedTuple
 
 from memtrace.collect import procfs, wire
-from memtrace.collect.abi import (
-    ABIS,
-    CLONE_VM,
-    ERESTART,
-    NATIVE,
-    Abi,
-    Role,
-    role_of,
-)
+from memtrace.collect.abi import CLONE_VM, ERESTART, NATIVE, Role, role_of
 from memtrace.collect.channel import Channel
 from memtrace.collect.family import Family
 from memtrace.collect.observe import Observer
@@ -43,29 +33,12 @@ from memtrace.collect.strace.events import (
     Unreadable,
 )
 from memtrace.collect.strace.parser import Parser
-from memtrace.collect.strace.sequence import Place, Sequence
+from memtrace.collect.strace.registers import POINTERS, fill, fill_again, registers
+from memtrace.collect.strace.sequence import Sequence
+from memtrace.collect.strace.turns import Turns
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
-from memtrace.collect.turns import LIMIT_NS
-from memtrace.space.calls import MAP_FIXED
 
-_NUMBERS = {abi.name: {name: number for number, name in abi.names.items()} for abi in ABIS.values()}
-_ABIS = {abi.name: abi for abi in ABIS.values()}
-_OP_ENTRY = 1
-_STACK_BYTES = {"brk": 40, "mremap": 96}  # the return address, and one word more (`Site`)
-#: Of their pointers strace prints what they point to: the registers tell the addresses.
-_POINTERS = frozenset(("prctl", "io_setup", "process_madvise"))
 _FORKS = frozenset(("fork", "vfork", "clone", "clone3"))
-_STOPPED: tuple[list[str], ...] = (["t"], ["Z"], ["X"], [])
-
-
-class Done(NamedTuple):
-    """A call that was seen to have come to its end at `ns` (CLOCK_MONOTONIC): what is to be read
-    back if it has `failed`, and if it has `made` what it was asked for; None if not known.
-    """
-
-    ns: int
-    failed: bytes
-    made: bytes | None
 
 
 class StraceEngine:
@@ -91,10 +64,8 @@ class StraceEngine:
         self._parser = Parser()
         self._line = bytearray()  # begun, and not ended
         self._read_back = ReadBack()
+        self._turns = Turns(self.channel, self._in_flight, self._is_first)
         self._superseded: dict[int, int] = {}
-        self._places: dict[int, Place] = {}  # tid -> that of its call in flight
-        self._last_in: dict[int, int] = {}  # mm -> the task that was let into a call last
-        self._done: dict[int, Done] = {}  # tid -> of its call in flight, which has ended
         self._seen: set[int] = set()  # tasks that have come to the end of a call
         self._exiting: set[int] = set()
 
@@ -123,7 +94,7 @@ class StraceEngine:
         for event in self._parser.close():
             self._take(event)
         for tracee in list(self.family.tracees.values()):
-            self._settle(tracee)
+            self._turns.settle(tracee)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Called):
@@ -181,13 +152,13 @@ class StraceEngine:
     def _born(self, mother: Tracee, child: int) -> None:
         """A copying fork has been made: where it stands among the mm's calls."""
         flags, stack = mother.clone or (0, None)
-        place = self._places.get(mother.tid)
+        place = self._turns.place(mother)
         if place is None:
             self.family.birth(mother, child, flags or 0, stack)
             return
         with self.channel.into(place):
             self.family.birth(mother, child, flags or 0, stack)
-        self._settle(mother)
+        self._turns.settle(mother)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -206,31 +177,22 @@ class StraceEngine:
                 self._exits(tracee, whole=call == "exit_group")
             return
         tracee.role = Role.FORK if call in _FORKS else role_of(call)
-        tracee.name, tracee.pending, tracee.t0 = call, True, time.monotonic_ns()
+        tracee.pending, tracee.t0 = True, time.monotonic_ns()
         self.observer.reach(mm, tracee.tid)
-        registers = self._look(tracee, call)
-        number = _NUMBERS[NATIVE.name].get(call)
-        tracee.entry[0] = NATIVE.audit << 32 | _OP_ENTRY if number and registers else 0
-        if tracee.role or call in _POINTERS:
-            self._arguments(tracee, number or 0, registers)
+        found = registers(tracee.tid)
+        printed = () if tracee.role else event.args or ()
+        fill(tracee, call, found, printed, evidence=self.options.evidence)
         if tracee.role is Role.EXEC:
-            sharing = any(t.pid != tracee.pid for t in map(self.family.tracees.get, mm.tids) if t)
-            if not sharing and self._quiet(tracee) and mm.exec_snap != mm.calls:
-                self.observer.snapshot(mm, tracee, "exec")
-                mm.exec_snap = mm.calls
+            self._execs(tracee)
             return
         if tracee.role is Role.FORK:
             flags = self._clone_facts(tracee, call)[0]
             if flags is None or flags & CLONE_VM:
                 tracee.pending = False  # shares the map, changes nothing of it
                 return
-        elif call not in _POINTERS:
-            self._arguments(tracee, number or 0, event.args or [])
         if self.options.evidence and mm.fresh:
             self.observer.peek_before(tracee)
-        self._await(tracee)
-        self._places[tracee.tid] = self.channel.place()
-        self._last_in[mm.id] = tracee.tid
+        self._turns.enter(tracee)
 
     def _clone_facts(self, tracee: Tracee, call: str) -> tuple[int | None, int | None]:
         """The flags and the stack that a child is to have."""
@@ -243,21 +205,6 @@ class StraceEngine:
             tracee.clone = (CLONE_VM if call == "vfork" else 0, None)
         return tracee.clone
 
-    def _look(self, tracee: Tracee, call: str) -> list[int]:
-        """Where a call is made from, and its six arguments, as /proc tells of a task in a stop; []
-        where it does not.
-        """
-        e = tracee.entry
-        e[1] = e[2] = 0
-        tracee.stack = b""
-        words = procfs.read(f"/proc/{tracee.tid}/syscall").split()
-        if len(words) < 3:  # "-1 sp pc" outside of a call, else the number and its arguments
-            return []
-        e[1], e[2] = int(words[-1], 16), int(words[-2], 16)
-        if self.options.evidence:
-            tracee.stack = tracee.mm.bytes_at(e[2], _STACK_BYTES.get(call, 8))
-        return [int(w, 16) for w in words[1:7]] if len(words) == 9 else []
-
     def _called(self, event: Called) -> None:
         tracee = self._tracee(event.tid)
         if tracee is None or not tracee.mm.id:
@@ -266,116 +213,42 @@ class StraceEngine:
         self.observer.reach(mm, tracee.tid)
         if not tracee.pending:
             self._first_look(tracee)
-            registers = self._look(tracee, event.call)
-            if event.call in _POINTERS:
-                self._arguments(tracee, 0, registers)
+            fill(
+                tracee, event.call, registers(tracee.tid), event.args,
+                evidence=self.options.evidence,
+            )  # fmt: skip
             tracee.t0 = now
-        tracee.pending, tracee.name, tracee.role = False, event.call, Role.MEMORY
-        mm.overlapping.discard(tracee)
+        tracee.pending, tracee.role = False, Role.MEMORY
         if event.ret is not None and event.ret in ERESTART:
-            self._settle(tracee)
+            self._turns.settle(tracee)
             return
-        abi = _ABIS.get(event.abi or "", NATIVE)
-        self._fill(tracee, event, abi)
+        if tracee.abi is NATIVE and event.call not in POINTERS:
+            fill_again(tracee, event)
         quiet = self._quiet(tracee)
-        ret = event.ret
-        done = self._done.pop(tracee.tid, None)
-        ended = now if done is None else done.ns
-        if ret is None:
-            message = self.observer.call(tracee, 0, ended, b"", _raw(event), wire.UNFINISHED)
-        else:
-            last = self._last_in.get(mm.id) in (None, tracee.tid)
-            statm = self.observer.statm(mm, tracee) if quiet and last else b""
-            extra = None if done is None else done.failed if -4096 < ret < 0 else done.made
-            if extra is None:
-                extra = self._read_back.after(tracee, ret)
-            message = self.observer.call(tracee, ret, ended, statm, _joined(extra, _raw(event)))
-        self._settle(tracee, message)
+        self._turns.settle(tracee, self._message(tracee, event.ret, now, quiet=quiet))
         if quiet:
             why = "overlap" if mm.disordered else self.observer.due(mm, now)
             if why and self.observer.snapshot(mm, tracee, why):
                 mm.disordered = False
 
-    def _fill(self, tracee: Tracee, event: Called, abi: Abi) -> None:
-        """The entry's registers as they are for the native call of that name: `raw` says besides
-        what the program really called.
-        """
-        e = tracee.entry
-        tracee.abi = abi
-        number = _NUMBERS[abi.name].get(event.raw or event.call)
-        e[0] = abi.audit << 32 | _OP_ENTRY
-        e[3] = _NUMBERS[abi.name][event.call] if number is None else number
-        if event.call not in _POINTERS:
-            self._arguments(tracee, e[3], event.args)
-        if event.abi == "x32":
-            e[3] |= 0x40000000
-
-    @staticmethod
-    def _arguments(tracee: Tracee, number: int, args: Values[int]) -> None:
-        e = tracee.entry
-        e[3] = number
-        for i in range(6):
-            e[4 + i] = (args[i] if i < len(args) else 0) & (1 << 64) - 1
+    def _message(self, tracee: Tracee, ret: int | None, now: int, *, quiet: bool) -> bytes:
+        """What is to be written of a call that has ended."""
+        if tracee.mm.id in self.closed:
+            return b""
+        done = self._turns.done(tracee)
+        ended = now if done is None else done.ns
+        if ret is None:
+            extra = self._read_back.unfinished(tracee)
+            return self.observer.call(tracee, 0, ended, b"", extra, wire.UNFINISHED)
+        alone = quiet and self._turns.was_last(tracee)
+        statm = self.observer.statm(tracee.mm, tracee) if alone else b""
+        seen = None if done is None else done.failed if -4096 < ret < 0 else done.made
+        extra = self._read_back.after(tracee, ret) if seen is None else seen
+        return self.observer.call(tracee, ret, ended, statm, extra)
 
     def _quiet(self, tracee: Tracee) -> bool:
         """Whether no other call of the mm is in flight: strace is held, so none can begin."""
         return all(t is tracee for t in self._in_flight(tracee.mm))
-
-    # -- the order of application ---------------------------------------------------------------
-
-    def _await(self, tracee: Tracee) -> None:
-        """Before a call begins, those of the mm that are in flight have to come to their end: then
-        the order of entries is the order of application. strace is held meanwhile; they reach their
-        stop without it. One that does not (it may wait for this very thread) is left to overlap.
-        """
-        mm = tracee.mm
-        others = [t for t in self._in_flight(mm) if t is not tracee]
-        doubtful = [t for t in others if t.tid not in self._seen and t.tid not in self._done]
-        if doubtful and self.options.seccomp:
-            # Perhaps it stands in the second stop before its first call (`command.py`).
-            self._overlap(mm, [*doubtful, tracee])
-            others = [t for t in others if t not in doubtful]
-        end = time.monotonic_ns() + LIMIT_NS
-        nap = 0.0
-        while others := [t for t in others if procfs.stat_fields(t.tid)[:1] not in _STOPPED]:
-            if time.monotonic_ns() > end:
-                self._overlap(mm, [*others, tracee])
-                return
-            time.sleep(nap)
-            nap = min(nap + 0.00005, 0.005)
-        for t in self._in_flight(mm):
-            if t is not tracee and t.tid not in self._done and t.role is Role.MEMORY:
-                self._done[t.tid] = self._look_back(t)
-
-    def _look_back(self, tracee: Tracee) -> Done:
-        """What the kernel shows of a call that has come to its end, of which strace has not told
-        yet, before the next one can change it.
-        """
-        failed = self._read_back.after(tracee, -1)
-        fixed = tracee.name == "mmap" and tracee.entry[7] & MAP_FIXED
-        made = self._read_back.after(tracee, tracee.entry[4]) if fixed else None
-        return Done(time.monotonic_ns(), failed, made)
-
-    def _overlap(self, mm: Mm, tracees: list[Tracee]) -> None:
-        self.channel.send(wire.life({
-            "rec": "overlap", "t": self.channel.now(), "mm": mm.id,
-            "tids": [t.tid for t in tracees],
-        }))  # fmt: skip
-        mm.disordered = True
-        for t in tracees[:-1]:
-            mm.overlapping.add(t)
-            self._settle(t)
-
-    def _settle(self, tracee: Tracee, message: bytes = b"") -> None:
-        """Put a call's message where it belongs; one that has lost its place goes last."""
-        place = self._places.pop(tracee.tid, None)
-        self._done.pop(tracee.tid, None)
-        if tracee.mm.id in self.closed:
-            message = b""
-        if place is not None:
-            self.channel.settle(place, message)
-        else:
-            self.channel.send(message)
 
     def _in_flight(self, mm: Mm) -> list[Tracee]:
         return [t for t in map(self.family.tracees.get, mm.tids) if t is not None and t.pending]
@@ -397,13 +270,13 @@ class StraceEngine:
         if event.child is None:
             if event.ret is not None and event.ret < 0:
                 self._failed(parent, event.ret)
-        elif parent.pending and parent.tid in self._places:
+        elif parent.pending and self._turns.place(parent) is not None:
             self._born(parent, event.child)
         else:
             self.family.birth(parent, event.child, event.flags, event.stack)
         parent.pending = False
         parent.mm.overlapping.discard(parent)
-        self._settle(parent)
+        self._turns.settle(parent)
 
     def _execed(self, event: Execed) -> None:
         if event.ret is None:
@@ -424,7 +297,7 @@ class StraceEngine:
             return
         by = self._superseded.pop(event.tid, event.tid)
         for other in [t for t in self.family.tracees.values() if t.pid == event.tid]:
-            self._settle(other)
+            self._turns.settle(other)
             other.mm.overlapping.discard(other)
         self.family.execed(event.tid, by)
 
@@ -437,9 +310,17 @@ class StraceEngine:
         tracee.pending = False
         searched = tracee.role is Role.EXEC and mm.exec_snap == mm.calls
         statm = self.observer.statm(mm, tracee) if self._quiet(tracee) else b""
-        self._settle(tracee, self.observer.call(tracee, ret, now, statm, b""))
+        self._turns.settle(tracee, self.observer.call(tracee, ret, now, statm, b""))
         if searched:
             mm.exec_snap = mm.calls  # a search through PATH changes nothing
+
+    def _execs(self, tracee: Tracee) -> None:
+        """A process is about to become another program."""
+        mm = tracee.mm
+        sharing = any(t.pid != tracee.pid for t in map(self.family.tracees.get, mm.tids) if t)
+        if not sharing and self._quiet(tracee) and mm.exec_snap != mm.calls:
+            self.observer.snapshot(mm, tracee, "exec")
+            mm.exec_snap = mm.calls
 
     def _exits(self, tracee: Tracee, *, whole: bool) -> None:
         """A task, or the whole process, is about to end."""
@@ -479,33 +360,22 @@ class StraceEngine:
             tracee.pending = False
             if tracee.role is Role.MEMORY:
                 self._killed_in_call(tracee)
-        self._settle(tracee)
+        self._turns.settle(tracee)
         self.family.ended(event.tid, event.code, event.signal)
 
     def _killed_in_call(self, tracee: Tracee) -> None:
         """Killed between a call's entry and its exit: whether it was made is not known."""
-        number = _NUMBERS[NATIVE.name].get(tracee.name)
-        if number is None:
+        if not tracee.entry[0]:
+            self._turns.settle(tracee)
             return
-        tracee.entry[0] = NATIVE.audit << 32 | _OP_ENTRY
-        now = time.monotonic_ns()
-        self._settle(tracee, self.observer.call(tracee, 0, now, b"", b"", wire.UNFINISHED))
+        self._turns.settle(tracee, self._message(tracee, None, time.monotonic_ns(), quiet=False))
+
+    def _is_first(self, tid: int) -> bool:
+        return self.options.seccomp and tid not in self._seen
 
     def _still_stands(self, tracee: Tracee) -> bool:
         """Whether the task is in the stop that strace was held at."""
         return procfs.stat_fields(tracee.tid)[:1] == ["t"]
-
-
-def _raw(event: Called) -> bytes:
-    """The name that the program used, where it is not the canonical one."""
-    if event.raw is None:
-        return b""
-    args = [*event.args, 0, 0, 0, 0, 0, 0][:6]
-    return wire.extra({"args": args, "call": event.call, "raw": event.raw})
-
-
-def _joined(a: bytes, b: bytes) -> bytes:
-    return a[:-1] + b"," + b[1:] if a and b else a or b
 
 
 def _is_deadly(tid: int, name: str) -> bool:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A call's entry as the recorder wants it (struct ptrace_syscall_info), put together from strace's
+line and from /proc/TID/syscall, which tells the registers of a task in a stop.
+
+Arguments are strace's word, but where it prints what a pointer points to, and for calls of i386,
+of which some have their arguments in memory: there the registers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from memtrace.collect import procfs
+from memtrace.collect.abi import I386, NATIVE, X32_BIT, Abi
+from memtrace.collect.ptrace import ENTRY_ARG0, ENTRY_NR, ENTRY_OP, OP_ENTRY
+from memtrace.collect.strace.events import Called
+from memtrace.collect.tracee import Tracee
+
+#: Calls of whose pointers strace prints what they point to.
+POINTERS = frozenset(("prctl", "io_setup", "process_madvise"))
+_NUMBERS = {name: number for number, name in NATIVE.names.items()}
+_OLD = frozenset(("mmap2", "old_mmap", "ipc"))
+_STACK_BYTES = {"brk": 40, "mremap": 96}  # the return address, and one word more (`Site`)
+_U64 = (1 << 64) - 1
+
+
+class Registers(NamedTuple):
+    """What /proc tells of a task in a call's stop."""
+
+    number: int
+    args: tuple[int, ...]
+    sp: int
+    ip: int
+
+
+def registers(tid: int) -> Registers | None:
+    """The registers of a task; None if it is not to be known, or in no call."""
+    words = procfs.read(f"/proc/{tid}/syscall").split()
+    if len(words) != 9:
+        return None
+    args = tuple(int(w, 16) for w in words[1:7])
+    return Registers(int(words[0]), args, int(words[7], 16), int(words[8], 16))
+
+
+def interface(number: int, call: str) -> Abi | None:
+    """By which system call interface a number means that call."""
+    if NATIVE.names.get(number & ~X32_BIT) == call:
+        return NATIVE
+    name = I386.names.get(number, "")
+    return I386 if name == call or name in _OLD else None
+
+
+def fill(
+    tracee: Tracee, call: str, found: Registers | None, args: Sequence[int], *, evidence: bool
+) -> bool:
+    """Fill `tracee.entry`, `stack`, `abi` and `name` at a call's entry.
+
+    Args:
+        tracee: stands in the stop.
+        call: its canonical name.
+        found: its registers.
+        args: as strace prints them.
+        evidence: also read the words at the stack pointer.
+
+    Returns whether the registers tell the arguments.
+    """
+    e = tracee.entry
+    tracee.abi, tracee.name, tracee.stack = NATIVE, call, b""
+    e[ENTRY_OP] = e[1] = e[2] = 0
+    if found is None:
+        set_arguments(tracee, _NUMBERS.get(call, 0), args)
+        return False
+    abi = interface(found.number, call) or NATIVE
+    tracee.abi, e[1], e[2] = abi, found.ip, found.sp
+    if evidence:
+        tracee.stack = tracee.mm.bytes_at(found.sp, _STACK_BYTES.get(call, 8))
+    e[ENTRY_OP] = abi.audit << 32 | OP_ENTRY
+    if abi is I386:
+        tracee.name = I386.names[found.number]
+        set_arguments(tracee, found.number, found.args)
+        return True
+    known = call in POINTERS or not args
+    set_arguments(tracee, found.number, found.args if known else args)
+    return known
+
+
+def fill_again(tracee: Tracee, event: Called) -> None:
+    """At the exit: arguments that only the whole line tells."""
+    e = tracee.entry
+    number = e[ENTRY_NR] if e[ENTRY_OP] else _NUMBERS[event.call]
+    e[ENTRY_OP] = NATIVE.audit << 32 | OP_ENTRY
+    if event.abi == "x32":
+        number |= X32_BIT
+    set_arguments(tracee, number, event.args)
+
+
+def set_arguments(tracee: Tracee, number: int, args: Sequence[int]) -> None:
+    """The call's number and up to six arguments; 0 for those that it has not."""
+    e = tracee.entry
+    e[ENTRY_NR] = number
+    for i in range(6):
+        e[ENTRY_ARG0 + i] = (args[i] if i < len(args) else 0) & _U64
