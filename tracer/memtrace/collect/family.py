@@ -132,8 +132,18 @@ class Family:
             # It came first and was announced without what only the parent's registers tell.
             self._emit_clone(parent, child, flags, stack)
 
-    def birth(self, parent: Tracee, child_tid: int, flags: int, stack: int | None) -> None:
-        """The same, told by the call's arguments and result once it has ended."""
+    def birth(
+        self,
+        parent: Tracee,
+        child_tid: int,
+        flags: int,
+        stack: int | None,
+        *,
+        early: bool = False,
+    ) -> None:
+        """The same, told by the call's arguments and result once it has ended; `early`: before
+        that, because the child has been seen, and it will be told again.
+        """
         child = self.tracees.get(child_tid)
         came_first = child_tid in self._early
         self._early.discard(child_tid)
@@ -144,6 +154,8 @@ class Family:
             pid = parent.pid if flags & CLONE_THREAD else child_tid
             shares = bool(flags & CLONE_VM)
             self._adopt(parent, child_tid, pid, shares=shares, flags=flags, stack=stack)
+        if early:
+            self._early.add(child_tid)
 
     def early(self, tid: int) -> Tracee:
         """A task that stops before its parent's event: found out from /proc and kcmp(2)."""

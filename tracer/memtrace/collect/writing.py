@@ -9,6 +9,7 @@ and writes nothing more: the file has no footer and is incomplete by that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from memtrace.trace.records import Footer
 from memtrace.trace.stream import BLOCK, Output
 
 FLUSH_NS = 150_000_000
+KILLED = "the tracer was killed"
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -56,9 +58,16 @@ class Writer:
     Args:
         output: a trace with its header written; it is closed here.
         redaction: what the header was redacted with, None if it was not.
+        heir: (reading, writing) end of a pipe: if the tracer is killed, the writer reads it to its
+            end, for who writes to it has the target in hand.
     """
 
-    def __init__(self, output: Output, redaction: Redaction | None = None) -> None:
+    def __init__(
+        self,
+        output: Output,
+        redaction: Redaction | None = None,
+        heir: tuple[int, int] | None = None,
+    ) -> None:
         self.wishes = Wishes()
         read_end, write_end = os.pipe()
         self._status, status = os.pipe()
@@ -76,7 +85,9 @@ class Writer:
                     os.close(write_end)
                     os.close(self._status)
                     scribe = Scribe(self.wishes.ask, redaction=redaction)
-                    _main(read_end, status, output, scribe, self.channel.start_ns, self.wishes)
+                    _main(
+                        read_end, status, output, scribe, self.channel.start_ns, self.wishes, heir
+                    )
             finally:
                 os._exit(0)
         os.waitpid(middle, 0)
@@ -113,11 +124,14 @@ class Writer:
 
 
 def _main(
-    fd: int, status: int, output: Output, scribe: Scribe, start_ns: int, wishes: Wishes
-) -> None:
+    fd: int, status: int, output: Output, scribe: Scribe, start_ns: int, wishes: Wishes,
+    heir: tuple[int, int] | None,
+) -> None:  # fmt: skip
     """The body of the writer process. Never returns."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
+    if heir is not None:
+        os.close(heir[1])
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):  # the target's pipes must see their end when the target closes them
         os.dup2(null, standard)
@@ -128,7 +142,12 @@ def _main(
         result = Result(f"the writer failed: {type(e).__name__}: {e}", "", {}, 0, 0, 0, 0, 0, [])
         while os.read(fd, 1 << 20):
             pass
-    os.write(status, msgspec.json.encode(result))
+    with contextlib.suppress(OSError):
+        os.write(status, msgspec.json.encode(result))
+    if heir is not None and result.reason == KILLED:
+        os.set_blocking(heir[0], True)
+        while os.read(heir[0], 1 << 16):
+            pass
     os._exit(0)
 
 
@@ -160,7 +179,7 @@ def _write_trace(fd: int, output: Output, scribe: Scribe, start_ns: int, wishes:
                     wishes.fail()
         if data == b"":
             break
-    reason = end["reason"] if end is not None else "the tracer was killed"
+    reason = end["reason"] if end is not None else KILLED
     if error is None:
         counts = {**scribe.counts, "records": scribe.seq}
         stop = end["t"] if end is not None else scribe.now

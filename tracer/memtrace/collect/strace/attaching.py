@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from memtrace.collect import access, machine, procfs
 from memtrace.collect.attach import sleeps_elsewhere
@@ -58,13 +59,13 @@ def record_attached(
     redaction = Redaction() if options.redact else None
     again = f"memtrace attach --engine strace -o /tmp/trace.json {pid}"
     output = begin(path, machine.header("strace", argv), redaction, again)
-    writer = Writer(output, redaction)
+    lockstep = Lockstep()
+    writer = Writer(output, redaction, lockstep.ends)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     prepare()
-    lockstep = Lockstep()
     words = strace.command(lockstep.path, seccomp=False, leaves=True)
     strace_pid = start([*words, "-q", "-p", str(facts.pid)], before, group=True)
-    engine = StraceEngine(writer.channel, options)
+    engine = StraceEngine(writer.channel, replace(options, seccomp=False))
     visit = _Visit(engine, facts.pid, strace_pid, for_ns, watch, facts.name)
     loop = Loop(engine, lockstep, strace_pid, visit.signalled)
     error: TargetError | None = None

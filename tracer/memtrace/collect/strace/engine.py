@@ -128,7 +128,7 @@ class StraceEngine:
             mother = self._mother(tid)
             if mother is None:
                 return self.family.early(tid)
-            self._born(mother, tid)
+            self._born(mother, tid, early=True)
             tracee = self.family.tracees.get(tid)
         return tracee
 
@@ -149,15 +149,15 @@ class StraceEngine:
             ]  # fmt: skip
         return forking[0] if len(forking) == 1 else None
 
-    def _born(self, mother: Tracee, child: int) -> None:
+    def _born(self, mother: Tracee, child: int, *, early: bool = False) -> None:
         """A copying fork has been made: where it stands among the mm's calls."""
         flags, stack = mother.clone or (0, None)
         place = self._turns.place(mother)
         if place is None:
-            self.family.birth(mother, child, flags or 0, stack)
+            self.family.birth(mother, child, flags or 0, stack, early=early)
             return
         with self.channel.into(place):
-            self.family.birth(mother, child, flags or 0, stack)
+            self.family.birth(mother, child, flags or 0, stack, early=early)
         self._turns.settle(mother)
 
     # -- calls --------------------------------------------------------------------------------

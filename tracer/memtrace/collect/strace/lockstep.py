@@ -42,8 +42,8 @@ class Unholdable(Exception):  # noqa: N818 - not an error of the program's
 class Lockstep:
     """Both ends of the pipe until strace has opened it, then the reading one.
 
-    `path` is what strace is to be given as its output. `data` that strace wrote without being held,
-    which happens only when it ends, comes from `rest`.
+    `path` is what strace is to be given as its output; `ends` are the descriptors. What strace
+    wrote without being held, which happens only when it ends, comes from `rest`.
     """
 
     def __init__(self) -> None:
@@ -56,6 +56,7 @@ class Lockstep:
         flags = fcntl.fcntl(self._read, fcntl.F_GETFL)
         fcntl.fcntl(self._read, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
         self.path = f"/proc/{os.getpid()}/fd/{self._write}"
+        self.ends = self._read, self._write
         self._pid = 0
         self._syscall = self._fd = -1
         self._ahead = bytearray(FILLER)  # known, and still in the pipe or on its way

@@ -35,10 +35,10 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     redaction = Redaction() if options.redact else None
     again = "memtrace run --engine strace -o /tmp/trace.json -- PROG ARGS..."
     output = begin(path, machine.header("strace", argv), redaction, again)
-    writer = Writer(output, redaction)
+    lockstep = Lockstep()
+    writer = Writer(output, redaction, lockstep.ends)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     prepare()
-    lockstep = Lockstep()
     words = strace.command(lockstep.path, seccomp=options.seccomp)
     begun = time.monotonic_ns()
     pid = start([*words, *command.program(argv)], before)
