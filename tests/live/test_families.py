@@ -53,7 +53,7 @@ import subprocess
 for _ in range(25):
     subprocess.run(["/bin/true"], check=True, close_fds=False)
 """
-BOTH = pytest.mark.parametrize("options", [(), ("--no-seccomp",)])
+ALL = pytest.mark.parametrize("options", [(), ("--no-seccomp",), ("--engine", "strace")])
 
 
 def lives(done: Traced) -> Counter[type]:
@@ -74,7 +74,7 @@ def lives(done: Traced) -> Counter[type]:
     return Counter(kind for kind, _ in kinds) + Counter({Exec: len(done.calls("exec"))})
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("each", [pytest.param(50, id="200")])
 def test_children_of_four_threads(
     run: Callable[..., Traced], each: int, options: tuple[str, ...]
@@ -88,7 +88,7 @@ def test_children_of_four_threads(
     assert codes == Counter(n % 7 for _ in range(4) for n in range(each))
 
 
-@BOTH
+@ALL
 def test_two_hundred_threads(run: Callable[..., Traced], options: tuple[str, ...]) -> None:
     done = run(PYTHON, "-c", THREADS, options=options)
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def test_orphans_outlive_the_first_process(run: Callable[..., Traced]) -> None:
     assert Counter(p.exit_code for p in done.replayed.processes if not p.inherited)[0] == 5
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("code", [pytest.param(SPAWNS, id="posix_spawn"),
                                   pytest.param(VFORKS, id="vfork")])  # fmt: skip
 def test_children_that_borrow_the_memory_until_they_exec(
@@ -121,7 +121,7 @@ def test_children_that_borrow_the_memory_until_they_exec(
     assert len(done.replayed.processes[0].pids) == 26
 
 
-@BOTH
+@ALL
 def test_threads_that_are_ended_in_a_call_while_the_process_exits(
     run: Callable[..., Traced], options: tuple[str, ...]
 ) -> None:

@@ -21,6 +21,12 @@ from memtrace.trace.reader import Trace
 from memtrace.trace.records import Clone, Exec, Fork
 
 BOTH = pytest.mark.parametrize("options", [(), ("--no-seccomp",)], ids=["filter", "no-seccomp"])
+#: And by a real strace, but where strace itself stands in the program's way.
+ALL = pytest.mark.parametrize(
+    "options",
+    [(), ("--no-seccomp",), ("--engine", "strace")],
+    ids=["filter", "no-seccomp", "strace"],
+)
 #: The handler of a fault in a system call takes privileges (vm.unprivileged_userfaultfd).
 NR_USERFAULTFD = 323
 needs_userfaultfd = pytest.mark.skipif(
@@ -100,7 +106,7 @@ def test_a_program_of_32_bits(
     assert {e["args"][5] for e in done.calls("mmap") if e.get("path")} == {4096}
 
 
-@BOTH
+@ALL
 def test_32_bit_calls_of_a_64_bit_program(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("int80", *options, marks=1)
     if done.told("no-i386"):
@@ -114,7 +120,7 @@ def test_32_bit_calls_of_a_64_bit_program(hard: Hard, options: tuple[str, ...]) 
     assert calls[3]["errno"] == "ENOMEM"
 
 
-@BOTH
+@ALL
 def test_x32_calls(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("x32", *options, marks=1)
     (call,) = [e for e in done.calls("mmap") if e.get("abi") == "x32"]
@@ -161,20 +167,20 @@ def test_leak_sanitizer_says_that_it_is_traced(
 # -- programs that trace, and programs that filter -----------------------------------------------
 
 
-@BOTH
+@ALL
 def test_a_program_that_has_its_child_trace_it(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("traceme", *options, marks=2)
     assert told(done, "traceme") == [{"errno": EPERM}]
     assert len(done.calls("exec")) == 2
 
 
-@BOTH
+@ALL
 def test_a_program_that_attaches_to_its_child(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("ptrace-attach", *options, marks=2)
     assert told(done, "attach") == told(done, "seize") == [{"errno": EPERM}]
 
 
-@BOTH
+@ALL
 def test_a_filter_that_lets_mmap_fail(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("filter-errno", *options, marks=1)
     assert told(done, "mmap") == [{"ret": -ENOMEM}]
@@ -186,7 +192,7 @@ def test_a_filter_that_asks_for_a_tracer_finds_none(hard: Hard, options: tuple[s
     assert told(done, "mmap") == told(done, "getppid") == [{"ret": -ENOSYS}]
 
 
-@BOTH
+@ALL
 def test_a_filter_that_traps(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("filter-trap", *options, marks=1)
     assert told(done, "trapped") == [{"by": 1}]
@@ -199,7 +205,7 @@ def test_a_filter_that_kills(hard: Hard, options: tuple[str, ...]) -> None:
     assert not [e for e in done.calls("mmap") if e["ret"] == 9]
 
 
-@BOTH
+@ALL
 def test_a_filter_that_kills_one_thread(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("filter-kill-thread", *options, marks=2)
     assert [e["signal"] for e in done.calls("exit") if "signal" in e] == [signal.SIGSYS]
@@ -208,7 +214,7 @@ def test_a_filter_that_kills_one_thread(hard: Hard, options: tuple[str, ...]) ->
 # -- many threads, and calls that wait for others ------------------------------------------------
 
 
-@BOTH
+@ALL
 def test_four_hundred_threads_come_and_go(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("threads", *options, marks=1)
     # One that came before its parent's event is told again, with its stack.
@@ -216,7 +222,7 @@ def test_four_hundred_threads_come_and_go(hard: Hard, options: tuple[str, ...]) 
     assert len(done.calls("exit")) == 401
 
 
-@BOTH
+@ALL
 def test_a_process_that_outlives_its_first_thread(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("leaderless", *options, marks=2, code=4)
     other, leader = done.calls("exit")
@@ -225,7 +231,7 @@ def test_a_process_that_outlives_its_first_thread(hard: Hard, options: tuple[str
     assert (leader["tid"], leader["code"]) == (leader["pid"], 4)
 
 
-@BOTH
+@ALL
 def test_signals_at_any_moment_of_a_call(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("alarms", *options, marks=1)
     (alarms,), (forks,) = told(done, "alarms"), told(done, "forks")
@@ -239,7 +245,7 @@ def test_signals_at_any_moment_of_a_call(hard: Hard, options: tuple[str, ...]) -
 
 
 @needs_userfaultfd
-@BOTH
+@ALL
 def test_a_call_served_by_a_thread_that_maps(hard: Hard, options: tuple[str, ...]) -> None:
     # The madvise waits in the kernel for a userfaultfd handler, whose mmap waits for its turn:
     # after a while it is let through, and that is said.
@@ -256,7 +262,7 @@ def test_a_call_served_by_a_thread_that_maps(hard: Hard, options: tuple[str, ...
 
 
 @needs_userfaultfd
-@BOTH
+@ALL
 @pytest.mark.parametrize("call", ["madvise", "mlock"])
 def test_killed_in_the_middle_of_a_call(hard: Hard, call: str, options: tuple[str, ...]) -> None:
     done = hard(f"killed-in-{call}", *options, marks=2)
@@ -270,19 +276,19 @@ def test_killed_in_the_middle_of_a_call(hard: Hard, call: str, options: tuple[st
 # -- surroundings --------------------------------------------------------------------------------
 
 
-@BOTH
+@ALL
 def test_every_descriptor_is_taken(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("descriptors", *options, marks=1)
     (opened,) = told(done, "opened")
     assert opened["count"] > 100
 
 
-@BOTH
+@ALL
 def test_children_whose_end_is_ignored(hard: Hard, options: tuple[str, ...]) -> None:
     done = hard("ignored", *options, marks=6)
     assert [e["code"] for e in done.calls("exit")] == [3] * 5 + [0]
 
 
-@BOTH
+@ALL
 def test_signals_that_are_blocked_and_waited_for(hard: Hard, options: tuple[str, ...]) -> None:
     hard("blocked", *options, marks=2)

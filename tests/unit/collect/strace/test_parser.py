@@ -67,6 +67,15 @@ def test_an_error_newer_than_the_table_matters_only_for_calls_of_which_it_is_rec
 # ---- times ----
 
 
+@pytest.mark.parametrize("marks", ["???", "????"])
+def test_a_call_that_strace_could_not_see_was_never_made(marks: str) -> None:
+    # Its thread was killed on entry (ptrace_report_syscall_entry).
+    parser = Parser()
+    lines = f"8 {marks}( <unfinished ...>\n8 <... {marks} resumed>)   = ?\n9 {marks}()    = ?\n"
+    assert parser.feed(lines.encode()) == []
+    assert parser.ignored == parser.lines == 3
+
+
 def test_a_call_torn_by_a_message_did_not_end_when_it_began() -> None:
     told = events(
         "12:00:00.000001 clone(child_stack=NULL, flags=SIGCHLDstrace: Process 6 attached",

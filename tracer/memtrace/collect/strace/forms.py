@@ -11,7 +11,7 @@ import re
 
 from memtrace.collect.strace.calls import NAMES
 
-NAME = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*+|\?{4})\(")
+NAME = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*+|\?{3,4})\(")
 RESUMED = re.compile(rb"<\.\.\. ([A-Za-z_?][A-Za-z0-9_?]*+) resumed>")
 UNFINISHED = b" <unfinished ...>"
 DETACHED = b" <detached ...>"
@@ -73,7 +73,7 @@ _ALIKE = {b"flock", b"lock", b"getgid", b"getpgid", b"getsid", b"getuid"}
 
 
 def key(name: bytes) -> str | None:
-    """The name of a call that is read, None of any other. `????(`: strace could not see which call
+    """The name of a call that is read, None of any other. `???(`: strace could not see which call
     it was, because its thread was killed on entry: the kernel does not run it then
     (ptrace_report_syscall_entry).
     """
