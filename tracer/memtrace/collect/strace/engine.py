@@ -238,7 +238,7 @@ class StraceEngine:
         done = self._turns.done(tracee)
         ended = now if done is None else done.ns
         if ret is None:
-            extra = self._read_back.unfinished(tracee)
+            extra = (done.failed if done is not None else b"") or self._read_back.unfinished(tracee)
             return self.observer.call(tracee, 0, ended, b"", extra, wire.UNFINISHED)
         alone = quiet and self._turns.was_last(tracee)
         statm = self.observer.statm(tracee.mm, tracee) if alone else b""
@@ -329,7 +329,7 @@ class StraceEngine:
         if whole:
             leaving |= {t.tid for t in self.family.tracees.values() if t.pid == tracee.pid}
         self.observer.peek(tracee, final=True)
-        if mm.live <= leaving and self._quiet(tracee):
+        if mm.live <= leaving and self._turns.all_ended(mm, tracee):
             self.observer.snapshot(mm, tracee, "exit")
         mm.live -= {tracee.tid}
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from memtrace.collect import procfs, wire
 from memtrace.collect.abi import Role
-from memtrace.collect.readback import ReadBack
+from memtrace.collect.ptrace import ENTRY_ARG0
+from memtrace.collect.readback import ReadBack, changes_no_map
 from memtrace.collect.strace.sequence import Place, Sequence
 from memtrace.collect.tracee import Mm, Tracee
 from memtrace.collect.turns import LIMIT_NS
@@ -77,6 +78,25 @@ class Turns:
                 self._done[t.tid] = self._look_back(t)
         self._places[tracee.tid] = self._channel.place()
         self._last[mm.id] = tracee.tid
+
+    def all_ended(self, mm: Mm, tracee: Tracee) -> bool:
+        """Whether all calls of the mm but the tracee's come to their end, now that no other begins,
+        and of those whose task is killed before strace can tell the result it is known what they
+        have done.
+        """
+        others = [t for t in self._in_flight(mm) if t is not tracee]
+        if any(self._is_first(t.tid) for t in others) or _await(others):
+            return False
+        for t in others:
+            if t.role is not Role.MEMORY:
+                return False
+            if changes_no_map(t.name, t.entry[ENTRY_ARG0 + 2]):
+                continue
+            if t.tid not in self._done:
+                self._done[t.tid] = self._look_back(t)
+            if not self._done[t.tid].failed or t.name == "mremap":
+                return False
+        return True
 
     def done(self, tracee: Tracee) -> Done | None:
         """What was seen of the call after its end, before another began."""
