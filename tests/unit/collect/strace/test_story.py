@@ -292,10 +292,19 @@ def test_pages_that_a_call_proves_to_have_been_there(call: tuple[str, list[int],
     ("mprotect", [BASE, 2 * PAGE, 1], -12), ("madvise", [BASE, 2 * PAGE, 4], -12),
     ("munmap", [BASE, 2 * PAGE], 0), ("mprotect", [BASE, 2 * PAGE, 1], None),
     ("mremap", [BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 64 * PAGE], BASE + 64 * PAGE),
+    ("mremap", [BASE, 2 * PAGE, PAGE, 3, BASE + 64 * PAGE], BASE + 64 * PAGE),
+    ("mprotect", [BASE, 2 * PAGE, 0x01000001], 0),  # PROT_GROWSDOWN
 ])  # fmt: skip
 def test_a_call_that_proves_nothing(call: tuple[str, list[int], int | None]) -> None:
     n = Lines()
     assert start_of(n.exec(1), n.call(1, *call), n.end(1)).maps == []
+
+
+@pytest.mark.parametrize("size", [PAGE, 3 * PAGE, 4 * PAGE])
+def test_of_what_does_not_grow_only_the_first_page_is_proven(size: int) -> None:
+    n = Lines()
+    first = start_of(n.exec(1), n.call(1, "mremap", [BASE, 4 * PAGE, size, 1], BASE), n.end(1))
+    assert first.maps == [f"{BASE:x}-{BASE + PAGE:x} ???? 00000000 00:00 0 [assumed]"]
 
 
 def test_what_the_log_mapped_or_unmapped_itself_was_not_there_before() -> None:

@@ -19,6 +19,8 @@ from memtrace.trace.sizes import PAGE, round_up
 _PROVING = frozenset(
     ("mprotect", "pkey_mprotect", "mlock", "mlock2", "munlock", "madvise", "mseal")
 )
+_PROTECTING = frozenset(("mprotect", "pkey_mprotect"))
+_GROWS = 0x03000000  # PROT_GROWSDOWN, PROT_GROWSUP
 _TOP = 1 << 47  # TASK_SIZE; five-level paging is asked for by address only
 _NOTHING = Attr("----", ANON_DEV, 0, 0, "")
 
@@ -52,7 +54,9 @@ class Assumed:
                 self.start_brk = ret
             self.fresh = False
         elif name in _PROVING and ret == 0 and len(args) > 1:
-            self._mapped(args[0], args[1])
+            # PROT_GROWSDOWN and PROT_GROWSUP go on from where the stack begins or ends.
+            if name not in _PROTECTING or not args[2] & _GROWS:
+                self._mapped(args[0], args[1])
         elif name == "mremap" and ret is not None and (ret > 0 or ret < -4095) and len(args) > 3:
             self._moved(args)
         file = ext.f if ext is not None and isinstance(ext.f, FileId) else None
@@ -71,9 +75,13 @@ class Assumed:
         ]
 
     def _moved(self, args: list[int]) -> None:
-        # Since 6.17 a move to a fixed place that keeps the size may skip holes (`remap_move`).
-        if args[1] != args[2] or not args[3] & MREMAP_FIXED:
+        # Only what is to grow must be one mapping to its end (`vma_to_resize`): what shrinks or
+        # keeps its size may have holes, its first page apart. Since 6.17 a move to a fixed place
+        # may begin with one, too (`remap_move`).
+        if round_up(args[1]) < round_up(args[2]):
             self._mapped(args[0], args[1])
+        elif args[1] and not args[3] & MREMAP_FIXED:
+            self._mapped(args[0], PAGE)
 
     def _mapped(self, low: int, length: int) -> None:
         high = low + round_up(length)
