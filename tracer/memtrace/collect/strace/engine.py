@@ -33,7 +33,7 @@ from memtrace.collect.strace.events import (
     Unreadable,
 )
 from memtrace.collect.strace.parser import Parser
-from memtrace.collect.strace.registers import POINTERS, fill, fill_again, registers
+from memtrace.collect.strace.registers import POINTERS, RegisterFiles, fill, fill_again
 from memtrace.collect.strace.sequence import Sequence
 from memtrace.collect.strace.turns import Turns
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
@@ -64,6 +64,7 @@ class StraceEngine:
         self._parser = Parser()
         self._line = bytearray()  # begun, and not ended
         self._read_back = ReadBack()
+        self._registers = RegisterFiles()
         self._turns = Turns(self.channel, self._in_flight, self._is_first)
         self._superseded: dict[int, int] = {}
         self._seen: set[int] = set()  # tasks that have come to the end of a call
@@ -179,7 +180,7 @@ class StraceEngine:
         tracee.role = Role.FORK if call in _FORKS else role_of(call)
         tracee.pending, tracee.t0 = True, time.monotonic_ns()
         self.observer.reach(mm, tracee.tid)
-        found = registers(tracee.tid)
+        found = self._registers.read(tracee.tid)
         printed = () if tracee.role else event.args or ()
         fill(tracee, call, found, printed, evidence=self.options.evidence)
         if tracee.role is Role.EXEC:
@@ -214,7 +215,7 @@ class StraceEngine:
         if not tracee.pending:
             self._first_look(tracee)
             fill(
-                tracee, event.call, registers(tracee.tid), event.args,
+                tracee, event.call, self._registers.read(tracee.tid), event.args,
                 evidence=self.options.evidence,
             )  # fmt: skip
             tracee.t0 = now
@@ -300,6 +301,8 @@ class StraceEngine:
             self._turns.settle(other)
             other.mm.overlapping.discard(other)
         self.family.execed(event.tid, by)
+        self._registers.forget(by)
+        self._registers.forget(event.tid)
 
     def _failed(self, tracee: Tracee, ret: int) -> None:
         """An exec or a fork that was not made; its arguments are pointers, which /proc told."""
@@ -355,6 +358,7 @@ class StraceEngine:
         mm = tracee.mm
         self._exiting.discard(event.tid)
         self._seen.discard(event.tid)
+        self._registers.forget(event.tid)
         mm.overlapping.discard(tracee)
         if tracee.pending:
             tracee.pending = False

@@ -57,6 +57,7 @@ class Lockstep:
         fcntl.fcntl(self._read, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
         self.path = f"/proc/{os.getpid()}/fd/{self._write}"
         self.ends = self._read, self._write
+        self._peek = _Peek()
         self._pid = 0
         self._syscall = self._fd = -1
         self._ahead = bytearray(FILLER)  # known, and still in the pipe or on its way
@@ -115,7 +116,7 @@ class Lockstep:
             return None
         if self._write >= 0:
             self.take(fd)
-        piece = _peek(self._pid, address, min(count, _MAX_PIECE))
+        piece = self._peek.bytes_at(self._pid, address, min(count, _MAX_PIECE))
         if piece is None:
             raise Unholdable("process_vm_readv: " + os.strerror(ctypes.get_errno()).lower())
         self._ahead += piece
@@ -158,10 +159,23 @@ class Lockstep:
         self._read = self._write = self._syscall = -1
 
 
-def _peek(pid: int, address: int, size: int) -> bytes | None:
-    """Bytes of another process (process_vm_readv), None if they cannot be had."""
-    buffer = ctypes.create_string_buffer(size)
-    local = _IOVEC.pack(ctypes.addressof(buffer), size)
-    remote = _IOVEC.pack(address, size)
-    n = _libc.process_vm_readv(pid, local, 1, remote, 1, 0)
-    return buffer.raw[:n] if n == size else None
+class _Peek:
+    """Reads another process's memory (process_vm_readv), always into one buffer."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._reserve(1 << 12)
+
+    def _reserve(self, size: int) -> None:
+        self._size = size
+        self._buffer = ctypes.create_string_buffer(size)
+        self._view = memoryview(self._buffer)
+
+    def bytes_at(self, pid: int, address: int, size: int) -> bytes | None:
+        """The bytes, None if they cannot be had."""
+        if size > self._size:
+            self._reserve(size)
+        local = _IOVEC.pack(ctypes.addressof(self._buffer), size)
+        remote = _IOVEC.pack(address, size)
+        n = _libc.process_vm_readv(pid, local, 1, remote, 1, 0)
+        return bytes(self._view[:n]) if n == size else None

@@ -8,6 +8,7 @@ of which some have their arguments in memory: there the registers'.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,13 +35,33 @@ class Registers(NamedTuple):
     ip: int
 
 
-def registers(tid: int) -> Registers | None:
-    """The registers of a task; None if it is not to be known, or in no call."""
-    words = procfs.read(f"/proc/{tid}/syscall").split()
-    if len(words) != 9:
-        return None
-    args = tuple(int(w, 16) for w in words[1:7])
-    return Registers(int(words[0]), args, int(words[7], 16), int(words[8], 16))
+class RegisterFiles:
+    """/proc/TID/syscall of every task, kept open: to open it takes longer than all the rest."""
+
+    def __init__(self) -> None:
+        self._fds: dict[int, int] = {}
+
+    def read(self, tid: int) -> Registers | None:
+        """The registers of a task; None if they are not to be known, or it is in no call."""
+        fd = self._fds.get(tid, -1)
+        try:
+            if fd < 0:
+                fd = os.open(f"/proc/{tid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+                self._fds[tid] = fd
+            words = os.pread(fd, 256, 0).split()
+        except OSError:
+            self.forget(tid)
+            words = procfs.read(f"/proc/{tid}/syscall").split()
+        if len(words) != 9:
+            return None
+        args = tuple(int(w, 16) for w in words[1:7])
+        return Registers(int(words[0]), args, int(words[7], 16), int(words[8], 16))
+
+    def forget(self, tid: int) -> None:
+        """The task is gone, or its number now means another one."""
+        fd = self._fds.pop(tid, -1)
+        if fd >= 0:
+            os.close(fd)
 
 
 def interface(number: int, call: str) -> Abi | None:
