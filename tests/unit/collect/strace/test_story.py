@@ -152,6 +152,17 @@ def test_threads_of_the_one_process_that_strace_was_attached_to() -> None:
     assert told.story.reason == ""
 
 
+@pytest.mark.parametrize("shown", [0, 5])
+def test_what_is_born_after_strace_attached_may_be_a_child(shown: int) -> None:
+    n = Lines()
+    told = Told([
+        ev.Attached(n._next(), 5), n.mmap(shown, BASE), ev.Attached(n._next(), 6), n.mmap(6, BASE),
+        n.end(6), n.end(5),
+    ])  # fmt: skip
+    assert [(tid, mm) for tid, mm, *_ in told.rows] == [(5, 1), (6, 2)]
+    assert "thread 6 belongs to" in told.story.reason
+
+
 def test_threads_that_nothing_says_the_process_of_are_not_guessed_silently() -> None:
     n = Lines()
     told = Told([n.mmap(5, BASE), n.mmap(6, BASE + PAGE), n.end(6), n.end(5)])

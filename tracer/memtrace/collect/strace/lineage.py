@@ -46,6 +46,7 @@ class Lineage:
         self._forking: dict[Task, ev.Entered] = {}
         self._early: set[Mm] = set()
         self._attached: list[int] = []
+        self._newborn: set[int] = set()
         self._modes: dict[int, str | None] = {}
         self._silent: set[int] = set()
         self._children: set[int] = set()
@@ -90,17 +91,19 @@ class Lineage:
     def _of_unknown_origin(self, tid: int) -> Task:
         """A thread that no line begins: it was there before, or the line is missing.
 
-        Where strace has attached to one process, whose threads it then follows, it is one of them.
+        Where strace has attached to one process, whose threads it then follows, it is one of them,
+        unless it was born later: then it may be a child whose fork is not in the log, too.
         Else nobody knows whether two such are of one process: that is said.
         """
         group = next(iter(set(self._attached))) if len(set(self._attached)) == 1 else 0
         leader = next((t for t in self.tasks if t.process.pid == group), None)
-        if leader is not None and tid not in self._hopeless:
+        unclear = tid in self._hopeless or tid in self._newborn
+        if leader is not None and not unclear:
             task = Task(tid, leader.process)
         else:
             task = Task(tid, Process(group or tid, Mm(), Descriptors()))
             task.process.mm.abi = self._modes.pop(tid, None)
-            if self._origins or tid in self._hopeless:
+            if self._origins or unclear:
                 self._missing(
                     f"no line of the log says which process thread {tid} belongs to: it is shown "
                     "as one of its own",

@@ -406,7 +406,10 @@ class Story(Lineage):
         elif e.tid not in self.tasks.of:
             if self._forking:
                 return self._find(e.tid, e) is not None
-            self._attached += [] if self.tasks.of else [e.tid]
+            if self.tasks.of:
+                self._newborn.add(e.tid)
+            else:
+                self._attached.append(e.tid)
         return True
 
     def _mode(self, e: ev.Mode) -> bool:
