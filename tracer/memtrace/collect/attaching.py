@@ -13,6 +13,7 @@ from memtrace.collect import access, machine, procfs
 from memtrace.collect.attach import Attachment
 from memtrace.collect.detach import Departure
 from memtrace.collect.engine import Engine
+from memtrace.collect.family import Family
 from memtrace.collect.options import Options
 from memtrace.collect.recorder import begin, prepare
 from memtrace.collect.redact import Redaction
@@ -155,18 +156,27 @@ class _Clock:
         self.begun = self.begun or now
         if now - self._shown >= WATCH_NS:
             self._shown = now
-            self._watch(self._progress(now - self.begun))
+            self._watch(
+                progress(self._engine.family, self._attachment.pid, self.name, now - self.begun)
+            )
         return self._for_ns is not None and now - self.begun >= self._for_ns
 
-    def _progress(self, elapsed: int) -> Progress:
-        family, pid = self._engine.family, self._attachment.pid
-        task = procfs.living_task(pid)
-        vm, rss = procfs.statm(procfs.read(f"/proc/{task}/statm")) or (0, 0)
-        calls = sum(mm.calls for mm in family.mms.values())
-        return Progress(
-            pid, self.name, elapsed, calls, len(family.process_mm), len(family.tracees),
-            vm * PAGE, rss * PAGE,
-        )  # fmt: skip
+
+def progress(family: Family, pid: int, name: str, elapsed: int) -> Progress:
+    """How an attach to `pid` stands, `elapsed` ns after it began."""
+    task = procfs.living_task(pid)
+    vm, rss = procfs.statm(procfs.read(f"/proc/{task}/statm")) or (0, 0)
+    calls = sum(mm.calls for mm in family.mms.values())
+    return Progress(
+        pid,
+        name,
+        elapsed,
+        calls,
+        len(family.process_mm),
+        len(family.tracees),
+        vm * PAGE,
+        rss * PAGE,
+    )
 
 
 def nothing(earlier: access.Facts) -> TargetError:
