@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -387,3 +388,18 @@ def test_the_trace_before_is_kept(record: Record, samples: Path, tmp_path: Path)
     assert refused.returncode == 3
     assert (tmp_path / "best.json").read_bytes() == kept
     assert (tmp_path / "best.json.old").read_bytes() == first
+
+
+def test_what_cannot_be_imported_says_what_to_type(tmp_path: Path) -> None:
+    log = tmp_path / "trace.json"
+    log.write_bytes(b"7 brk(NULL) = 0x5000\n7 +++ exited with 0 +++\n")
+    refused = cli("import", "trace.json", cwd=tmp_path)
+    assert refused.returncode == 2
+    remedy = refused.stderr.split("try: memtrace ")[1].split()
+    assert cli(*remedy, cwd=tmp_path).returncode == 0
+
+
+def test_a_closed_standard_input(tmp_path: Path) -> None:
+    closed = cli("import", "-", cwd=tmp_path, preexec_fn=lambda: os.close(0))
+    assert closed.returncode == 3
+    assert "closed" in closed.stderr

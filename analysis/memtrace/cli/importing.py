@@ -42,7 +42,10 @@ def command(*, path: str, redact: bool, logs: tuple[str, ...]) -> None:
 
     for log in logs:
         if same_file(path, log):
-            raise UsageError(f"the trace would replace {log}", hint=f"memtrace import {quote(log)}")
+            where = quote(f"{log}.trace.json")
+            raise UsageError(
+                f"the trace would replace {log}", hint=f"memtrace import -o {where} {quote(log)}"
+            )
     done = import_log(logs, path, redact=redact)
     if not quiet():
         to_stderr(summary(logs[0], path, done))

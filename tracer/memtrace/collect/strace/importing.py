@@ -180,7 +180,7 @@ def import_log(
         log.tell(story, writer)
         story.finish()
         if not writer.calls:
-            raise refuse(log.name, _nothing(log, story))
+            raise refuse(log.name, log.damage or _nothing(log, story))
         return _finished(log, story, writer)
     except BaseException:
         if writer.output is not None:
@@ -210,6 +210,8 @@ class _One:
             head += block
             if len(head) >= _HEAD or head.count(b"\n") > 200:
                 break
+        if self.damage and not head.strip():
+            raise refuse(self.name, self.damage)
         error = diagnose(self.name, head[:_HEAD])
         if error is not None:
             raise error

@@ -30,6 +30,10 @@ class Source:
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == "-" else name
         self.damage = ""
+        if name == "-" and sys.stdin is None:
+            raise TraceFormatError(
+                "cannot read standard input: it is closed", hint="memtrace import - < LOG"
+            )
         try:
             self._file: Any = (
                 sys.stdin.buffer if name == "-" else open(name, "rb", buffering=BLOCK)  # noqa: SIM115

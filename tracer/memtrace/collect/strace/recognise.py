@@ -47,7 +47,7 @@ def diagnose(name: str, head: bytes) -> TraceFormatError | None:
     if not head.strip():
         return refuse(name, "it is empty")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return _utf16(name)
+        return _utf16(name, "UTF-16")
     for magic, what in _MAGIC:
         if head.startswith(magic):
             if what in _UNPACK:
@@ -57,8 +57,9 @@ def diagnose(name: str, head: bytes) -> TraceFormatError | None:
     if _TRACE.match(head):
         return refuse(name, "it is a memtrace trace already", f"memtrace report {quote(name)}")
     text = head.removeprefix(b"\xef\xbb\xbf")
-    if _is_utf16(text):
-        return _utf16(name)
+    coding = _is_utf16(text)
+    if coding:
+        return _utf16(name, coding)
     if text.count(b"\0") > len(text) // 1000:
         return refuse(name, "it is a binary file, not a strace log")
     if _PERF.search(text):
@@ -74,17 +75,20 @@ def diagnose(name: str, head: bytes) -> TraceFormatError | None:
     return None
 
 
-def _utf16(name: str) -> TraceFormatError:
+def _utf16(name: str, coding: str) -> TraceFormatError:
     return refuse(
         name, "it is UTF-16 text, as a terminal or an editor may have saved it",
-        f"iconv -f UTF-16 -t UTF-8 {quote(name)} | memtrace import -",
+        f"iconv -f {coding} -t UTF-8 {quote(name)} | memtrace import -",
     )  # fmt: skip
 
 
-def _is_utf16(text: bytes) -> bool:
-    """Whether every other byte is 0, as in ASCII text coded so."""
+def _is_utf16(text: bytes) -> str:
+    """The coding, where every other byte is 0, as in ASCII text coded so; "" for none."""
     sample = text[:512]
     half = len(sample) // 2
-    return half > 8 and (
-        sample[::2].count(0) > half * 3 // 4 or sample[1::2].count(0) > half * 3 // 4
-    )
+    if half > 8:
+        if sample[::2].count(0) > half * 3 // 4:
+            return "UTF-16BE"
+        if sample[1::2].count(0) > half * 3 // 4:
+            return "UTF-16LE"
+    return ""
