@@ -50,6 +50,7 @@ class Heap:
     Attributes:
         older: it was there before the trace (an attach), or is a copy of such a one.
         loose: `brk` is the end of the page that the break lies in; the first call tells it.
+        blind: the first call seen may have moved it: from where is not known, so it is no step.
         rounded: a loose break has gone into `peak` and the sums; they are less than a page off.
         first: bytes at the birth.
         peak: the largest extent, brk - start, in bytes.
@@ -77,6 +78,7 @@ class Heap:
     second: bool | None = False  # the growth just made was the first of two
     older: bool = False
     loose: bool = False
+    blind: bool = False
     rounded: bool = False
     first: int | None = None
     verdicts: set[str] = field(default_factory=set)
@@ -116,10 +118,11 @@ class Heap:
     ) -> Step | None:
         """One brk call; the step it was, None for a query."""
         old = self.brk
-        if self.start is None and self.older:
-            self.brk = ret  # where it begins no call tells
+        if old is None and self.older:
+            self.brk = ret  # where it begins no call tells; whether it moved is not known
+            self.blind = asked == ret
             return None
-        if old is None or self.start is None:
+        if old is None or (self.start is None and not self.older):
             # The first answer tells where the heap is.
             self.start = space.start_brk if space.start_brk is not None else ret
             self.brk = ret
@@ -129,9 +132,10 @@ class Heap:
         if loose and (ret != asked or old - 4096 < ret <= old):
             # It tells the break. Whether it moved inside its page is not known.
             self.brk = old = ret
-            self.first = self.peak = max(ret - self.start, 0)
+            if self.start is not None:
+                self.first = self.peak = max(ret - self.start, 0)
             loose = False
-        if ret == old and (asked == old or 0 <= asked < self.start):
+        if ret == old and (asked == old or 0 <= asked < (self.start or old)):
             return None
         self.rounded = self.rounded or loose
         delta = ret - old
@@ -155,7 +159,8 @@ class Heap:
         if tid != (self.last_growth or (0,))[0] or delta <= 0:
             self.other_call(tid)
         self.brk = ret
-        self.peak = max(self.peak, ret - self.start)
+        if self.start is not None:
+            self.peak = max(self.peak, ret - self.start)
         if delta:
             self.verdicts.add(verdict)
         step = Step(seq, t, tid, delta, ret, asked, cause, verdict, reason, not loose)

@@ -221,7 +221,7 @@ def _heap(a: Account, *, timed: bool) -> HeapRow:
         shrunk_bytes=h.shrunk_bytes,
         growths=h.growths,
         shrinks=h.shrinks,
-        exact=not (h.loose or h.rounded),
+        exact=not (h.loose or h.rounded or h.blind),
         steps=[
             StepRow(
                 seq=s.seq,

@@ -105,9 +105,10 @@ class _Text:
         heap, chunks, before = p.heap, p.kinds.get("malloc-chunk"), p.attached
         end, peak = words.last(p), words.peak(p)
         rows = []
+        moves = f"{plural(heap.growths, 'growth')}, {plural(heap.shrinks, 'shrink')}"
+        if heap.start is None and heap.end is not None:
+            rows.append(("heap (brk)", "unknown", f"no call told where it begins; {moves}"))
         if heap.peak_bytes is not None and heap.final_bytes is not None:
-            moves = plural(heap.growths, "growth")
-            moves += f", {plural(heap.shrinks, 'shrink')}"
             was = _was(None if before is None else before.heap_bytes)
             note = f"{peak}; {was}{format_size(heap.final_bytes)} {end}; {moves}"
             rows.append(("heap (brk)", format_size(heap.peak_bytes), note))
@@ -246,16 +247,23 @@ class _Text:
         out = [
             self._heading("heap", "the area that brk moves the end of; small requests live here")
         ]
-        if heap.start is None or heap.final_bytes is None:
+        if heap.end is None:
             return [*out, "  not seen: no call told where it is", ""]
+        if heap.start is None:
+            text = "no call told where it begins, so its size is not known"
+            if not heap.exact:
+                text += "; the first call seen may have moved it, from where is not known either"
+            out += paragraph(text, self.width, "  ")
         if not p.steps_total:
+            if heap.start is None:
+                return [*out, ""]
             text = "never moved" + words.since(p)
             if heap.final_bytes:
                 text += f"; it holds {format_size(heap.final_bytes)}"
                 text += ", inherited from its parent" if p.inherited else ""
                 text += "" if heap.exact else " (to the page: no call told where it ends)"
             return [*out, *paragraph(text, self.width, "  "), ""]
-        sizes = [s.end - heap.start for s in heap.steps]
+        sizes = [s.end - heap.start for s in heap.steps] if heap.start is not None else []
         line = sparkline(sizes, self.width - 30)
         if len(sizes) > 1 and line:
             out.append(f"  {line}  {format_size(sizes[-1])} after #{heap.steps[-1].seq}")
@@ -283,7 +291,7 @@ class _Text:
         if not s.delta:
             asked = s.asked - s.end
             change = f"0 of {'+' if asked > 0 else ''}{format_size(asked)}"
-        size = format_size(s.end - (heap.start or 0))
+        size = "unknown" if heap.start is None else format_size(s.end - heap.start)
         when = format_moment(s.t_ns, self.report.trace.clock)
         return f"#{s.seq}", when, change, size, words.step(s)
 

@@ -269,7 +269,8 @@ def oddities(p: ProcessRow) -> list[str]:
                 f"the threshold as configured is contradicted at #{m.seq}; the cause is unknown"
             )
             break
-    if heap.growths >= 2 and not heap.shrinks and heap.final_bytes:
+    untold = heap.start is None and heap.exact  # its size is not known, all its moves are
+    if heap.growths >= 2 and not heap.shrinks and (heap.final_bytes or untold):
         recorded = "" if p.exactness in ("exact", "unverified") else " as far as recorded"
         recorded += since(p)
         out.append(f"the heap grew {heap.growths:,} times and never shrank{recorded}")
@@ -292,6 +293,7 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
     ]
     if any(p.assumed for p in shown):
         out.insert(0, "which mappings are malloc's: the log has no callers and no chunk headers")
+        out.insert(0, "calls that strace was told not to write (-e, -P, -b, -Z): nothing shows them")
         out.insert(
             0,
             "what was mapped without a call in the log: by execve the program, its interpreter, "

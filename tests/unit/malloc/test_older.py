@@ -696,8 +696,11 @@ def test_without_a_call_the_heap_is_known_to_the_page(scene: Scene) -> None:
     without = Attach(t=0, pid=1, mm=1, exe=EXE, maps=[HEAP_LINE])
     scene.records[:] = [without]
     scene.brk(0x1000)
+    scene.brk(0x1000)
     heap = scene.process().heap
-    assert (heap.start, heap.final_bytes, heap.steps) == (None, None, [])  # the kernel hid it
+    assert (heap.start, heap.peak_bytes, heap.final_bytes) == (None, None, None)  # it was hidden
+    assert [(s.delta, s.exact) for s in heap.steps] == [(0x800, False), (0x1000, True)]
+    assert heap.growths == 2
 
 
 def test_an_attached_heap_that_never_was(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def test_how_much_is_mapped_is_not_stated(log: Log) -> None:
     assert "total mapped" not in shown
     assert "pages 4 KiB" not in shown
     assert "the log does not tell which mappings are malloc's" in shown
+    assert "calls that strace was told not to write" in shown
 
 
 def test_what_is_assumed_has_no_kind(log: Log) -> None:
@@ -135,9 +137,17 @@ def test_a_heap_whose_beginning_no_call_told(log: Log) -> None:
     log.begin(start_brk=0)
     log.call("brk", [HEAP + 0x21000], HEAP + 0x21000)
     log.call("brk", [HEAP + 0x42000], HEAP + 0x42000)
-    p = one(log.exit().report())
+    log.call("brk", [HEAP + 0x32000], HEAP + 0x32000)
+    log.call("brk", [0], HEAP + 0x32000)
+    report = log.exit().report()
+    p = one(report)
     assert (p.heap.start, p.heap.peak_bytes, p.heap.final_bytes) == (None, None, None)
+    assert [s.delta for s in p.heap.steps] == [0x21000, -0x10000]
+    assert (p.heap.growths, p.heap.shrinks, p.heap.exact) == (1, 1, False)
     assert "heap.peak_bytes" not in p.metrics
+    shown = text.render(report)
+    assert "no call told where it begins; 1 growth, 1 shrink" in shown
+    assert re.search(r"\+132 KiB +unknown", shown)
     assert p.kinds["heap"].peak_bytes == 0x21000
 
 
@@ -198,3 +208,11 @@ def test_a_failed_mprotect_leaves_permissions_unknown(
     assert [run.perms for run in space.canonical()] == [perms]
     call(space, "mprotect", [0x10000, 0x2000, 1], 0)
     assert [run.perms for run in space.canonical()] == ["r--p"]
+
+
+def test_a_heap_of_unknown_size_that_only_grows(log: Log) -> None:
+    log.begin(start_brk=0)
+    for end in (0, 0x21000, 0x42000):
+        log.call("brk", [HEAP + end if end else 0], HEAP + end)
+    shown = text.render(log.exit().report())
+    assert "the heap grew 2 times and never shrank" in shown
