@@ -293,7 +293,7 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
     ]
     if any(p.assumed for p in shown):
         out.insert(0, "which mappings are malloc's: the log has no callers and no chunk headers")
-        out.insert(0, "calls that strace was told not to write (-e, -P, -b, -Z): nothing shows them")
+        out.insert(0, "calls that strace was told not to write (-e, -P, -b, -Z)")
         out.insert(
             0,
             "what was mapped without a call in the log: by execve the program, its interpreter, "
