@@ -365,6 +365,16 @@ def test_a_log_that_does_not_follow_children(tmp_path: Path) -> None:
     assert "strace -f" in done.stderr
 
 
+@pytest.mark.parametrize("shown", ["abbrev", "raw", "verbose"])
+def test_a_log_of_memory_calls_alone_that_does_not_follow_children(
+    tmp_path: Path, shown: str
+) -> None:
+    log = tmp_path / "alone.log"
+    strace(log, ["-X", shown, "-e", "trace=%memory", "-o", str(log)], ["bash", "-c", "(true); :"])
+    done = cli("import", log, "-o", tmp_path / "t.json")
+    assert "incomplete: a child process has ended" in done.stderr
+
+
 def test_a_redacted_trace_holds_no_name(record: Record, samples: Path, tmp_path: Path) -> None:
     record(samples / "mapping-kinds")
     path = tmp_path / "redacted.json"

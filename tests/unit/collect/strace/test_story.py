@@ -177,6 +177,15 @@ def test_children_that_the_log_does_not_follow() -> None:
     assert "-f" in told.story.reason
 
 
+def test_children_whose_making_was_not_written() -> None:
+    n = Lines()
+    ended = ev.Signalled(n._next(), 0, None, "SIGCHLD", stopped=False, child=True)
+    told = Told([n.exec(0), n.mmap(0, BASE), ended, n.end(0)])
+    assert "no call that made it" in told.story.reason
+    killed = ev.Signalled(n._next(), 0, None, "SIGCHLD", stopped=False)
+    assert Told([n.exec(0), n.mmap(0, BASE), killed, n.end(0)]).story.reason == ""
+
+
 def test_a_log_that_ends_too_early() -> None:
     n = Lines()
     assert "running" in Told([n.exec(4), n.mmap(4, BASE)]).story.reason

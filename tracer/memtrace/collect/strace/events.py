@@ -138,13 +138,16 @@ class Named(msgspec.Struct, gc=False):
 
 
 class Signalled(msgspec.Struct, gc=False):
-    """`--- SIGCHLD {...} ---`, `--- stopped by SIGSTOP ---`: `stopped` tells which."""
+    """`--- SIGCHLD {...} ---`, `--- stopped by SIGSTOP ---`: `stopped` tells which. `child`: a child
+    has ended (CLD_EXITED, CLD_KILLED, CLD_DUMPED).
+    """
 
     line: int
     tid: int
     t: int | None
     signal: str
     stopped: bool
+    child: bool = False
 
 
 class Ended(msgspec.Struct, gc=False):

@@ -27,6 +27,7 @@ QUIET_REST = re.compile(QUIET)
 QUIET_RESULT = re.compile(rb" *+= [-0-9?\"]")
 
 SIGNAL = re.compile(rb"--- (stopped by )?([A-Z0-9_]++)(?: .*)? ---", re.DOTALL)
+CHILD = re.compile(rb" \{si_signo=[^,]*+, si_code=(?:0x[123]\b|CLD_(?:EXITED|KILLED|DUMPED))")
 END = re.compile(
     rb"\+\+\+ (?:exited with (\d{1,9})|killed by ([A-Z0-9_]++)(?: \(core dumped\))?"
     rb"|superseded by execve in pid (\d{1,7})) \+\+\+"

@@ -383,7 +383,8 @@ class Reading:
                 return False
             stopped, name = signal.groups()
             tid, time = self.thread(lead), self.times.of(lead)
-            out.append(Signalled(self.line, tid, time, name.decode(), stopped is not None))
+            child = name == b"SIGCHLD" and forms.CHILD.match(line, signal.end(2)) is not None
+            out.append(Signalled(self.line, tid, time, name.decode(), stopped is not None, child))
             return True
         if line.startswith(b"+++ ", at):
             end = forms.END.fullmatch(line, at)

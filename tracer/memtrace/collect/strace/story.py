@@ -78,6 +78,7 @@ class Story(Lineage):
         self._awaited = 0
         self._lost = 0
         self._first_lost = 0
+        self._forks = self._orphan = False
         self._quoting = quoting
         # Each answers whether it is done with the event; False: what it is about is not known yet.
         self._take: dict[type, Callable[[Any], bool]] = {
@@ -127,6 +128,9 @@ class Story(Lineage):
             n = len(self.missed)
             who = "a child process or thread is" if n == 1 else f"{n:,} children are"
             return f"{who} not in the log (was it recorded without -f?)"
+        if self._orphan and not self._forks:
+            what = "a child process has ended, but no call that made it is in the log"
+            return f"{what} (what did -e trace= name?)"
         running = sorted({
             task.process.pid for task in self.tasks
             if task.process.mm.number and task.tid not in self.detached
@@ -295,6 +299,7 @@ class Story(Lineage):
         if task is NOBODY:
             return True
         self._forking.pop(task, None)
+        self._forks = True
         if e.child is not None:
             self._ahead.pop(e.child, None)
             if e.child not in self.tasks.of:
@@ -421,6 +426,7 @@ class Story(Lineage):
         return True
 
     def _signalled(self, e: ev.Signalled) -> bool:
+        self._orphan = self._orphan or e.child
         if self.tasks.unnamed is not None and e.tid not in self.tasks.of and e.tid:
             return self._find(e.tid, e) is not None
         return True
