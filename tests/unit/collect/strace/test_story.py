@@ -177,6 +177,23 @@ def test_children_that_the_log_does_not_follow() -> None:
     assert "-f" in told.story.reason
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_number_that_is_given_again_though_no_line_told_the_end(early: bool) -> None:
+    n = Lines()
+
+    def child() -> list[ev.Event]:
+        if not early:
+            return [n.fork(1, 2), n.mmap(2, BASE), n.enter(2, "exit_group", [3])]
+        begun = n.enter(1, "clone", [0x11, 0])
+        own = [n.mmap(2, BASE), n.enter(2, "exit_group", [3])]
+        return [begun, *own, n.fork(1, 2)]
+
+    told = Told([n.exec(1), *child(), *child(), n.end(1)])
+    assert [mm for _, mm, *_ in told.rows] == [2, 3]
+    assert [r.code for r in told.lives if isinstance(r, Exit) and r.tid == 2] == [3, 3]
+    assert told.story.reason == ""
+
+
 def test_children_whose_making_was_not_written() -> None:
     n = Lines()
     ended = ev.Signalled(n._next(), 0, None, "SIGCHLD", stopped=False, child=True)

@@ -138,8 +138,8 @@ class Named(msgspec.Struct, gc=False):
 
 
 class Signalled(msgspec.Struct, gc=False):
-    """`--- SIGCHLD {...} ---`, `--- stopped by SIGSTOP ---`: `stopped` tells which. `child`: a child
-    has ended (CLD_EXITED, CLD_KILLED, CLD_DUMPED).
+    """`--- SIGCHLD {...} ---`, `--- stopped by SIGSTOP ---`: `stopped` tells which. `child`: a
+    child has ended (CLD_EXITED, CLD_KILLED, CLD_DUMPED).
     """
 
     line: int

@@ -65,8 +65,10 @@ class Lineage:
         """The thread of a line; None: not known yet, `NOBODY`: it cannot be known."""
         task = self.tasks.of.get(tid)
         if task is not None:
-            self._silent.discard(tid)
-            return task
+            if task.ending is None or not self._forking or not isinstance(e, ev.Called | ev.Entered):
+                self._silent.discard(tid)
+                return task
+            self._again(task)  # a child that has its number: exit never returns
         if tid == 0:
             return self._without_number(e)
         ahead = self._ahead.get(tid)
@@ -87,6 +89,10 @@ class Lineage:
             flags, stack = at_entry(entered)
             return None if flags is None else self._born(parent, tid, flags, stack, time_of(e))
         return self._of_unknown_origin(tid)
+
+    def _again(self, task: Task) -> None:
+        """A number is a new thread's, though no line told the old one's end (strace -qqq)."""
+        raise NotImplementedError
 
     def _of_unknown_origin(self, tid: int) -> Task:
         """A thread that no line begins: it was there before, or the line is missing.

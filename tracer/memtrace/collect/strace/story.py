@@ -168,7 +168,7 @@ class Story(Lineage):
 
     def _called(self, e: ev.Called) -> bool:
         task = self.tasks.of.get(e.tid)
-        if task is None or e.tid in self._silent:
+        if task is None or e.tid in self._silent or task.ending is not None:
             found = self._find(e.tid, e)
             if found is None:
                 return False
@@ -302,8 +302,15 @@ class Story(Lineage):
         self._forks = True
         if e.child is not None:
             self._ahead.pop(e.child, None)
-            if e.child not in self.tasks.of:
+            before = self.tasks.of.get(e.child)
+            if before is not None and before.told:
+                self._again(before)
+                before = None
+            if before is not None:
+                before.told = True
+            else:
                 self._born(task, e.child, e.flags, e.stack, e.t1 if e.t1 is not None else e.t0)
+                self.tasks.of[e.child].told = True
                 self._silent.add(e.child)  # else its own lines came first
         task.entered = None
         return True
@@ -363,6 +370,9 @@ class Story(Lineage):
         if not process.threads and self._leave(process, mm):
             self._put(Gone(t=ns, mm=mm.number), mm)
             self.order.ready(mm)
+
+    def _again(self, task: Task) -> None:
+        self._end(task, None, task.ending, None)
 
     def _leave(self, process: Process, mm: Mm) -> bool:
         """A process has the address space no more; whether it was the last."""

@@ -62,16 +62,17 @@ class Process:
 
 class Task:
     """A thread. `entered`: its call in flight, if its line was cut; `ending`: the status that its
-    exit or exit_group will give it.
+    exit or exit_group will give it; `told`: the call that made it has returned.
     """
 
-    __slots__ = ("ending", "entered", "process", "tid")
+    __slots__ = ("ending", "entered", "process", "tid", "told")
 
     def __init__(self, tid: int, process: Process) -> None:
         self.tid = tid
         self.process = process
         self.entered: Entered | None = None
         self.ending: int | None = None
+        self.told = False
         process.threads.add(self)
 
 
