@@ -177,16 +177,15 @@ def test_children_that_the_log_does_not_follow() -> None:
     assert "-f" in told.story.reason
 
 
-@pytest.mark.parametrize("early", [False, True])
-def test_a_number_that_is_given_again_though_no_line_told_the_end(early: bool) -> None:
+@pytest.mark.parametrize("first", ["the call", "the child"])
+def test_a_number_that_is_given_again_though_no_line_told_the_end(first: str) -> None:
     n = Lines()
 
     def child() -> list[ev.Event]:
-        if not early:
+        if first == "the call":
             return [n.fork(1, 2), n.mmap(2, BASE), n.enter(2, "exit_group", [3])]
         begun = n.enter(1, "clone", [0x11, 0])
-        own = [n.mmap(2, BASE), n.enter(2, "exit_group", [3])]
-        return [begun, *own, n.fork(1, 2)]
+        return [begun, n.mmap(2, BASE), n.enter(2, "exit_group", [3]), n.fork(1, 2)]
 
     told = Told([n.exec(1), *child(), *child(), n.end(1)])
     assert [mm for _, mm, *_ in told.rows] == [2, 3]

@@ -65,7 +65,8 @@ class Lineage:
         """The thread of a line; None: not known yet, `NOBODY`: it cannot be known."""
         task = self.tasks.of.get(tid)
         if task is not None:
-            if task.ending is None or not self._forking or not isinstance(e, ev.Called | ev.Entered):
+            calls = isinstance(e, ev.Called | ev.Entered)
+            if task.ending is None or not calls or not self._forking:
                 self._silent.discard(tid)
                 return task
             self._again(task)  # a child that has its number: exit never returns
