@@ -413,3 +413,15 @@ def test_a_closed_standard_input(tmp_path: Path) -> None:
     closed = cli("import", "-", cwd=tmp_path, preexec_fn=lambda: os.close(0))
     assert closed.returncode == 3
     assert "closed" in closed.stderr
+
+
+def test_a_file_that_is_named_twice_counts_once(samples: Path, tmp_path: Path) -> None:
+    strace(tmp_path / "log", ["-ff", "-ttt", "-T", "-o", str(tmp_path / "log")],
+           [samples / "fork-tree"])  # fmt: skip
+    files = sorted(tmp_path.glob("log.[0-9]*"))
+    once, twice = tmp_path / "once.json", tmp_path / "a b.json"
+    import_log([str(f) for f in files], str(once))
+    done = cli("import", "-o", twice, tmp_path / "log", *files)
+    footers = [json.loads(path.read_bytes())[-1] for path in (once, twice)]
+    assert footers[0] == footers[1]
+    assert f"next: memtrace report '{twice}'" in done.stderr

@@ -72,7 +72,7 @@ def summary(log: str, path: str, r: Imported) -> str:
     if r.reason:
         lines.append(f"  next time: {RECORD}")
     size = format_size(r.bytes_written)
-    lines.append(f"  wrote {path} ({size})    next: memtrace report {path}")
+    lines.append(f"  wrote {path} ({size})    next: memtrace report {quote(path)}")
     return "\n".join(lines) + "\n"
 
 

@@ -97,11 +97,12 @@ def recorded(r: Result, path: str) -> list[str]:
     word = "exact" if total else "unverified"
     if exact < total or r.counts["lost"]:
         word = "NOT exact"
+    following = f"memtrace report {shlex.quote(path)}"
     peaks = (("heap", r.heap_peak), ("mapped", r.vm_peak * PAGE), ("resident", r.rss_peak * PAGE))
     return [
         "  " + ", ".join(f"{what} peak {format_size(size)}" for what, size in peaks),
         f"  {word}: {exact} of {total} kernel snapshots reproduced",
-        f"  wrote {path} ({format_size(r.bytes_written)})    next: memtrace report {path}",
+        f"  wrote {path} ({format_size(r.bytes_written)})    next: {following}",
     ]
 
 

@@ -13,7 +13,7 @@ from memtrace.replay.result import Replay
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Clone, Exit, Fork, Gone, Start
-from memtrace.trace.sizes import format_time, parse_time
+from memtrace.trace.sizes import format_moment, format_time, parse_time
 
 if TYPE_CHECKING:
     from memtrace.replay.process import Process
@@ -165,10 +165,8 @@ def _within(path: str, moment: Moment, r: Replay) -> None:
             f"there is no event {moment.seq} in {path}: its last is {r.last_seq}", hint=hint
         )
     if moment.t is not None and moment.t > r.duration_ns:
-        raise UsageError(
-            f"{path} ends at {format_time(r.duration_ns)}, before {format_time(moment.t)}",
-            hint=hint,
-        )
+        end = format_moment(r.duration_ns, r.header.clock)
+        raise UsageError(f"{path} ends at {end}, before {format_time(moment.t)}", hint=hint)
 
 
 def _spans(path: str) -> tuple[Replay, dict[int, list[Span]]]:

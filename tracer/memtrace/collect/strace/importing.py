@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -156,7 +156,7 @@ def import_log(
         OSError: the trace cannot be written.
     """
     names = [names] if isinstance(names, str) else list(names)
-    files = [file for name in names for file in files_of(name)]
+    files = _once(file for name in names for file in files_of(name))
     single = len(files) == 1 and files[0] in names
     log: _Log = _One(files[0]) if single else _Set(files)
     clock = Clock()
@@ -186,6 +186,11 @@ def import_log(
         if writer.output is not None:
             writer.output.discard()
         raise
+
+
+def _once(files: Iterable[str]) -> list[str]:
+    """The files, each once: a pattern of the shell may give one that was named, too."""
+    return list({os.path.realpath(f) if f != "-" else f: f for f in files}.values())
 
 
 class _One:
