@@ -125,8 +125,8 @@ def test_docker_which_forbids_kcmp_is_told_how_not_to() -> None:
 @pytest.mark.parametrize(
     ("strace", "text"),
     [
-        ("", "not in this version; strace is not installed"),
-        ("strace -- version 6.1", "not in this version; strace -- version 6.1 is installed"),
+        ("", "run and attach; strace is not installed"),
+        ("strace -- version 6.1", "run and attach, by strace -- version 6.1"),
     ],
 )
 def test_whether_there_is_a_strace(strace: str, text: str) -> None:

@@ -31,7 +31,7 @@ _BROKEN_OFF = {
 
 _PF_IO_WORKER = 0x10
 
-LATER_ENGINES = ("bpf", "perf", "strace", "poll")
+LATER_ENGINES = ("bpf", "perf", "poll")
 
 Answer = Literal["ok", "no", "unknown", "note"]
 
@@ -164,16 +164,18 @@ def engine_rows(m: Machine) -> list[Row]:
     refused = run_refusal(m)
     default = "the default of run and attach"
     reference = "run only, one thread of one process: a reference to check the others by"
-    rows = [
+    return [
         Row("ptrace", "no" if refused else "ok", default),
+        _by_strace(m),
         Row("python-ptrace", "note", reference),
+        *(Row(name, "note", "not in this version") for name in LATER_ENGINES),
     ]
-    for name in LATER_ENGINES:
-        text = "not in this version"
-        if name == "strace":
-            text += f"; {m.strace} is installed" if m.strace else "; strace is not installed"
-        rows.append(Row(name, "note", text))
-    return rows
+
+
+def _by_strace(m: Machine) -> Row:
+    if not m.strace:
+        return Row("strace", "note", "run and attach; strace is not installed")
+    return Row("strace", "note", f"run and attach, by {m.strace}")
 
 
 def _kernel(m: Machine) -> Row:
