@@ -16,10 +16,12 @@ from tests.live.attaching import (
     assert_free,
     attach,
     attaching,
+    threads,
     worker,
 )
 from tests.live.tracing import (
     MEMTRACE,
+    PATIENCE,
     Event,
     Traced,
     cli,
@@ -34,6 +36,7 @@ from tests.live.tracing import (
 from memtrace.collect.strace.command import version_of
 from memtrace.trace.errors import TargetError
 from memtrace.trace.reader import Trace
+from memtrace.trace.records import Exec
 
 STRACE = ("--engine", "strace")
 BOTH = pytest.mark.parametrize("options", [STRACE, (*STRACE, "--no-seccomp")])
@@ -186,6 +189,81 @@ def test_the_program_runs_on_when_memtrace_is_killed(tmp_path: Path) -> None:
         assert list(t.records())
         assert t.footer is not None
         assert not t.footer.complete
+
+
+def tracer_of(pid: int) -> int:
+    return threads(pid)[pid][1]
+
+
+@BOTH
+def test_a_killed_strace_is_not_the_programs_end(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with running(tmp_path / "t.json", ["sleep", "1000"], *options) as r:
+        path = tmp_path / "t.json"
+        until(lambda: [1] if path.exists() and b'"rec":"exec"' in path.read_bytes() else [])
+        with Trace(str(path)) as t:
+            (target,) = {x.pid for _, _, x in t.records() if isinstance(x, Exec)}
+        try:
+            os.kill(tracer_of(target), signal.SIGKILL)
+            r.process.wait(PATIENCE)
+        finally:
+            os.kill(target, signal.SIGKILL)  # it has our pipes
+        done = r.ended()
+    assert done.returncode == 125
+    sentence, remedy = done.stderr.splitlines()
+    assert sentence.startswith(
+        f"memtrace: strace was killed by SIGKILL before the end of process {target}: "
+    )
+    assert remedy.startswith(
+        "  try: memtrace report" if "--no-seccomp" in options else f"  try: kill {target}"
+    )
+    assert done.exactness == "incomplete"
+
+
+def test_attach_where_strace_is_sent_away(tmp_path: Path) -> None:
+    with (
+        worker(tmp_path, "attach_worker") as w,
+        attaching(tmp_path / "t.json", w.pid, *STRACE) as a,
+    ):
+        a.begun()
+        os.kill(tracer_of(w.pid), signal.SIGINT)
+        done = a.ended()
+        assert done.returncode == 125
+        assert f"strace was killed by SIGINT before the end of process {w.pid}" in done.stderr
+        assert done.exactness == "incomplete"
+        assert_free(w.pid)
+        w.goes_on()
+
+
+def test_numbers_of_a_pid_namespace(by_strace: Run) -> None:
+    if subprocess.run(["unshare", "-Urpf", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel has no user namespaces for everybody")
+    code = (
+        "import os, threading\n"
+        "t = threading.Thread(target=os.getpid); t.start(); t.join()\n"
+        "if os.fork() == 0: os._exit(4)\n"
+        "os.wait()\n"
+    )
+    done = by_strace("unshare", "-Urpf", "/usr/bin/python3", "-c", code)
+    assert done.returncode == 0, done.stderr
+    done.assert_exact()
+    assert [p.exit_code for p in done.replayed.processes] == [0, None, 0, 4]  # one execs
+    assert not done.calls("attach")
+    assert all(p.died_seq is not None for p in done.replayed.processes)
+
+
+def test_a_fork_that_a_signal_interrupts_is_not_a_call(by_strace: Run) -> None:
+    code = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "for _ in range(40):\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.0001)\n"
+        "    if os.fork() == 0: os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    done = by_strace("/usr/bin/python3", "-c", code)
+    assert done.returncode == 0, done.stderr
+    done.assert_exact()
+    assert not done.calls("clone", "fork", ret=-513)
 
 
 def _command(path: Path) -> list[str]:

@@ -173,6 +173,24 @@ def pending(tid: int) -> int:
     return own | shared
 
 
+def numbered_by(tid: int, number: int) -> int | None:
+    """Our number of the task that `tid`, its mother or a thread beside it, has got as `number`: a
+    PID namespace has numbers of its own. None when it is not to be found.
+    """
+    depth = len(_numbers(tid))
+    if depth < 2:
+        return number
+    tgid, ppid = status_field(tid, "Tgid", "PPid")
+    near = [*tasks(tgid or tid), *children(tgid or tid), *children(ppid or tid)]  # CLONE_PARENT
+    return next((t for t in near if _numbers(t)[depth - 1 : depth] == [number]), None)
+
+
+def _numbers(tid: int) -> list[int]:
+    """What a task is called in its PID namespaces, from ours inwards."""
+    found = re.search(rb"^NSpid:(.*)", read(f"/proc/{tid}/status"), re.MULTILINE)
+    return [] if found is None else [int(word) for word in found[1].split()]
+
+
 def is_socket(tid: int, fd: int) -> bool:
     """Whether a descriptor of a task is a socket."""
     try:

@@ -19,7 +19,7 @@ from memtrace.collect.strace import command
 from memtrace.collect.strace.engine import StraceEngine
 from memtrace.collect.strace.lockstep import Lockstep, Unholdable
 from memtrace.collect.strace.loop import SIGNALS, Loop
-from memtrace.collect.strace.recording import cannot_hold, start
+from memtrace.collect.strace.recording import cannot_hold, gone_before, start
 from memtrace.collect.tracee import Mm
 from memtrace.collect.writing import Writer
 from memtrace.trace.errors import TargetError
@@ -80,15 +80,19 @@ def record_attached(
         error = cannot_hold(e)
         os.kill(strace_pid, signal.SIGINT)
     lockstep.close()
-    os.waitpid(strace_pid, 0)
+    _, status = os.waitpid(strace_pid, 0)
     engine.end()
+    gone = None if left or error or not visit.begun else gone_before(engine, status, path)
     duration = time.monotonic_ns() - (visit.begun or time.monotonic_ns())
-    result = writer.finish("detached" if left else "the last process ended")
+    reason = "detached" if left else "strace ended" if gone else "the last process ended"
+    result = writer.finish(reason)
     if error is None and result.error is None and not visit.begun:
         error = nothing(facts)
     if error is not None:
         output.discard()
         raise error
+    if gone is not None:
+        raise gone
     return Attached(
         path, facts.pid, argv, not left, engine.root_status, duration, result, lambda: None
     )

@@ -268,13 +268,14 @@ class StraceEngine:
         parent = self._tracee(event.tid)
         if parent is None or not parent.mm.id:
             return
-        if event.child is None:
-            if event.ret is not None and event.ret < 0:
-                self._failed(parent, event.ret)
-        elif parent.pending and self._turns.place(parent) is not None:
-            self._born(parent, event.child)
-        else:
-            self.family.birth(parent, event.child, event.flags, event.stack)
+        # One that is not found has ended, or is found out when strace tells of it.
+        child = event.child and procfs.numbered_by(parent.tid, event.child)
+        if event.ret is not None and event.ret < 0:
+            self._failed(parent, event.ret)
+        elif child and parent.pending and self._turns.place(parent) is not None:
+            self._born(parent, child)
+        elif child:
+            self.family.birth(parent, child, event.flags, event.stack)
         parent.pending = False
         parent.mm.overlapping.discard(parent)
         self._turns.settle(parent)
@@ -307,10 +308,10 @@ class StraceEngine:
     def _failed(self, tracee: Tracee, ret: int) -> None:
         """An exec or a fork that was not made; its arguments are pointers, which /proc told."""
         mm, now = tracee.mm, time.monotonic_ns()
-        if not tracee.pending or not tracee.entry[0]:
-            tracee.pending = False
-            return
+        was_seen = tracee.pending and tracee.entry[0]
         tracee.pending = False
+        if not was_seen or ret in ERESTART:
+            return  # or restarted as if never made
         searched = tracee.role is Role.EXEC and mm.exec_snap == mm.calls
         statm = self.observer.statm(mm, tracee) if self._quiet(tracee) else b""
         self._turns.settle(tracee, self.observer.call(tracee, ret, now, statm, b""))

@@ -8,10 +8,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from shlex import quote
 
-from memtrace.collect import machine
+from memtrace.collect import machine, procfs
 from memtrace.collect.launch import environment, not_executable, resolve
 from memtrace.collect.options import Options
+from memtrace.collect.ptrace import signal_name
 from memtrace.collect.recorder import Recording, begin, prepare
 from memtrace.collect.redact import Redaction
 from memtrace.collect.strace import command
@@ -45,10 +47,12 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     engine = StraceEngine(writer.channel, options)
     loop = Loop(engine, lockstep, pid, forward(engine))
     error: TargetError | None = None
+    unheld = False
     try:
         lockstep.follow(pid)
         loop.run()
     except Unholdable as e:
+        unheld = True
         if engine.root:
             engine.lost(f"strace could not be held at its stops any more: {e}")
             loop.drain()
@@ -59,7 +63,8 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     _, status = os.waitpid(pid, 0)
     duration = time.monotonic_ns() - begun
     engine.end()
-    result = writer.finish("the last process ended")
+    gone = None if unheld else gone_before(engine, status, path)
+    result = writer.finish("the last process ended" if gone is None else "strace ended")
     if engine.refused:
         error = not_executable(program, engine.refused)
     elif not engine.root and error is None:
@@ -70,8 +75,11 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     if error is not None:
         output.discard()
         raise error
+    if gone is not None and engine.root_status is None:
+        raise gone
+    notes = [] if gone is None else [f"{gone.message}\n  try: {gone.hint}"]
     ended = engine.root_status if engine.root_status is not None else status
-    return Recording(path, ended, duration, result, engine.family.withheld)
+    return Recording(path, ended, duration, result, engine.family.withheld, notes)
 
 
 def cannot_hold(e: Unholdable) -> TargetError:
@@ -79,6 +87,28 @@ def cannot_hold(e: Unholdable) -> TargetError:
     return TargetError(
         f"strace cannot be held at its stops here: {e}",
         hint="strace -f -ttt -T -y -o strace.log -- PROG ARGS..., then memtrace import strace.log",
+    )
+
+
+def gone_before(engine: StraceEngine, status: int, path: str) -> TargetError | None:
+    """The error for a strace that has ended before all that it traced; the trace says so, too.
+
+    A filter outlives it, and without a tracer refuses the calls with ENOSYS (SECCOMP_RET_TRACE).
+    """
+    unseen = sorted({t.pid for t in engine.family.tracees.values() if t.mm.id})
+    if not unseen:
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+    more = f" and {len(unseen) - 5} others" if len(unseen) > 5 else ""
+    why = f"strace {how} before the end of process {', '.join(map(str, unseen[:5]))}{more}"
+    engine.lost(why)
+    living = [pid for pid in unseen if procfs.stat_fields(pid)[:1] not in ([], ["Z"], ["X"])]
+    if not living or not engine.options.seccomp:
+        return TargetError(f"{why}: the trace ends there", hint=f"memtrace report {quote(path)}")
+    return TargetError(
+        f"{why}: the trace ends there, and the filter makes the calls of what runs on fail",
+        hint=f"kill {' '.join(map(str, living))}",
     )
 
 
