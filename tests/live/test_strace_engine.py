@@ -19,6 +19,7 @@ from tests.live.attaching import (
     threads,
     worker,
 )
+from tests.live.terminal import Terminal
 from tests.live.tracing import (
     MEMTRACE,
     PATIENCE,
@@ -266,6 +267,22 @@ def test_a_fork_that_a_signal_interrupts_is_not_a_call(by_strace: Run) -> None:
     assert not done.calls("clone", "fork", ret=-513)
 
 
+def test_suspending_a_program_that_first_puts_the_terminal_in_order(tmp_path: Path) -> None:
+    with Terminal(tmp_path, *STRACE) as t:
+        t.command("seq 1000 > numbers")
+        t.type("memtrace less numbers\n")
+        t.expect(r"\b23\b.*numbers")
+        t.process("less", "S")
+        t.type("\x1a")
+        t.expect("Stopped")
+        assert t.prompt() == 128 + signal.SIGTSTP
+        t.type("fg\n")
+        t.expect(r"\b23\b")
+        t.type("q")
+        assert t.prompt() == 0
+        t.traced().assert_exact()
+
+
 def _command(path: Path) -> list[str]:
     return [*MEMTRACE, "run", "-o", str(path), *STRACE]
 
@@ -285,6 +302,20 @@ def test_attach_and_leave(tmp_path: Path) -> None:
         assert done.calls("mmap", "munmap", "brk")
         assert_free(w.pid)
         w.goes_on()
+
+
+def test_attach_is_not_stopped_and_not_sent_away_by_every_signal(tmp_path: Path) -> None:
+    with (
+        worker(tmp_path, "attach_worker") as w,
+        attaching(tmp_path / "t.json", w.pid, *STRACE) as a,
+    ):
+        a.begun()
+        for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGCONT, signal.SIGUSR1):
+            a.process.send_signal(number)
+            w.goes_on()
+            assert a.process.poll() is None
+        assert_detached(a.left())
+        assert_free(w.pid)
 
 
 def test_attach_to_one_that_sleeps(tmp_path: Path) -> None:

@@ -23,7 +23,11 @@ from typing import TYPE_CHECKING
 from memtrace.collect import ptrace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memtrace.collect.engine import Engine
+    from memtrace.collect.strace.engine import StraceEngine
+
 
 #: What is sent on; the other signals that end a process by default are the tracer's own affair.
 RELAYED = (
@@ -40,10 +44,22 @@ class Job:
     """The signals and stops of the program that `run` started.
 
     Signal handlers only take down what has happened; `step` acts, when the loop has nothing to do.
+
+    Args:
+        engine: traces the program.
+        source: (si_code, si_pid) of the signal that a tracee is about to get.
+        soon: makes the loop call `step` before long.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine | StraceEngine,
+        source: Callable[[int], tuple[int, int]] = ptrace.signal_source,
+        soon: Callable[[], None] = lambda: _in(SOON),
+    ) -> None:
         self.engine = engine
+        self._source = source
+        self._soon = soon
         self._seen: dict[int, int] = {}  # when the program last got a signal
         self._owed: set[int] = set()  # signals that the tracer got and the program not yet
         self._stop = 0  # what the program stands stopped by
@@ -93,7 +109,7 @@ class Job:
         self._owed.discard(number)
         if number in ptrace.GROUP_STOPS:
             # By the terminal or by one of its own: the job stops. By anybody else: that process.
-            code, pid = ptrace.signal_source(tid)
+            code, pid = self._source(tid)
             own = code > 0 or pid in {t.pid for t in self.engine.family.tracees.values()}
             self._shown = own or self._suspended
             self._suspended = False
@@ -111,10 +127,6 @@ class Job:
             self._owed.discard(signal.SIGCONT)
 
     # -- acting --------------------------------------------------------------------------------
-
-    @staticmethod
-    def _soon() -> None:
-        signal.setitimer(signal.ITIMER_REAL, SOON, SOON)  # the first may be lost (signals.py)
 
     def step(self) -> bool:
         """Called from the engine's tick; true: call again soon."""
@@ -151,11 +163,18 @@ class Job:
             os.close(terminal)
 
 
+def _in(seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # the first may be lost (signals.py)
+
+
 def _stop_like(number: int) -> None:
     """Stop this process by that signal; returns when it is continued."""
     if number == signal.SIGSTOP:
         os.kill(os.getpid(), number)
         return
     handler = signal.signal(number, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     signal.signal(number, handler)

@@ -77,8 +77,12 @@ def record_attached(
             os.kill(strace_pid, signal.SIGINT)
             loop.drain()
     except Unholdable as e:
-        error = cannot_hold(e)
+        if visit.begun:
+            engine.lost(f"strace could not be held at its stops any more: {e}")
+        else:
+            error = cannot_hold(e)
         os.kill(strace_pid, signal.SIGINT)
+        loop.drain()
     lockstep.close()
     _, status = os.waitpid(strace_pid, 0)
     engine.end()
@@ -122,9 +126,10 @@ class _Visit:
         self._mm: Mm | None = None
         self._leaving = 0
 
-    def signalled(self, _: signal.struct_siginfo) -> None:
-        """Somebody wants us to leave."""
-        self._leaving = self._leaving or time.monotonic_ns()
+    def signalled(self, info: signal.struct_siginfo) -> None:
+        """Somebody may want us to leave; nothing else is heard, and nothing stops us."""
+        if info.si_signo in _LEAVING:
+            self._leaving = self._leaving or time.monotonic_ns()
 
     def each(self) -> bool:
         """Whether to leave now."""

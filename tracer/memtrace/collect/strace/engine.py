@@ -11,6 +11,7 @@ is the order of application (`sequence.py`). The map is compared where none is i
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -18,6 +19,7 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import CLONE_VM, ERESTART, NATIVE, Role, role_of
 from memtrace.collect.channel import Channel
 from memtrace.collect.family import Family
+from memtrace.collect.job import Job
 from memtrace.collect.observe import Observer
 from memtrace.collect.options import Options
 from memtrace.collect.readback import ReadBack
@@ -38,6 +40,9 @@ from memtrace.collect.strace.sequence import Sequence
 from memtrace.collect.strace.turns import Turns
 from memtrace.collect.tracee import FirstStop, Mm, Tracee
 
+_SENT = re.compile(
+    rb"^(\d+) +--- SIG\w+ \{si_signo=\w+, si_code=(-?\w+)(?:, si_pid=(\d+))?", re.MULTILINE
+)
 _FORKS = frozenset(("fork", "vfork", "clone", "clone3"))
 
 
@@ -61,6 +66,8 @@ class StraceEngine:
         self.unreadable: list[Unreadable] = []
         #: Address spaces whose last map has been taken: what they do now is not recorded.
         self.closed: set[int] = set()
+        self.job: Job | None = None
+        self._sources: dict[int, tuple[int, int]] = {}  # tid -> of the signal it gets
         self._parser = Parser()
         self._line = bytearray()  # begun, and not ended
         self._read_back = ReadBack()
@@ -77,6 +84,9 @@ class StraceEngine:
         whole, newline, begun = piece.rpartition(b"\n")
         if newline:
             text = bytes(self._line) + whole + newline
+            if self.job is not None:
+                for tid, code, pid in _SENT.findall(text):
+                    self._sources[int(tid)] = int(code, 0), int(pid or b"0", 0)
             for event in self._parser.feed(text):
                 self._take(event)
             for line in text.splitlines():
@@ -340,6 +350,13 @@ class StraceEngine:
     def _signalled(self, event: Signalled) -> None:
         """A signal that will kill: the last moment the mm can be read."""
         tracee = self._tracee(event.tid)
+        if self.job is not None and tracee is not None and tracee.pid == self.root:
+            number = _number(event.signal)
+            if event.stopped:
+                self.job.stopped(number)
+            else:
+                self.job.continued()
+                self.job.delivered(event.tid, number)
         if event.stopped or tracee is None or not tracee.mm.id:
             return
         self._first_look(tracee)
@@ -348,6 +365,10 @@ class StraceEngine:
             if all(t.pid == tracee.pid for t in map(self.family.tracees.get, mm.tids) if t):
                 self.observer.peek_all(mm)
                 self.observer.snapshot(mm, tracee, "exit")
+
+    def source(self, tid: int) -> tuple[int, int]:
+        """(si_code, si_pid) of the signal that strace has last told of."""
+        return self._sources.pop(tid, (0, 0))
 
     def _ended(self, event: Ended) -> None:
         tracee = self._tracee(event.tid)
@@ -383,14 +404,17 @@ class StraceEngine:
         return procfs.stat_fields(tracee.tid)[:1] == ["t"]
 
 
+def _number(name: str) -> int:
+    """A signal's; 0 for one without a name of its own."""
+    found = signal.Signals.__members__.get(name)
+    return 0 if found is None else found.value
+
+
 def _is_deadly(tid: int, name: str) -> bool:
     """Whether the signal ends the process: its default action does, and nothing else is set."""
-    try:
-        number = signal.Signals[name].value
-    except KeyError:
-        return False
+    number = _number(name)
     if number in (
-        signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP,
+        0, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP,
         signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
     ):  # fmt: skip
         return False

@@ -16,6 +16,7 @@ next, and a writer that finds it full sends SIGIO to the reader before it sleeps
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -150,6 +151,11 @@ class Lockstep:
         del self._ahead[:known]
         self.rest += data[known:]
         return bool(data)
+
+    def skip(self) -> None:
+        """Read what is in the pipe, whatever it is: a signal may have cut strace's write short."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 1 << 16)
 
     def close(self) -> None:
         """Let go of everything."""

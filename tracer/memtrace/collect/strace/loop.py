@@ -8,12 +8,12 @@ import signal
 import time
 from collections.abc import Callable
 
-from memtrace.collect.job import RELAYED
+from memtrace.collect.job import RELAYED, SOON, SUSPENDING
 from memtrace.collect.strace.engine import StraceEngine
 from memtrace.collect.strace.lockstep import NEWS, Lockstep
 
 #: All that the loop waits for: they must be blocked.
-SIGNALS = frozenset((NEWS, signal.SIGCHLD, *RELAYED))
+SIGNALS = frozenset((NEWS, signal.SIGCHLD, *RELAYED, *SUSPENDING))
 _FLUSH_NS = 150_000_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 #: How often strace is looked at again at once when it runs: it may be about to block.
@@ -28,6 +28,7 @@ class Loop:
         lockstep: has been told of strace's pid.
         pid: of strace, a child of ours.
         signalled: what to do with one of the other signals.
+        idle: called now and then when nothing is to be seen.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Loop:
         lockstep: Lockstep,
         pid: int,
         signalled: Callable[[signal.struct_siginfo], None],
+        idle: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine = engine
         self._lockstep = lockstep
         self._pid = pid
         self._signalled = signalled
+        self._idle = idle
         self._ended = False
 
     def run(self, each: Callable[[], bool] | None = None) -> bool:
@@ -75,6 +78,8 @@ class Loop:
             elif self._wait(pause):
                 pause, spins = _FIRST_PAUSE, 0
             else:
+                if pause > SOON:
+                    self._idle()
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 if each is not None and each():
                     return True
@@ -82,7 +87,7 @@ class Loop:
     def drain(self) -> None:
         """Let strace go on to its end, whatever it says."""
         while not self._ended:
-            self._lockstep.release()
+            self._lockstep.skip()
             self._wait(_FIRST_PAUSE)
 
     def _wait(self, seconds: float) -> bool:

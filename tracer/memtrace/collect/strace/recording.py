@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from shlex import quote
 
 from memtrace.collect import machine, procfs
+from memtrace.collect.job import SUSPENDING, Job
 from memtrace.collect.launch import environment, not_executable, resolve
 from memtrace.collect.options import Options
 from memtrace.collect.ptrace import signal_name
@@ -45,7 +45,8 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     begun = time.monotonic_ns()
     pid = start([*words, *command.program(argv)], before)
     engine = StraceEngine(writer.channel, options)
-    loop = Loop(engine, lockstep, pid, forward(engine))
+    job, signalled = stand_in(engine)
+    loop = Loop(engine, lockstep, pid, signalled, job.step)
     error: TargetError | None = None
     unheld = False
     try:
@@ -135,12 +136,13 @@ def start(words: Sequence[str], mask: Iterable[int], *, group: bool = False) -> 
         os._exit(127)
 
 
-def forward(engine: StraceEngine) -> Callable[[signal.struct_siginfo], None]:
-    """What is sent to memtrace is meant for the program; a terminal has sent to both."""
+def stand_in(engine: StraceEngine) -> tuple[Job, Callable[[signal.struct_siginfo], None]]:
+    """To its shell and to whoever sends signals memtrace is the program (`job.py`): who sees to
+    that, and what is to be told of the signals.
+    """
+    job = engine.job = Job(engine, engine.source, lambda: None)
 
-    def send(info: signal.struct_siginfo) -> None:
-        if info.si_code <= 0 and engine.root:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(engine.root, info.si_signo)
+    def signalled(info: signal.struct_siginfo) -> None:
+        (job.suspended if info.si_signo in SUSPENDING else job.sent)(info.si_signo)
 
-    return send
+    return job, signalled
