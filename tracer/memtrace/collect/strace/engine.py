@@ -128,6 +128,11 @@ class StraceEngine:
                 text = event.text[:80].decode("utf-8", "backslashreplace")
                 self.lost(f"strace wrote what cannot be read ({event.why}): {text}")
 
+    def tick(self) -> None:
+        """Now and then: what is in order goes to the writer."""
+        self._turns.give_up_late()
+        self.channel.flush()
+
     def lost(self, why: str) -> None:
         """Something is missing from here on, of any process."""
         self.channel.send(wire.life({"rec": "lost", "t": self.channel.now(), "why": why}))

@@ -58,7 +58,7 @@ class Loop:
             piece = lockstep.held()
             now = time.monotonic_ns()
             if now - flushed > _FLUSH_NS:
-                self.engine.channel.flush()
+                self.engine.tick()
                 flushed = now
             if piece:
                 at(piece)

@@ -7,21 +7,21 @@ whatever is sent waits behind it.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from memtrace.collect.channel import Channel
 
-_MOST_WAITING = 1 << 24  # bytes
-
 
 class Place:
-    """Where the message of a call in flight will stand."""
+    """Where the message of a call in flight will stand; taken at `since`, CLOCK_MONOTONIC ns."""
 
-    __slots__ = ("message", "settled")
+    __slots__ = ("message", "settled", "since")
 
     def __init__(self) -> None:
+        self.since = time.monotonic_ns()
         self.message = bytearray()
         self.settled = False
 
@@ -69,16 +69,6 @@ class Sequence(Channel):
     def in_vain(self) -> bool:
         """Whether nothing that is sent will be written."""
         return self.channel.in_vain()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether anything waits for the end of a call."""
-        return bool(self._waiting)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether so much waits that its order must be given up."""
-        return sum(len(w) for w in self._waiting if isinstance(w, bytearray)) > _MOST_WAITING
 
     def _advance(self) -> None:
         waiting, out = self._waiting, self.channel.out

@@ -79,6 +79,16 @@ class Turns:
         self._places[tracee.tid] = self._channel.place()
         self._last[mm.id] = tracee.tid
 
+    def give_up_late(self) -> None:
+        """Calls that take long lose their places, or all that is sent would wait for them. Of their
+        own mm no call can follow them unless it is let overlap (`enter`).
+        """
+        now = time.monotonic_ns()
+        for tid, place in list(self._places.items()):
+            if now - place.since > LIMIT_NS:
+                del self._places[tid]
+                self._channel.settle(place)
+
     def all_ended(self, mm: Mm, tracee: Tracee) -> bool:
         """Whether all calls of the mm but the tracee's come to their end, now that no other begins,
         and of those whose task is killed before strace can tell the result it is known what they

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Messages go out in the order in which calls began, and none waits for a call for ever."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from memtrace.collect.channel import Channel
+from memtrace.collect.strace.sequence import Sequence
+from memtrace.collect.strace.turns import Turns
+from memtrace.collect.tracee import Mm, Tracee
+from memtrace.collect.turns import LIMIT_NS
+
+
+@pytest.fixture
+def out() -> bytearray:
+    return bytearray()
+
+
+@pytest.fixture
+def sequence(out: bytearray) -> Sequence:
+    real = SimpleNamespace(out=out, wishes=None, start_ns=0, flush=lambda: None)
+    return Sequence(cast("Channel", real))
+
+
+def test_a_message_stands_where_its_call_began(sequence: Sequence, out: bytearray) -> None:
+    sequence.send(b"a")
+    first = sequence.place()
+    sequence.send(b"c")
+    second = sequence.place()
+    sequence.send(b"e")
+    sequence.settle(second, b"d")
+    assert out == b"a"
+    sequence.settle(first, b"b")
+    assert out == b"abcde"
+    sequence.send(b"f")
+    assert out == b"abcdef"
+
+
+def test_what_is_sent_into_a_place_is_there(sequence: Sequence, out: bytearray) -> None:
+    place = sequence.place()
+    sequence.send(b"2")
+    with sequence.into(place):
+        sequence.send(b"1")
+    sequence.send(b"3")
+    assert out == b""
+    sequence.settle(place)
+    assert out == b"123"
+
+
+def test_a_call_that_takes_long_keeps_nothing_waiting(
+    sequence: Sequence, out: bytearray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = Turns(sequence, lambda mm: [], lambda tid: False)
+    slow = Tracee(7, 7, Mm(1, 7))
+    order.enter(slow)
+    sequence.send(b"of another process")
+    order.give_up_late()
+    assert out == b""
+    clock: Any = SimpleNamespace(monotonic_ns=lambda: time.monotonic_ns() + LIMIT_NS + 1)
+    monkeypatch.setattr("memtrace.collect.strace.turns.time", clock)
+    order.give_up_late()
+    assert out == b"of another process"
+    order.settle(slow, b", its own at last")
+    assert out == b"of another process, its own at last"
