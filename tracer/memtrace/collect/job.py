@@ -47,18 +47,18 @@ class Job:
 
     Args:
         engine: traces the program.
-        source: (si_code, si_pid) of the signal that a tracee is about to get; ptrace's by default.
+        source: (si_code, si_pid) of the signal that a tracee is about to get.
         soon: makes the loop call `step` before long.
     """
 
     def __init__(
         self,
         engine: Engine | StraceEngine,
-        source: Callable[[int], tuple[int, int]] | None = None,
+        source: Callable[[int], tuple[int, int]] = lambda tid: ptrace.signal_source(tid),  # noqa: PLW0108 - found when asked
         soon: Callable[[], None] = lambda: _in(SOON),
     ) -> None:
         self.engine = engine
-        self._source = source or ptrace.signal_source
+        self._source = source
         self._soon = soon
         self._seen: dict[int, int] = {}  # when the program last got a signal
         self._owed: set[int] = set()  # signals that the tracer got and the program not yet
