@@ -129,13 +129,15 @@ class Departure:
     def _stop(self, tid: int, status: int) -> None:
         engine, tracees = self.engine, self.engine.family.tracees
         tracee = tracees.get(tid)
-        recorded = tracee is not None and tracee.mm.id not in self._closed
+        mm = tracee.mm if tracee is not None else None
+        recorded = mm is not None and mm.id not in self._closed
         if status & 0xFF != 0x7F:
             if recorded:
                 engine.ended(tid, status)
             tracees.pop(tid, None)
             self._stopped.pop(tid, None)
             self._unknown.discard(tid)
+            self._close_left(mm)
             return
         number, event = status >> 8 & 0xFF, status >> 16
         self._left.discard(tid)
@@ -183,6 +185,8 @@ class Departure:
             elif event:
                 engine.event(tid, tracee, event)
                 self._children_first()
+                if event == ptrace.EVENT_EXEC:
+                    self._close_left(mm)
         tracee = tracees.get(tid)
         if tracee is not None:
             tracee.pending = False  # an entry: whatever comes of it is not recorded
@@ -213,6 +217,11 @@ class Departure:
             self.engine.family.seed(tracee.mm, "fork")
 
     # -- mms ----------------------------------------------------------------------------------
+
+    def _close_left(self, mm: Mm | None) -> None:
+        """One of its tasks has left it, perhaps the one whose call the others had to wait for."""
+        if mm is not None and mm.id in self.engine.family.mms:
+            self._close(mm)
 
     def _close(self, mm: Mm) -> None:
         """Take the last snapshot, if no call is in flight."""
