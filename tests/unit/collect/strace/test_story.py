@@ -73,6 +73,17 @@ def test_a_vfork_child_speaks_before_its_parents_call_has_ended() -> None:
     assert told.story.reason == ""
 
 
+def test_a_child_may_live_all_its_life_before_its_parents_call_has_ended() -> None:
+    n = Lines()
+    told = Told([
+        n.exec(1), n.enter(1, "clone", [0, 0]), n.mmap(2, BASE), n.end(2), n.fork(1, 2),
+        n.mmap(1, BASE), n.end(1),
+    ])  # fmt: skip
+    assert [(tid, mm) for tid, mm, *_ in told.rows] == [(2, 2), (1, 1)]
+    assert [type(r) for r in told.lives] == [Exec, Fork, Exit, Gone, Exit, Gone]
+    assert told.story.reason == ""
+
+
 def test_two_forks_in_flight_wait_for_the_line_that_names_the_child() -> None:
     n = Lines()
     told = Told([

@@ -45,6 +45,7 @@ class Lineage:
         self._ahead: dict[int, ev.Forked] = {}
         self._forking: dict[Task, ev.Entered] = {}
         self._early: set[Mm] = set()
+        self._gone_early: set[int] = set()  # ended before the call that made them has
         self._attached: list[int] = []
         self._newborn: set[int] = set()
         self._modes: dict[int, str | None] = {}

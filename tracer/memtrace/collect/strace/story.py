@@ -308,6 +308,8 @@ class Story(Lineage):
                 before = None
             if before is not None:
                 before.told = True
+            elif e.child in self._gone_early:
+                self._gone_early.discard(e.child)
             else:
                 self._born(task, e.child, e.flags, e.stack, e.t1 if e.t1 is not None else e.t0)
                 self.tasks.of[e.child].told = True
@@ -354,6 +356,8 @@ class Story(Lineage):
             task = self._find(e.tid, e)
         if task is not None and task is not NOBODY:
             self._silent.discard(e.tid)
+            if self._forking and not task.told:
+                self._gone_early.add(e.tid)
             self._end(task, e.t, e.code, e.signal)
         return True
 
