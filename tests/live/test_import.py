@@ -245,7 +245,10 @@ def test_a_file_per_thread(tmp_path: Path, samples: Path, name: str) -> None:
 def test_a_file_per_thread_of_threads_that_reuse_addresses(tmp_path: Path, reuse: Path) -> None:
     log = tmp_path / "set"
     strace(log, ["-ff", "-ttt", "-T", "-e", CALLS, "-o", str(log)], [reuse])
-    whole(imported(log, tmp_path / "t.json"))
+    timed = imported(log, tmp_path / "t.json")
+    # As exact as strace's clock: calls that end within a microsecond or two may change places, and
+    # where that shows the replay says so.
+    assert timed.exactness in ("unverified", "drift"), timed.sentence
     # Without -T it is not known when a call ended, and without times nothing is.
     for file in tmp_path.glob("set.[0-9]*"):
         file.write_bytes(re.sub(rb" <[0-9.]+>$", b"", file.read_bytes(), flags=re.MULTILINE))
