@@ -232,13 +232,17 @@ class AddressSpace:
         if merge(want) == self.canonical(low, high):
             return [], []
         removed = self.cut(low, high)
+        before = AddressSpace()
+        for piece in removed:
+            before.put(*piece)
         added: list[Piece] = []
         for s, e, attr in want:
-            if not self.is_free(s, e):
+            if not self.is_free(s, e):  # a hostile trace's lines overlap
                 continue
-            added += self._continue(s, e, attr, removed)
-        for piece in added:
-            self.put(*piece)
+            pieces = self._continue(s, e, attr, before.pieces(s, e))
+            for piece in pieces:
+                self.put(*piece)
+            added += pieces
         return removed, added
 
     def _continue(self, low: int, high: int, attr: Attr, old: Iterable[Piece]) -> list[Piece]:

@@ -261,8 +261,10 @@ def _mprotect(
     prot = a[2]
     if prot & PROT_GROWSDOWN:
         piece = space.at(low)
-        if piece is not None and piece[2].flags & GROWSDOWN:
-            low = piece[0]
+        while piece is not None and piece[2].flags & GROWSDOWN:
+            low, attr = piece[0], piece[2]
+            piece = space.at(low - 1)  # pieces that are alike are one VMA
+            piece = piece if piece is not None and piece[2] == attr else None
     rwx = prot_perms(space, prot, "")
     change.removed = space.cut(low, high)
     for s, e, attr, tag in change.removed:
@@ -298,13 +300,17 @@ def _madvise(
 def _shmdt(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    # ksys_shmdt: every piece of the segment whose offset says it was attached at this address.
+    # ksys_shmdt: every piece of the segment whose offset says it was attached at this address. Other
+    # files may lie there with such an offset, too: only a segment's is named /SYSV (`newseg`).
     base: Attr | None = None
     doomed = []
     for s, e, attr, _tag in space.pieces(a[0]):
-        if attr.delta == -a[0] and attr.ino and (base is None or attr[1:3] == base[1:3]):
-            base = base or attr
-            doomed.append((s, e))
+        if attr.delta != -a[0] or not attr.ino or (base is not None and attr[1:3] != base[1:3]):
+            continue
+        if base is None and not space.paths.get(attr[1:3], "").startswith("/SYSV"):
+            continue
+        base = base or attr
+        doomed.append((s, e))
     for s, e in doomed:
         change.removed += space.cut(s, e)
 
@@ -323,9 +329,15 @@ def _remap_file_pages(
 def _io_destroy(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
+    # kill_ioctx unmaps the whole ring, into however many pieces an mprotect has cut it.
     piece = space.at(a[0])
-    if piece is not None and piece[0] == a[0]:
-        change.removed = space.cut(piece[0], piece[1])
+    if piece is None or piece[2].delta != -a[0] or not piece[2].ino:
+        return
+    backing, end = piece[2][1:4], a[0]
+    for _, e, attr, _tag in space.pieces(a[0]):
+        if attr[1:4] == backing:
+            end = e
+    change.removed = space.cut(a[0], end)
 
 
 def _prctl(
