@@ -300,8 +300,8 @@ def _madvise(
 def _shmdt(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    # ksys_shmdt: every piece of the segment whose offset says it was attached at this address. Other
-    # files may lie there with such an offset, too: only a segment's is named /SYSV (`newseg`).
+    # ksys_shmdt: every piece of the segment whose offset says it was attached at this address. Some
+    # other file may lie there with such an offset: only a segment's is named /SYSV (`newseg`).
     base: Attr | None = None
     doomed = []
     for s, e, attr, _tag in space.pieces(a[0]):
