@@ -334,7 +334,7 @@ def _io_destroy(
     if piece is None or piece[2].delta != -a[0] or not piece[2].ino:
         return
     backing, end = piece[2][1:4], a[0]
-    for _, e, attr, _tag in space.pieces(a[0]):
+    for _start, e, attr, _tag in space.pieces(a[0]):
         if attr[1:4] == backing:
             end = e
     change.removed = space.cut(a[0], end)
