@@ -108,6 +108,9 @@ def apply(
     if ext is not None and ext.x is not None:
         low, high, lines = ext.x
         change = change or Change()
+        if call == "shmat" and ret is not None and ret >= 0:
+            # do_shmat maps anew, with SHM_REMAP over what was there: nothing of that stays.
+            change.removed += space.cut(low, high)
         removed, added = space.set_range(low, high, cache.parse(lines))
         change.removed += removed
         change.added += added
@@ -321,7 +324,8 @@ def _remap_file_pages(
     low, high = _range(a[0], a[1])
     change.removed = space.cut(low, high)
     for s, e, attr, tag in change.removed:
-        new = attr._replace(delta=a[3] * 4096 - low)
+        # do_mmap makes it anew, without VM_DONTCOPY.
+        new = attr._replace(delta=a[3] * 4096 - low, flags=0)
         space.put(s, e, new, tag)
         change.added.append((s, e, new, tag))
 
