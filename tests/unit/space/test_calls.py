@@ -262,3 +262,13 @@ def test_an_mprotect_that_stops_at_a_hole_leaves_dontfork_and_the_region_alone()
         (0x10000, 0x13000, "r--p", tag)
     ]
     assert space.fork().total == 0
+
+
+def test_what_is_mapped_anew_is_inherited_again() -> None:
+    """remap_file_pages and shmat go through do_mmap: VM_DONTCOPY does not stay."""
+    space = space_of()
+    do(space, "madvise", [0x30000, 0x2000, 10])
+    do(space, "remap_file_pages", [0x31000, 0x1000, 0, 0, 0])
+    assert shown(space.fork()) == [A, F, "31000-32000 rw-s @0", T]
+    do(space, "shmat", [5, 0x30000, 0x4000], 0x30000, Ext(x=(0x30000, 0x32000, [START[2]])))
+    assert shown(space.fork()) == [A, F, S, T]
