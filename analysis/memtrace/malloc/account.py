@@ -38,6 +38,12 @@ from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
 MADV_DONTNEED = 4
 #: Bytes that may lie above a new thread's stack in its mapping: static TLS and its descriptor.
 _ABOVE_STACK = 64 * 1024
+#: Ways of mapping whose judgement is remembered.
+_REMEMBERED = 4096
+#: A chunk by its caller alone, when another place of libc is known to be malloc's. The word at the
+#: stack pointer is in libc also when a function that libc had called (start_thread, a signal
+#: handler) ended in a jump to mmap.
+_ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
 
@@ -62,6 +68,9 @@ class Account:
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
         self._calls = 0
+        self._seen: tuple[tuple[object, ...], Scene] | None = None  # the last one, and of what
+        # Mappings without a file are judged alike if they are made alike, from one place.
+        self._judged: dict[tuple[object, ...], tuple[Decision, bool, tuple[str, int] | None]] = {}
 
     # -- birth ----------------------------------------------------------------------------------
 
@@ -141,11 +150,8 @@ class Account:
         """One memory call, already applied to the map."""
         self._calls += 1
         tid, args = call.tid, call.args
-        if self.loading and call.site is not None:
-            who = self.callers.of(call.site).who
-            self.loading = who in (LOADER, UNKNOWN)
-        elif self.loading and self.p.start.assumed:
-            self.loading = not self._runs(name, change)
+        if self.loading:
+            self._perhaps_runs(call, name, change)
         if self.mallocs.rivals:
             self.mallocs.decide(self.callers.of(call.site))
         if name == "brk":
@@ -169,10 +175,18 @@ class Account:
             self._opened(tid, call)
         if change is not None:
             self._follow(seq, t, call, name, change)
-        if ret is not None and not -4096 < ret < 0:
+        if self._failed and ret is not None and not -4096 < ret < 0:
             self._failed.pop(tid, None)
-        while self._waiting and self._waiting[0][0] <= self._calls:
-            self.regions.settle(self._waiting.popleft()[1])
+        waiting = self._waiting
+        while waiting and (waiting[0][1].settled or waiting[0][0] <= self._calls):
+            self.regions.settle(waiting.popleft()[1])
+
+    def _perhaps_runs(self, call: Call, name: str, change: Change | None) -> None:
+        """The loader's calls end where others begin."""
+        if call.site is not None:
+            self.loading = self.callers.of(call.site).who in (LOADER, UNKNOWN)
+        elif self.p.start.assumed:
+            self.loading = not self._runs(name, change)
 
     def _runs(self, name: str, change: Change | None) -> bool:
         """Whether the program runs, where no caller tells: malloc moves the break before the first
@@ -232,64 +246,78 @@ class Account:
 
     def _birth(self, seq: int, t: int, call: Call, name: str, piece: Piece, change: Change) -> None:
         low, high, attr, tag = piece
-        args, tid, space = call.args, call.tid, self.p.space
-        r = Region(tag, low, high, seq, tid)
+        args, tid = call.args, call.tid
+        r = Region(tag, low, high, seq, tid, name)
         if len(change.added) > 1:
             r.length = sum(e - s for s, e, _, x in change.added if x == tag)
             r.bytes = r.peak = r.length
-        r.call, r.born_t = name, t
+        r.born_t = t
         self._note_threshold(r)
         if attr.ino:
-            r.path = space.paths.get((attr.dev, attr.ino), "")
-        caller = self.callers.of(call.site)
-        if name == "brk":
+            r.path = self.p.space.paths.get((attr.dev, attr.ino), "")
+        if name == "mmap" and len(args) >= 4:
+            d = self._mapped(seq, call, attr, r)
+        elif name == "brk":
             d = Decision("heap", "sequence")
         elif name == "mremap" and (source := self._source(args)) is not None:
             # MREMAP_DONTUNMAP, or old_size 0: a second mapping of the same
             d = Decision(source.kind, "sequence", source.owner)
             r.path = source.path
-        elif name != "mmap" or len(args) < 4:
-            d = origin.special(attr, heap=False) or origin.of_other(name, attr)
         else:
-            r.prot, r.flags = args[2], args[3]
-            self._note_file(seq, attr, r.path)
-            known = (attr.dev, attr.ino) in self.libraries
-            d = self._in_arena(low, args) or origin.of_mmap(
-                args, attr, caller, self._scene(tid), is_library=known
-            )
-            failed = self._failed.get(tid)
-            r.no_arena = failed is not None and failed[1] == "reserve"
-            if origin.is_chunk_shape(args, self.page):
-                self._headers[seq] = r
-                if caller.who == LIBC:
-                    r.site = self.callers.place(call.site)
-                    if d.kind == "malloc-chunk" and self.callers.malloc:
-                        d = self._elsewhere(d, r.site)
-        r.kind, r.evidence, r.owner, r.candidates = d.kind, d.evidence, d.owner, d.candidates
-        r.settled = not d.wait
+            d = origin.special(attr, heap=False) or origin.of_other(name, attr)
+        r.kind, r.evidence, r.owner, r.candidates, wait = d
+        if wait:
+            r.settled = False
         self.regions.born(r)
-        if d.wait in ("header", "library"):
-            self._waiting.append((self._calls + _PATIENCE, r))
-        elif d.wait == "stack":
-            self._settle_previous(self._stacks, tid)
-            self._stacks[tid] = r
-        elif d.wait == "reserve":
-            self._settle_previous(self._reserves, tid)
-            self._reserves[tid] = r
+        if wait:
+            self._await(wait, tid, r)
         if r.kind == "malloc-chunk":
             self._proven(r)
         else:
             self._rule_on(r)
 
-    def _elsewhere(self, d: Decision, site: tuple[str, int] | None) -> Decision:
-        """A chunk by its caller alone, when another place of libc is known to be malloc's.
-
-        The word at the stack pointer is in libc also when a function that libc had called
-        (start_thread, a signal handler) ended in a jump to mmap.
-        """
-        if site in self.callers.malloc:
+    def _mapped(self, seq: int, call: Call, attr: Attr, r: Region) -> Decision:
+        """What a new mmap is; notes what else it tells."""
+        args, tid = call.args, call.tid
+        r.prot, r.flags = args[2], args[3]
+        if attr.ino:
+            self._note_file(seq, attr, r.path)
+        if args[2] == 0 and args[3] & MAP_FIXED and (closed := self._in_arena(r.start)) is not None:
+            return closed
+        if self._failed:
+            r.no_arena = self._failed.get(tid, ("", ""))[1] == "reserve"
+        scene = self._scene(tid)
+        key = call.site, args[0], args[1], args[2], args[3]
+        judged = None if attr.ino else self._judged.get(key)
+        if judged is None:
+            caller = self.callers.of(call.site)
+            library = attr.ino != 0 and (attr.dev, attr.ino) in self.libraries
+            d = origin.of_mmap(args, attr, caller, scene, is_library=library)
+            site = self.callers.place(call.site) if caller.who == LIBC else None
+            judged = d, origin.is_chunk_shape(args, self.page), site
+            if not attr.ino:
+                if len(self._judged) >= _REMEMBERED:
+                    self._judged.clear()
+                self._judged[key] = judged
+        d, shaped, site = judged
+        if not shaped:
             return d
-        return Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
+        self._headers[seq] = r
+        r.site = site
+        if d.kind == "malloc-chunk" and self.callers.malloc and site not in self.callers.malloc:
+            return _ELSEWHERE
+        return d
+
+    def _await(self, what: str, tid: int, r: Region) -> None:
+        """More may be proven of a region later (`Decision.wait`)."""
+        if what in ("header", "library"):
+            self._waiting.append((self._calls + _PATIENCE, r))
+        elif what == "stack":
+            self._settle_previous(self._stacks, tid)
+            self._stacks[tid] = r
+        elif what == "reserve":
+            self._settle_previous(self._reserves, tid)
+            self._reserves[tid] = r
 
     def _source(self, args: list[int]) -> Region | None:
         """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
@@ -302,17 +330,15 @@ class Account:
         if before is not None:
             self.regions.settle(before)
 
-    def _in_arena(self, low: int, args: list[int]) -> Decision | None:
+    def _in_arena(self, low: int) -> Decision | None:
         """shrink_heap maps the tail of an arena anew, PROT_NONE."""
-        if not (args[3] & MAP_FIXED and args[2] == 0) or self.arenas.at(low) is None:
+        if self.arenas.at(low) is None:
             return None
         self.arenas.closed(low)
         return Decision("arena", "sequence")
 
     def _note_file(self, seq: int, attr: Attr, path: str) -> None:
         """An executable piece makes all of the file's mappings a library's."""
-        if not attr.ino:
-            return
         if self.loading:
             self.mallocs.loaded(path, seq)
         key = (attr.dev, attr.ino)
@@ -331,12 +357,17 @@ class Account:
                 self.regions.become(r, "library", "sequence")
 
     def _scene(self, tid: int) -> Scene:
-        failed = self._failed.get(tid)
+        failed = self._failed.get(tid) if self._failed else None
         brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
         m = self.mallocs
-        version = m.layout.version
-        old_stdio = version is not None and version < (2, 23)
-        return Scene(brk_failed, m.one_glibc, old_stdio, m.settings.hugetlb, self.page)
+        key = brk_failed, m.one_glibc, m.layout, m.settings
+        if self._seen is None or self._seen[0] != key:
+            self._judged.clear()
+            version = m.layout.version
+            old_stdio = version is not None and version < (2, 23)
+            scene = Scene(brk_failed, m.one_glibc, old_stdio, m.settings.hugetlb, self.page)
+            self._seen = key, scene
+        return self._seen[1]
 
     # -- sequences ------------------------------------------------------------------------------
 
@@ -474,9 +505,6 @@ class Account:
 
     def _perhaps_freed(self, seq: int, t: int, args: list[int], change: Change) -> None:
         """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
-        size = sum(e - s for s, e, _, _ in change.removed)
-        if len(args) < 2 or args[1] != size:
-            return
         for _, _, attr, tag in change.removed:
             r = self.regions.alive.get(tag)
             if r is None or attr.ino or attr.perms != "rw-p":
@@ -484,6 +512,9 @@ class Account:
             maybe = r.kind == "unknown" and (r.older or "malloc-chunk" in r.candidates)
             if not maybe and not (r.older and r.kind == "thread-stack"):
                 return
+        size = sum(e - s for s, e, _, _ in change.removed)
+        if len(args) < 2 or args[1] != size:
+            return
         self.mallocs.threshold.perhaps_freed(seq, t, size, self.mallocs.layout)
 
     def _unmapped_elsewhere(self, change: Change) -> None:
@@ -557,6 +588,7 @@ class Account:
         self.mallocs.libc(seq, record, max(copies, 1))
         if record.name == "glibc":
             self.callers.add_libc(record.path)
+        self._judged.clear()
 
     def compared(self, seq: int, comparison: Comparison) -> None:
         """A snapshot: stacks may have grown; after a drift the map is the kernel's."""

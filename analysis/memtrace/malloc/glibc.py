@@ -8,7 +8,7 @@ the length of a mapped chunk's mapping, T `mp_.mmap_threshold`. All sizes are by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEFAULT_THRESHOLD = 128 * 1024  # DEFAULT_MMAP_THRESHOLD_MIN
 DEFAULT_TOP_PAD = 128 * 1024  # sysdeps/generic/malloc-machine.h
@@ -48,21 +48,21 @@ class Layout:
         version: None when unknown.
         abi: "" for 64-bit, or "i386"; for x32 nothing is known.
         page: the page size in bytes.
+
+    Attributes:
+        known: whether the formulas below hold for this ABI.
+        i386: whether sizes are 32-bit.
     """
 
     version: Version | None = None
     abi: str = ""
     page: int = 4096
+    known: bool = field(init=False)
+    i386: bool = field(init=False)
 
-    @property
-    def known(self) -> bool:
-        """Whether the formulas below hold for this ABI."""
-        return self.abi in ("", "i386", "x86-64", "x86_64")
-
-    @property
-    def i386(self) -> bool:
-        """Whether sizes are 32-bit."""
-        return self.abi == "i386"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "known", self.abi in ("", "i386", "x86-64", "x86_64"))
+        object.__setattr__(self, "i386", self.abi == "i386")
 
     def is_header(self, word: int, length: int) -> bool:
         """Whether `sysmalloc_mmap` writes this size field into a mapping of `length` bytes."""

@@ -28,6 +28,8 @@ class Mallocs:
         layout: of glibc's mapped chunks.
         settings: what the environment configured.
         threshold: where glibc's mmap threshold stands; nothing is known of it under another malloc.
+        glibc: whether the process's malloc is glibc's.
+        one_glibc: whether no second copy of glibc is mapped, whose malloc would be another one.
     """
 
     def __init__(self, start: Start, page: int) -> None:
@@ -38,6 +40,8 @@ class Mallocs:
         self.layout = Layout(None, start.abi, page)
         self.settings = Settings()
         self.threshold = Threshold()
+        self.glibc = False
+        self.one_glibc = True
         self._copies = 0  # of glibc; the second one has a malloc of its own
         self._paths: set[str] = set()
 
@@ -49,17 +53,8 @@ class Mallocs:
         child.layout, child.settings = self.layout, self.settings
         child.threshold = self.threshold.fork()
         child._copies, child._paths = self._copies, set(self._paths)
+        child.glibc, child.one_glibc = self.glibc, self.one_glibc
         return child
-
-    @property
-    def glibc(self) -> bool:
-        """Whether the process's malloc is glibc's."""
-        return self.serving.name == "glibc"
-
-    @property
-    def one_glibc(self) -> bool:
-        """Whether no second copy of glibc is mapped, whose malloc would be another one."""
-        return self._copies <= 1
 
     # -- what comes -----------------------------------------------------------------------------
 
@@ -71,6 +66,7 @@ class Mallocs:
             elif record.path not in self._paths:
                 self._copies += 1
             self._paths.add(record.path)
+            self.one_glibc = self._copies <= 1
         if any(a.path == record.path for a in self.every):
             return
         found = allocator.from_libc(record, seq)
@@ -83,6 +79,7 @@ class Mallocs:
     def mapped_again(self, path: str) -> None:
         """A library's text once more: dlmopen gives a namespace its own libc."""
         self._copies += path in self._paths
+        self.one_glibc = self._copies <= 1
 
     def loaded(self, path: str, seq: int) -> None:
         """A file that the loader maps before the program runs."""
@@ -131,7 +128,8 @@ class Mallocs:
         if a not in self.every:
             self.every.append(a)
         self.serving = a
-        if a.name != "glibc":
+        self.glibc = a.name == "glibc"
+        if not self.glibc:
             return
         start, version = self.start, parse_version(a.version)
         self.layout = Layout(version, self.layout.abi, self.layout.page)

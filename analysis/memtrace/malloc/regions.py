@@ -33,42 +33,34 @@ class Region:
     an attach, as is a forked child's copy of it.
     """
 
-    __slots__ = (
-        "born_seq", "born_t", "bytes", "call", "candidates", "counted", "counted_as", "died_seq",
-        "end", "evidence", "flags", "inherited", "kind", "length", "moves", "no_arena", "older",
-        "owner", "path", "peak", "prot", "reason", "settled", "site", "start", "t_high", "t_low",
-        "tag", "tid", "verdict",
-    )  # fmt: skip
+    # What stays as it is here for most regions is no store per birth.
+    born_t = moves = counted = 0
+    died_seq: int | None = None
+    prot: int | None = None
+    flags: int | None = None
+    path = ""
+    owner: str | None = None
+    evidence = "none"
+    kind = verdict = "unknown"
+    candidates: tuple[str, ...] = ()
+    reason: str | None = None
+    settled = True
+    inherited = no_arena = older = False
+    site: tuple[str, int] | None = None
+    t_low: int | None = None
+    t_high: int | None = None
+    counted_as: str | None = None
 
-    def __init__(self, tag: int, start: int, end: int, born_seq: int, tid: int | None) -> None:
+    def __init__(
+        self, tag: int, start: int, end: int, born_seq: int, tid: int | None, call: str = ""
+    ) -> None:
         self.tag = tag
         self.start = start
         self.end = end
         self.length = self.bytes = self.peak = end - start
         self.born_seq = born_seq
-        self.born_t = 0
-        self.died_seq: int | None = None
         self.tid = tid
-        self.moves = 0
-        self.prot: int | None = None
-        self.flags: int | None = None
-        self.path = ""
-        self.call = ""
-        self.kind = "unknown"
-        self.owner: str | None = None
-        self.evidence = "none"
-        self.candidates: tuple[str, ...] = ()
-        self.verdict = "unknown"
-        self.reason: str | None = None
-        self.inherited = False
-        self.settled = True
-        self.no_arena = False
-        self.site: tuple[str, int] | None = None
-        self.t_low: int | None = None
-        self.t_high: int | None = None
-        self.older = False
-        self.counted = 0
-        self.counted_as: str | None = None
+        self.call = call
 
     def copy(self, seq: int) -> Region:
         """The forked child's region, born by the fork `seq`."""
@@ -116,7 +108,8 @@ class Regions:
         """A new region, its kind decided as far as it is known."""
         self.alive[r.tag] = r
         self.total += 1
-        self.older += r.older
+        if r.older:
+            self.older += 1
         self._move(r, r.bytes)
 
     def shift(
@@ -129,8 +122,22 @@ class Regions:
             the regions that died, those that changed size or place.
         """
         alive = self.alive
-        if not removed and len(added) == 1 and added[0][3] not in alive:
-            return list(added), [], []
+        if not removed:
+            if len(added) == 1 and added[0][3] not in alive:
+                return [added[0]], [], []
+        elif len(removed) == 1 and not added:
+            start, end, _, tag = removed[0]
+            r = alive.get(tag)
+            if r is None:
+                return [], [], []
+            last = r.bytes
+            r.bytes = last + start - end
+            self._move(r, start - end)
+            if r.bytes > 0:
+                return [], [], [r]
+            r.start, r.end = start, end
+            self._die(r, seq, last)
+            return [], [r], []
         deltas: dict[int, int] = {}
         extents: dict[int, tuple[int, int]] = {}
         for s, e, _, tag in removed:
@@ -189,7 +196,8 @@ class Regions:
         """The kind is final: account for it."""
         if not r.settled:
             r.settled = True
-            self._drain()
+            if self._waiting and self._waiting[0][0] is r:
+                self._drain()
 
     def become(self, r: Region, kind: str, evidence: str, owner: str | None = None) -> None:
         """The kind is proven now."""
@@ -231,15 +239,14 @@ class Regions:
         r.bytes = last  # the map knows it no more: the row shows its last size
         self.settle(r)
         self._serial += 1
-        item = (r.peak, -self._serial, r)
         if len(self._dead) < ROWS:
-            heapq.heappush(self._dead, item)
-        else:
-            heapq.heappushpop(self._dead, item)
+            heapq.heappush(self._dead, (r.peak, -self._serial, r))
+        elif r.peak > self._dead[0][0]:
+            heapq.heapreplace(self._dead, (r.peak, -self._serial, r))
 
     def _move(self, r: Region, delta: int) -> None:
         waiting = self._waiting
-        if r.settled and not waiting:
+        if not waiting and r.settled:
             self._count(r, delta)
             return
         waiting.append((r, delta))

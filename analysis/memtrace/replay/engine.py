@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from memtrace.trace.records import LifeRecord
 
 _U64 = (1 << 64) - 1
+_NEVER = 1 << 63
 #: The footer's reason when memtrace detached and the processes run on.
 DETACHED = "detached"
 
@@ -83,12 +84,13 @@ class _Owners:
         self._index = array("L")
 
     def begins(self, seq: int, index: int) -> None:
-        self._starts.append(seq)
-        self._index.append(index)
+        if not self._index or self._index[-1] != index:
+            self._starts.append(seq)
+            self._index.append(index)
 
     def of(self, seq: int) -> int | None:
-        i = bisect_right(self._starts, seq) - 1
-        return self._index[i] if i >= 0 and seq >= 0 else None
+        i = bisect_right(self._starts, seq) if 0 <= seq < _NEVER else 0
+        return self._index[i - 1] if i else None
 
 
 class _Pass:
@@ -109,37 +111,36 @@ class _Pass:
             hook(self.result)
 
     def run(self, until_seq: int | None, until_t: int | None) -> Replay:
-        r, live, on_call = self.result, self.live, self.on_call
-        names = self.trace.header.calls
+        r, live, on_call, cache = self.result, self.live, self.on_call, self.cache
+        names, files = self.trace.header.calls, self.trace.decoder.file
         brk = names.index("brk") if "brk" in names else -1
-        files, cache = self.trace.decoder.file, self.cache
         page = self.trace.header.page_size
-        last_mm: int | None = None
+        last_seq = _NEVER if until_seq is None else until_seq
+        last_t = _NEVER if until_t is None else until_t
+        mm: int | None = None
+        p: Process = None  # type: ignore[assignment]  # of the mm of the call before
         seq = t = events = 0
         try:
             for now, when, record in self.trace.records():
-                if until_seq is not None and now > until_seq:
-                    r.stopped = True
-                    break
-                if until_t is not None and when > until_t:
+                if now > last_seq or when > last_t:
                     r.stopped = True
                     break
                 seq, t = now, when
                 if not isinstance(record, Call):
                     self._other(seq, t, record)
+                    mm = None
                     continue
                 call = record
                 events += 1
-                mm = call.mm
-                p = live.get(mm)
-                if p is None:
-                    self._homeless(seq, call)
-                    continue
-                if mm != last_mm:
+                if call.mm != mm:
+                    if call.mm not in live:
+                        self._homeless(seq, call)
+                        continue
+                    mm = call.mm
+                    p = live[mm]
                     self.owners.begins(seq, p.index)
-                    last_mm = mm
-                name = names[call.call]
-                ret, ext, space = call.ret, call.ext, p.space
+                number = call.call
+                name, ret, ext, space = names[number], call.ret, call.ext, p.space
                 change = file = None
                 if ext is not None:
                     if ext.f is not None:
@@ -155,7 +156,7 @@ class _Pass:
                     count = p.calls[name] = [0, 0]
                 count[0] += 1
                 if ret is not None and (
-                    -4096 < ret < 0 or (call.call == brk and _refused(space, call.args, ret))
+                    -4096 < ret < 0 or (number == brk and _refused(space, call.args, ret))
                 ):
                     count[1] += 1
                 if change is not None and change.conflict:
@@ -170,8 +171,9 @@ class _Pass:
                         p.checksum_differs(seq, vm * page - total)
                     if vm > p.vm_peak:
                         p.vm_peak = vm
-                    if call.rss is not None and call.rss > p.rss_peak:
-                        p.rss_peak = call.rss
+                    rss = call.rss
+                    if rss is not None and rss > p.rss_peak:
+                        p.rss_peak = rss
                 for hook in on_call:
                     hook(p, seq, t, call, name, change)
         finally:
@@ -311,8 +313,8 @@ class _Pass:
         p.left = p.left or s.why == "detach"
         p.counted(s.vm, s.rss)
         p.lines(len(s.maps))
-        if len(p.space) > p.canonical_peak:
-            p.canonical_peak = max(p.canonical_peak, len(p.space.canonical()))
+        if comparison.runs > p.canonical_peak:
+            p.canonical_peak = comparison.runs
         if p.space.total > p.mapped_peak:
             p.mapped_peak, p.mapped_peak_seq = p.space.total, seq
         for hook in self.on_compared:
@@ -351,6 +353,12 @@ class _Pass:
 
     def _headers(self, seq: int, headers: list[tuple[int, int]]) -> None:
         # A header belongs to the mm whose mmap had that seq, not to the record that brings it.
+        if len(headers) == 1 and headers[0][0] < seq:
+            index = self.owners.of(headers[0][0])
+            if index is not None:
+                for hook in self.on_headers:
+                    hook(self.result.processes[index], seq, headers)
+                return
         groups: dict[int, list[tuple[int, int]]] = {}
         for h in headers:
             index = self.owners.of(h[0]) if h[0] < seq else None

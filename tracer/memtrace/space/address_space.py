@@ -15,15 +15,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 
-from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, Attr, Run, merge
+from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, PLAIN, Attr, Run, merge
 from memtrace.trace.mapping import Mapping
 
 Piece = tuple[int, int, Attr, int]
 
 READ_IMPLIES_EXEC = 0x0400000  # personality(2)
 
-ANON_RW = Attr("rw-p", "00:00", 0, 0, "")
-ANON_RWX = Attr("rwxp", "00:00", 0, 0, "")
+ANON_RW, ANON_RWX = PLAIN["rw-p"], PLAIN["rwxp"]
 
 
 class AddressSpace:
@@ -117,6 +116,33 @@ class AddressSpace:
         """Maximal runs, see `space/canonical.py`."""
         return merge((s, e, a) for s, e, a, _ in self.pieces(low, high))
 
+    def agrees(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> int | None:
+        """How many maximal runs there are, if a kernel map (parsed by `MapsCache`) has the same
+        ones; None if it has others. Equal canonical forms, without making them.
+        """
+        starts, ends = self._starts, self._ends
+        i, count, runs = 0, len(starts), 0
+        reached = end = -1  # how far the model's piece at hand, and the kernel's last line, go
+        ours = key = None
+        for s, e, attr, _ in parsed:
+            if s != end:
+                if reached > end or s < end:
+                    return None
+                runs += 1
+            elif attr is not key and (key is None or attr[:5] != key[:5]):
+                runs += 1
+            position, end, key = s, e, attr
+            while position < e:
+                if reached <= position:
+                    if i == count or starts[i] != position:
+                        return None
+                    reached, ours, _tag = ends[position]
+                    i += 1
+                if ours is not attr and (ours is None or ours[:5] != attr[:5]):
+                    return None
+                position = reached if reached < e else e
+        return runs if i == count and reached <= end else None
+
     def mappings(self) -> list[Mapping]:
         """Canonical runs as lines of maps, with paths and the [heap] and [stack] labels put back.
 
@@ -172,6 +198,19 @@ class AddressSpace:
             i += 1
         starts[first:i] = keep
         return removed
+
+    def place(self, low: int, high: int, attr: Attr, tag: int) -> list[Piece]:
+        """Map [low, high) over whatever is there; returns what that was, clipped."""
+        starts, ends = self._starts, self._ends
+        i = bisect_right(starts, low)
+        if (i and ends[starts[i - 1]][0] > low) or (i < len(starts) and starts[i] < high):
+            removed = self.cut(low, high)
+            self.put(low, high, attr, tag)
+            return removed
+        starts.insert(i, low)
+        ends[low] = high, attr, tag
+        self.total += high - low
+        return []
 
     def put(self, low: int, high: int, attr: Attr, tag: int) -> None:
         """Map [low, high), which must be free."""

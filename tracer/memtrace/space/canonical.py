@@ -54,6 +54,15 @@ ANON_DEV = "00:00"
 ASSUMED = "[assumed]"
 
 
+#: Private memory without a file or name, one value for each protection: most pieces are that.
+PLAIN = {
+    perms: Attr(perms, ANON_DEV, 0, 0, "")
+    for p in range(8)
+    for perms in ["".join(c if p >> i & 1 else "-" for i, c in enumerate("rwx")) + "p"]
+}
+_PLAIN_NAMES = ("", "[heap]")
+
+
 def is_label(name: str) -> bool:
     """Whether a maps name is only a label the kernel derives from addresses."""
     return name in ("[heap]", "[stack]") or name.startswith("[stack:")
@@ -63,6 +72,10 @@ def attr_of(m: Mapping) -> Attr:
     """The attributes of a line of maps."""
     if m.ino or m.dev != ANON_DEV:
         return Attr(m.perms, m.dev, m.ino, m.offset - m.start, "", 0)
+    if m.path in _PLAIN_NAMES:
+        plain = PLAIN.get(m.perms)
+        if plain is not None:
+            return plain
     flags = GROWSDOWN if m.path == "[stack]" else 0
     return Attr(m.perms, ANON_DEV, 0, 0, "" if is_label(m.path) else m.path, flags)
 

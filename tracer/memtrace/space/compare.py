@@ -33,11 +33,12 @@ class Drift:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The outcome of one snapshot: `drift` None means reproduced; `grown` bytes of stack were
-    imported.
+    imported; `runs` maximal runs are in the kernel's map.
     """
 
     grown: int
     drift: Drift | None
+    runs: int
 
 
 def compare(
@@ -49,25 +50,24 @@ def compare(
         ValueError: the snapshot's lines are not maps text.
     """
     parsed = cache.parse(lines)
+    for _, _, attr, path in parsed:
+        if path and attr.ino:
+            space.paths[attr.dev, attr.ino] = path
+    runs = space.agrees(parsed)
+    if runs is not None:
+        return Comparison(0, None, runs)
+    grown = import_growth(space, parsed)
+    if grown and (runs := space.agrees(parsed)) is not None:
+        return Comparison(grown, None, runs)
     kernel = merge((s, e, a) for s, e, a, _ in parsed)
     model = space.canonical()
-    for _, _, attr, path in parsed:
-        if attr.ino and path:
-            space.paths[attr.dev, attr.ino] = path
-    if model == kernel:
-        return Comparison(0, None)
-    grown = import_growth(space, parsed)
-    if grown:
-        model = space.canonical()
-        if model == kernel:
-            return Comparison(grown, None)
     theirs, ours = set(kernel), set(model)
     drift = Drift(
         seq, mm, why,
         tuple(r for r in model if r not in theirs), tuple(r for r in kernel if r not in ours),
     )  # fmt: skip
     space.load(parsed)
-    return Comparison(grown, drift)
+    return Comparison(grown, drift, len(kernel))
 
 
 def import_growth(space: AddressSpace, parsed: Sequence[tuple[int, int, Attr, str]]) -> int:

@@ -100,6 +100,7 @@ class Decoder:
         self.files: dict[int, FileId] = {}
         self.sites: dict[int, Site] = {}
         self._order: list[int] | None = None
+        self._calls = len(header.calls)
         self._mmap = header.calls.index("mmap") if "mmap" in header.calls else -1
         if tuple(header.columns[: len(COLUMNS)]) != COLUMNS:
             # Another order of columns: a row is put into ours by name.
@@ -114,22 +115,23 @@ class Decoder:
         Raises:
             ValueError: the line is no record.
         """
-        body = line.rstrip(b",\r\n \t") if line[-2:] != b",\n" else line[:-2]
+        body = line[:-1] if line[-1:] == b"," else line.rstrip(b",\r\n \t")
         try:
-            if body[:1] == b"[":
-                row = _row.decode(body) if self._order is None else self._reordered(body)
-                if row.site.__class__ is Site:
-                    self._define_site(row.site)
-                if row.ext is not None and row.ext.f.__class__ is FileId:
-                    self.files[row.ext.f.id] = row.ext.f
-                if not 0 <= row.call < len(self.header.calls):
-                    raise ValueError(f"call {row.call} is not in the header's list")
-                if row.call == self._mmap and len(row.args) == 4:
-                    row.args += MMAP_TAIL
-                return row
-            return self._object(body)
+            if body[:1] != b"[":
+                return self._object(body)
+            row = _row.decode(body) if self._order is None else self._reordered(body)
         except msgspec.MsgspecError as e:
             raise ValueError(str(e)) from e
+        if row.site.__class__ is Site:
+            self._define_site(row.site)
+        ext = row.ext
+        if ext is not None and ext.f.__class__ is FileId:
+            self.files[ext.f.id] = ext.f
+        if not 0 <= row.call < self._calls:
+            raise ValueError(f"call {row.call} is not in the header's list")
+        if row.call == self._mmap and len(row.args) == 4:
+            row.args += MMAP_TAIL
+        return row
 
     def _object(self, body: bytes) -> Record:
         try:

@@ -15,7 +15,7 @@ import os
 import shlex
 import zlib
 from collections.abc import Generator, Iterator
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from memtrace.trace import zstd
 from memtrace.trace.codec import Decoder, decode_footer, decode_header
@@ -23,15 +23,31 @@ from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.records import Call, Footer, Life, Record
 
 MAX_LINE = 256 << 20
+_BLOCK = 1 << 17
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _RERECORD = "memtrace run -o trace.json -- PROG ARGS..."
+
+
+class Mark(NamedTuple):
+    """A place between two records: `offset` in the file's (decompressed) bytes, `seq` and `t` of
+    the record before it.
+    """
+
+    offset: int
+    seq: int
+    t: int
+
+
+#: Before the first line.
+START = Mark(0, 0, 0)
 
 
 class Trace:
     """An opened trace: its header at once, its records in one pass of `records()`.
 
     After the pass, `footer` (None when there is none), `count` (records read) and `problems`
-    ([(line number, sentence)], at most 20 kept, `problems_total` counts all) are final.
+    ([(line number, sentence)], at most 20 kept, `problems_total` counts all) are final. `mark` is
+    where the block of lines begins that the last record came from.
 
     Raises:
         TraceFormatError: no readable header.
@@ -43,12 +59,14 @@ class Trace:
         self.count = 0
         self.problems: list[tuple[int, str]] = []
         self.problems_total = 0
-        self._lines = _lines(self)
+        self.mark = START
+        self._blocks = _blocks(self)
         try:
-            first = next(self._lines, b"")
-            if not first.strip():
+            _, lines = next(self._blocks, (0, [b""]))
+            if not lines[0].strip():
                 raise TraceFormatError("it is empty")
-            self.header = decode_header(first)
+            self.header = decode_header(lines[0])
+            self._first = lines[1:], len(lines[0]) + 1
             self.decoder = Decoder(self.header)
         except TraceFormatError as e:
             self.close()
@@ -75,46 +93,57 @@ class Trace:
         which counts records back in the file, comes with sequence numbers.
         """
         decode = self.decoder.decode
-        t = seq = 0
+        t, seq = self.mark.t, self.mark.seq
         pending_error: tuple[int, str] | None = None
-        for line in self._lines:
-            seq += 1
-            if pending_error is not None:
-                self.problem(*pending_error)
-                pending_error = None
-            if line[:1] == b"]":
-                break
-            try:
-                record = decode(line)
-            except (ValueError, RecursionError) as e:
-                footer = decode_footer(line)
-                if footer is not None:
-                    self.footer = footer
-                    seq -= 1
+        for offset, lines in self.blocks():
+            self.mark = Mark(offset, seq, t)
+            for line in lines:
+                seq += 1
+                if pending_error is not None:
+                    self.problem(*pending_error)
+                    pending_error = None
+                try:
+                    record = decode(line)
+                except (ValueError, RecursionError) as e:
+                    footer = decode_footer(line)
+                    if footer is not None:
+                        self.footer = footer
+                        seq -= 1
+                    elif line[:1] == b"]":
+                        self.close()
+                        return
+                    elif line.strip():
+                        # The last line may be torn: that is only known when no other follows.
+                        pending_error = (seq + 1, str(e)[:200])
                     continue
-                if line.strip():
-                    # The last line may be torn: that is only known when no other follows.
-                    pending_error = (seq + 1, str(e)[:200])
-                continue
-            if self.footer is not None:
-                self.problem(seq + 1, "a record after the footer")
-            if isinstance(record, Call):
-                if record.dt is not None:
-                    t += record.dt
-                if record.ext is not None and record.ext.h is not None:
-                    record.ext.h = [(seq - back, word) for back, word in record.ext.h]
-            else:
-                if record.t is not None:
-                    t = record.t
-                if isinstance(record, Life) and record.h is not None:
-                    record.h = [(seq - back, word) for back, word in record.h]
-            self.count += 1
-            yield seq, t, record
+                if self.footer is not None:
+                    self.problem(seq + 1, "a record after the footer")
+                if isinstance(record, Call):
+                    if record.dt is not None:
+                        t += record.dt
+                    ext = record.ext
+                    if ext is not None and ext.h is not None:
+                        ext.h = [(seq - back, word) for back, word in ext.h]
+                else:
+                    if record.t is not None:
+                        t = record.t
+                    if isinstance(record, Life) and record.h is not None:
+                        record.h = [(seq - back, word) for back, word in record.h]
+                self.count += 1
+                yield seq, t, record
         self.close()  # a pending error was the torn last line: dropped
+
+    def blocks(self) -> Iterator[tuple[int, list[bytes]]]:
+        """The lines after the header, without their newlines, some at a time, each time with the
+        offset of the first; the trace is consumed.
+        """
+        lines, offset = self._first
+        yield offset, lines
+        yield from self._blocks
 
     def close(self) -> None:
         """Release the file; harmless when already done."""
-        self._lines.close()
+        self._blocks.close()
 
     def __enter__(self) -> Self:
         return self
@@ -134,8 +163,10 @@ def _open(path: str) -> IO[bytes]:
     return f
 
 
-def _lines(trace: Trace) -> Generator[bytes]:
-    """The file's lines, decompressed; damage ends the stream with a note, never an error."""
+def _blocks(trace: Trace) -> Generator[tuple[int, list[bytes]]]:
+    """The file's lines without their newlines, decompressed, some at a time, each time with the
+    offset of the first; damage ends the stream with a note, never an error.
+    """
     with _open(trace.path) as raw:
         head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
         f: Any = raw
@@ -143,13 +174,29 @@ def _lines(trace: Trace) -> Generator[bytes]:
             f = gzip.GzipFile(fileobj=raw)
         elif head == _ZSTD:
             f = zstd.ZstdFile(raw)
-        try:
-            while line := f.readline(MAX_LINE):
-                if len(line) >= MAX_LINE:
-                    raise TraceFormatError(f"a line is longer than {MAX_LINE >> 20} MiB")
-                yield line
-        except (OSError, EOFError, zlib.error, zstd.ZstdError) as e:
-            # A compressed file cut short: every whole block before the cut has been read, and the
-            # footer is missing. Damage behind the footer is damage all the same.
-            if not (isinstance(e, EOFError) or trace.footer is None):
-                trace.problem(0, f"damaged compression: {e}")
+        parts: list[bytes] = []
+        offset = size = 0
+        damage: Exception | None = None
+        while damage is None:
+            try:
+                data = f.read1(_BLOCK)
+            except (OSError, EOFError, zlib.error, zstd.ZstdError) as e:
+                data, damage = b"", e
+            whole, newline, rest = data.rpartition(b"\n")
+            if newline:
+                block = b"".join([*parts, whole])
+                yield offset, block.split(b"\n")
+                offset += len(block) + 1
+                parts, size = [], 0
+            elif not data:
+                break
+            parts.append(rest)
+            size += len(rest)
+            if size >= MAX_LINE:
+                raise TraceFormatError(f"a line is longer than {MAX_LINE >> 20} MiB")
+        if size:
+            yield offset, [b"".join(parts)]
+        # A compressed file cut short: every whole block before the cut has been read, and the
+        # footer is missing. Damage behind the footer is damage all the same.
+        if not (damage is None or isinstance(damage, EOFError) or trace.footer is None):
+            trace.problem(0, f"damaged compression: {damage}")
