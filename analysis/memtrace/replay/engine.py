@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 _U64 = (1 << 64) - 1
 _NEVER = 1 << 63
+#: More C libraries than this no address space has: dlmopen(3) makes 16 namespaces at most.
+_LIBCS = 64
+#: Engines whose times are one clock's, in the order of the records. strace tells when each call
+#: began and how long it took.
+_ONE_CLOCK = ("ptrace", "python-ptrace")
 #: The footer's reason when memtrace detached and the processes run on.
 DETACHED = "detached"
 
@@ -101,6 +106,7 @@ class _Pass:
         self.result = Replay(trace.header)
         self.cache = MapsCache()
         self.live: dict[int, Process] = {}
+        self.gone: set[int] = set()
         self.owners = _Owners()
         hooks = {name: _hooks(observers, name) for name in _HOOKS}
         self.on_born, self.on_died = hooks["born"], hooks["died"]
@@ -125,6 +131,8 @@ class _Pass:
                 if now > last_seq or when > last_t:
                     r.stopped = True
                     break
+                if when < t:
+                    self._back_in_time(now, t - when)
                 seq, t = now, when
                 if not isinstance(record, Call):
                     self._other(seq, t, record)
@@ -295,6 +303,9 @@ class _Pass:
         self.result.tasks.apply(g)
         if g.mm not in self.result.by_mm:
             self.result.problem(seq, f"the end of address space {g.mm}, which never began")
+        elif g.mm in self.gone:
+            self.result.problem(seq, f"a second end of address space {g.mm}")
+        self.gone.add(g.mm)
         self._die(g.mm, seq, t)
         return self.result.by_mm.get(g.mm)
 
@@ -321,11 +332,14 @@ class _Pass:
             hook(p, seq, t, s, comparison)
         return p
 
-    def _libc(self, _seq: int, _t: int, record: Libc) -> Process | None:
+    def _libc(self, seq: int, _t: int, record: Libc) -> Process | None:
         p = self.live.get(record.mm)
         same = (record.path, record.name, record.version)
         if p is not None and all((k.path, k.name, k.version) != same for k in p.libcs):
-            p.libcs.append(record)
+            if len(p.libcs) < _LIBCS:
+                p.libcs.append(record)
+            else:
+                self.result.problem(seq, f"address space {p.mm} has more than {_LIBCS} C libraries")
         return p
 
     def _overlap(self, _seq: int, _t: int, record: Overlap) -> Process | None:
@@ -345,6 +359,10 @@ class _Pass:
         return p
 
     # -- shared ---------------------------------------------------------------------------------
+
+    def _back_in_time(self, seq: int, by: int) -> None:
+        if self.trace.header.engine in _ONE_CLOCK:
+            self.result.problem(seq, f"its time is {by:,} ns before that of the record before")
 
     def _homeless(self, seq: int, call: Call) -> None:
         dead = call.mm in self.result.by_mm

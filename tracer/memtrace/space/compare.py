@@ -9,11 +9,12 @@ event, then resynchronised.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.canonical import GROWSDOWN, Attr, MapsCache, Run, merge
+from memtrace.space.canonical import Attr, MapsCache, Run, merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,13 @@ def import_growth(space: AddressSpace, parsed: Sequence[tuple[int, int, Attr, st
     Only if the piece starts inside a kernel line of the same key and the gap below is unmapped in
     the model.
     """
-    grown = 0
+    grown, lines = 0, None
     for start, _, attr in list(space.lowest_growing()):
-        for s, e, kernel, _ in parsed:
-            if s < start < e and kernel[:5] == attr[:5] and attr.flags & GROWSDOWN:
-                if space.is_free(s, start):
-                    grown += space.grow_down(start, s)
-                break
+        lines = lines or sorted((s, e, kernel[:5]) for s, e, kernel, _ in parsed)
+        i = bisect_left(lines, (start,)) - 1
+        if i < 0:
+            continue
+        s, e, kernel = lines[i]
+        if start < e and kernel == attr[:5] and space.is_free(s, start):
+            grown += space.grow_down(start, s)
     return grown
