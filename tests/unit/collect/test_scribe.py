@@ -439,7 +439,7 @@ HUGE = 2 << 20
             f"{ANON:x}-{ANON + HUGE:x} rw-s 00000000 00:10 77 /dev/hugepages/pool",
             ANON + HUGE, id="a file of huge pages",
         ),
-        pytest.param(FILE, line_of("rwxp"), ANON + 2 * PAGE, id="READ_IMPLIES_EXEC"),
+        pytest.param(FILE, line_of("rwxp"), ANON + 2 * PAGE, id="executable"),
         pytest.param(FILE, line_of("r--p"), ANON + 2 * PAGE, id="not writable"),
         pytest.param(FILE, line_of("-w-p"), ANON + 2 * PAGE, id="not readable"),
         pytest.param(FILE, line_of("rw-s"), ANON + 2 * PAGE, id="shared, not private"),
@@ -451,10 +451,19 @@ HUGE = 2 << 20
     ],
 )  # fmt: skip
 def test_any_other_mapping_is_the_line_itself(args: list[int], line: str, high: int) -> None:
-    row = mapped(args, line, personality=READ_IMPLIES_EXEC if "rwxp" in line else 0, high=high)
+    row = mapped(args, line, high=high)
     assert row.ext is not None
     assert row.ext.f is None
     assert row.ext.x == (ANON, high, [line])
+
+
+def test_where_reads_imply_exec_a_file_that_may_not_be_executed_is_the_line_itself() -> None:
+    usual = mapped(FILE, line_of("rwxp"), personality=READ_IMPLIES_EXEC)
+    assert usual.ext is not None
+    assert (usual.ext.f is None, usual.ext.x) == (False, None)
+    noexec = mapped(FILE, line_of("rw-p"), personality=READ_IMPLIES_EXEC)
+    assert noexec.ext is not None
+    assert noexec.ext.x == (ANON, ANON + 2 * PAGE, [line_of("rw-p")])
 
 
 def test_a_line_of_the_kernels_is_written_single_spaced() -> None:

@@ -26,7 +26,7 @@ X32 = 0x40000000
 ALWAYS = {
     "brk", "mmap", "munmap", "mremap", "mprotect", "pkey_mprotect", "madvise", "mlock", "mlock2",
     "mlockall", "munlock", "munlockall", "shmat", "shmdt", "remap_file_pages", "mseal", "io_setup",
-    "io_destroy", "process_madvise", "execve", "execveat", "fork", "clone3",
+    "io_destroy", "process_madvise", "personality", "execve", "execveat", "fork", "clone3",
 }  # fmt: skip
 PRCTL = {35, 41, 0x53564D41}  # PR_SET_MM, PR_SET_THP_DISABLE, PR_SET_VMA
 ARCH_PRCTL = {0x2001, 0x2002, 0x2003}  # ARCH_MAP_VDSO_X32, _32, _64

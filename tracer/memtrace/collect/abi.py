@@ -28,7 +28,7 @@ CALLS: dict[str, int] = {
     "pkey_mprotect": 4, "mlock": 2, "munlock": 2, "mlock2": 3, "mlockall": 1, "munlockall": 0,
     "shmat": 3, "shmdt": 1, "remap_file_pages": 5, "mseal": 3, "map_shadow_stack": 3,
     "io_setup": 2, "io_destroy": 1, "prctl": 5, "process_madvise": 5, "arch_prctl": 2,
-    "execve": 3, "execveat": 5, "fork": 0, "vfork": 0, "clone": 5, "clone3": 2,
+    "execve": 3, "execveat": 5, "fork": 0, "vfork": 0, "clone": 5, "clone3": 2, "personality": 1,
 }  # fmt: skip
 NAMES = tuple(CALLS)
 INDEX = {name: i for i, name in enumerate(NAMES)}
@@ -73,13 +73,14 @@ X86_64 = Abi("x86_64", 0xC000003E, {
     9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 25: "mremap", 28: "madvise",
     30: "shmat", 67: "shmdt", 149: "mlock", 150: "munlock", 151: "mlockall", 152: "munlockall",
     157: "prctl", 158: "arch_prctl", 206: "io_setup", 207: "io_destroy", 216: "remap_file_pages",
-    325: "mlock2", 329: "pkey_mprotect", 440: "process_madvise", 453: "map_shadow_stack",
-    462: "mseal", 59: "execve", 322: "execveat", 57: "fork", 56: "clone", 435: "clone3",
+    135: "personality", 325: "mlock2", 329: "pkey_mprotect", 440: "process_madvise",
+    453: "map_shadow_stack", 462: "mseal", 59: "execve", 322: "execveat", 57: "fork", 56: "clone",
+    435: "clone3",
 }, 8)  # fmt: skip
 
 I386 = Abi("i386", 0x40000003, {
-    45: "brk", 90: "old_mmap", 91: "munmap", 117: "ipc", 125: "mprotect", 150: "mlock",
-    151: "munlock", 152: "mlockall", 153: "munlockall", 163: "mremap", 172: "prctl",
+    45: "brk", 90: "old_mmap", 91: "munmap", 117: "ipc", 125: "mprotect", 136: "personality",
+    150: "mlock", 151: "munlock", 152: "mlockall", 153: "munlockall", 163: "mremap", 172: "prctl",
     192: "mmap2", 219: "madvise", 245: "io_setup", 246: "io_destroy", 257: "remap_file_pages",
     376: "mlock2", 380: "pkey_mprotect", 384: "arch_prctl", 397: "shmat", 398: "shmdt",
     440: "process_madvise", 462: "mseal", 11: "execve", 358: "execveat", 2: "fork", 120: "clone",

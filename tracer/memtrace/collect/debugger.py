@@ -243,6 +243,8 @@ class DebuggerEngine:
         if role is Role.EXEC and mm.exec_snap != mm.calls:
             self.observer.snapshot(mm, tracee, "exec")
             mm.exec_snap = mm.calls
+        elif arguments[0] >= mm.growing_from:
+            self.observer.look_before(mm, tracee)
         tracee.t0 = time.monotonic_ns()
 
     def _leave_call(self, ret: int) -> None:

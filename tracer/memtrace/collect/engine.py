@@ -168,6 +168,7 @@ class Engine:
                     or not mm.id
                     or nr not in plain_calls
                     or e[ENTRY_DATA] != mark
+                    or e[ENTRY_ARG0] >= mm.growing_from
                 ):
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
                         if untraced:
@@ -191,6 +192,7 @@ class Engine:
                 tracee.pending = True
                 tracee.role = 0
                 tracee.name = ""
+                tracee.looks = False
                 if mm.holder is None:
                     mm.holder = tracee
                     tracee.t0 = now()
@@ -226,6 +228,7 @@ class Engine:
                     or wishes[mm.slot]
                     or statm[:1] == b"0"
                     or mm.disordered
+                    or mm.reads_exec
                 ):
                     leave_call(tracee, ret, t1, statm)
                     continue
@@ -234,7 +237,7 @@ class Engine:
                 mm.holder = going = None
                 if mm.waiting:
                     going = mm.holder = mm.waiting.popleft()
-                    if not going.role:
+                    if not going.role and not going.looks:
                         turns.proceed(going)
                         going = None
                 stack = tracee.stack
@@ -341,6 +344,7 @@ class Engine:
             request(SYSCALL if lent else self.go, tracee.tid, 0, 0)
             return
         tracee.role, tracee.name, tracee.pending = role, name, True
+        tracee.looks = role is Role.MEMORY and args[0] >= mm.growing_from
         tracee.stack = b""
         if self.options.evidence:
             self.observer.reach(mm, tracee.tid)
@@ -372,6 +376,8 @@ class Engine:
             if not sharing and mm.exec_snap != mm.calls:
                 self.observer.snapshot(mm, tracee, "exec")
                 mm.exec_snap = mm.calls
+        elif tracee.looks and turns.alone(tracee):
+            self.observer.look_before(mm, tracee)
         turns.proceed(tracee)
 
     def _give_turn(self, going: Tracee | None) -> None:

@@ -94,6 +94,7 @@ class Family:
         ):  # without a statm the mm has gone, and the map may be torn
             return None
         mm.seeded = True
+        mm.begins(fields, (procfs.personality(t.tid) for t in tasks))
         self._emit({**fields, "rec": "attach", "why": why, "calls": mm.calls}, raw)
         for other in tasks:
             if other.pid != mm.pid:
@@ -225,6 +226,7 @@ class Family:
                 self._emit_clone(parent, child, flags, stack)
         else:
             child_mm = self._new_mm(pid)
+            child_mm.inherits(mm)
             child = self.tracees[tid] = Tracee(tid, pid, child_mm)
             self.process_mm[pid] = child_mm
             child.at_first_stop = FirstStop.SNAPSHOT
@@ -295,6 +297,7 @@ class Family:
         counts = procfs.statm(procfs.read(f"/proc/{pid}/statm"))
         if counts is not None:
             fields["vm"], fields["rss"] = counts
+        mm.begins(fields)
         fields |= {"rec": "exec", "pid": pid, "tid": old_tid, "mm": mm.id}
         withheld = privilege.withheld(pid, filtered=self.observer.options.seccomp)
         if withheld:

@@ -36,6 +36,7 @@ class Observer:
         self.channel = channel
         self.options = options
         self._open: dict[int, Mm] = {}
+        self._query = procfs.MapsQuery()
         #: Asked after a read at a task's end: whether it still stands where it was stopped.
         self.still_stands = _in_exit_stop
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -151,6 +152,19 @@ class Observer:
         if not self.options.every_calls:
             mm.next_snap = begun + max(self.options.every_ns, 100 * cost)
         return True
+
+    def look_before(self, mm: Mm, tracee: Tracee) -> None:
+        """A call is about to be made, alone, on pages into which a stack may have grown: by page
+        faults, which no call tells, and of which its result would only show what is left.
+        """
+        self.reach(mm, tracee.tid)
+        if mm.growing_from:
+            found = self._query.covering(mm.maps_fd, mm.in_stack)
+            start = int(found[0].partition(b"-")[0], 16) if found is not None else 0
+            if start and start == mm.stack_at:
+                return
+            mm.stack_at = start
+        self.snapshot(mm, tracee, "stack")
 
     def tell_doubt(self, mm: Mm) -> None:
         """The mm lives on after calls of killed threads of which nothing is known."""

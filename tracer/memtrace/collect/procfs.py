@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import signal
+import stat
 import struct
 from typing import Any
 
@@ -191,6 +192,14 @@ def _numbers(tid: int) -> list[int]:
     return [] if found is None else [int(word) for word in found[1].split()]
 
 
+def is_regular(tid: int, fd: int) -> bool:
+    """Whether a descriptor of a task is a regular file; False when it is closed again."""
+    try:
+        return stat.S_ISREG(os.stat(f"/proc/{tid}/fd/{fd}").st_mode)
+    except OSError:
+        return False
+
+
 def is_socket(tid: int, fd: int) -> bool:
     """Whether a descriptor of a task is a socket."""
     try:
@@ -235,6 +244,11 @@ def is_elf32(pid: int) -> bool:
         return False
 
 
+def personality(tid: int) -> int:
+    """The personality of a task, which is its own; 0, the usual one, when it is gone."""
+    return int(read(f"/proc/{tid}/personality").strip() or b"0", 16)
+
+
 def exec_facts(pid: int) -> dict[str, Any]:
     """What a trace keeps of a process at its exec or attach (`records.Start`); unknown facts are
     left out.
@@ -258,7 +272,7 @@ def exec_facts(pid: int) -> dict[str, Any]:
         # Printed as 0 to who may not ptrace the process (`do_task_stat`).
         facts["start_stack"] = int(stat[25])
         facts["start_brk"] = int(stat[44])
-    facts["personality"] = int(read(f"/proc/{pid}/personality").strip() or b"0", 16)
+    facts["personality"] = personality(pid)
     pair = struct.Struct("<II" if "abi" in facts else "<QQ")
     aux = read(f"/proc/{pid}/auxv")
     pairs = dict(pair.iter_unpack(aux[: len(aux) // pair.size * pair.size]))

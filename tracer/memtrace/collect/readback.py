@@ -8,15 +8,23 @@ part before it changed; `mmap_region` has unmapped a MAP_FIXED target before a d
 
 from __future__ import annotations
 
-from memtrace.collect import procfs, wire
+import struct
+from collections.abc import Sequence
+
+from memtrace.collect import procfs, seeding, wire
 from memtrace.collect.abi import ABIS, ARCH_MAP_VDSO, NATIVE
 from memtrace.collect.ptrace import ENTRY_ARG0, ENTRY_NR, ENTRY_OP
 from memtrace.collect.tracee import Tracee
+from memtrace.space.address_space import READ_IMPLIES_EXEC
 from memtrace.space.calls import (
     MADV_DOFORK,
     MADV_DONTFORK,
+    MAP_ANONYMOUS,
     MAP_FIXED,
+    MAP_GROWSDOWN,
     MREMAP_FIXED,
+    PR_SET_MM,
+    PR_SET_MM_MAP,
     PR_SET_VMA,
 )
 from memtrace.trace.mapping import decode_maps
@@ -26,23 +34,34 @@ TASK_SIZE = 1 << 47
 MAP_HUGETLB = 0x40000
 SHM_REMAP = 0o40000
 
-#: mmap flags under which the arguments tell the backing: private, anonymous, ordinary pages.
-BACKING_MASK, PLAIN_ANON = 0x4002F, 0x22
+#: mmap flags under which the arguments tell the backing: private, anonymous, ordinary pages that do
+#: not grow.
+BACKING_MASK, PLAIN_ANON = 0x4012F, 0x22
 #: Calls whose successful effect is always read back.
-ALWAYS = frozenset(
-    ("shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages")
-)
+ALWAYS = frozenset((
+    "shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages", "mremap",
+    "personality", "process_madvise",
+))  # fmt: skip
 
 _RANGE_CALLS = frozenset(
     ("munmap", "mprotect", "pkey_mprotect", "mremap", "remap_file_pages", "shmat", "mmap")
 )
-_NO_MAP = frozenset(("mlock", "mlock2", "munlock", "mlockall", "munlockall", "process_madvise"))
+_NO_MAP = frozenset(
+    ("mlock", "mlock2", "munlock", "mlockall", "munlockall", "mseal", "personality")
+)
+_LINES_TELL, _PROTECTING = ("remap_file_pages",), ("mprotect", "pkey_mprotect")
+_ADVICE = {"madvise": 2, "process_madvise": 3}  # which argument it is
+_FORK_ADVICE = (MADV_DONTFORK, MADV_DOFORK)
+_HUGE = 2 << 20
+_LAYOUT = struct.Struct("<32xQQQ")  # in struct prctl_mm_map
+_UNCHANGED = 0xFFFFFFFF  # personality(2): only asks
+_VDSO = "[vdso]"
 _PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
 
 
-def changes_no_map(name: str, advice: int) -> bool:
+def changes_no_map(name: str, args: Sequence[int]) -> bool:
     """Whether no effect of the call shows in maps, or in what a child inherits."""
-    return name in _NO_MAP or (name == "madvise" and advice not in (MADV_DONTFORK, MADV_DOFORK))
+    return name in _NO_MAP or (name in _ADVICE and args[_ADVICE[name]] not in _FORK_ADVICE)
 
 
 class ReadBack:
@@ -53,6 +72,13 @@ class ReadBack:
 
     def after(self, tracee: Tracee, ret: int) -> bytes:
         """What the arguments do not tell, for this call and result, as a message's extra."""
+        found = self._after(tracee, ret)
+        if tracee.mm.reads_exec:
+            own = wire.extra({"personality": procfs.personality(tracee.tid)})
+            found = _joined(found, own)
+        return found
+
+    def _after(self, tracee: Tracee, ret: int) -> bytes:
         e = tracee.entry
         abi = ABIS.get(e[ENTRY_OP] >> 32) or NATIVE
         name = tracee.name or NATIVE.names.get(e[ENTRY_NR], "")
@@ -61,21 +87,42 @@ class ReadBack:
         if name in _PLAIN_I386:
             name, a, fields = _normalise(tracee, name, a)
         if -4096 < ret < 0:
+            if name in _ADVICE and a[_ADVICE[name]] in _FORK_ADVICE:
+                return _dontfork(tracee, 0, TASK_SIZE)
             return _joined(_after_failure(tracee, name, a), fields)
         address = ret & 0xFFFFFFFF if abi.word == 4 else ret
         if name == "mmap":
-            if a[3] & BACKING_MASK == PLAIN_ANON:
+            if a[3] & MAP_GROWSDOWN:
+                tracee.mm.growing_from = 0
+            if a[3] & BACKING_MASK & ~MAP_GROWSDOWN == PLAIN_ANON:
                 return fields
-            return _joined(self._after_mapping(tracee, address, a[1], a[3]), fields)
+            found = self._after_mapping(tracee, address, a[1], a[3])
+            if not a[3] & MAP_ANONYMOUS and not procfs.is_regular(tracee.tid, a[4] & 0xFFFFFFFF):
+                # A driver may have set VM_DONTCOPY (`perf_mmap`).
+                found = _joined(found, _dontfork(tracee, address, address + round_up(a[1])))
+            return _joined(found, fields)
         if name == "shmat" and fields:  # ipc(2) writes the address to its fourth argument
             address = int.from_bytes(tracee.mm.bytes_at(e[ENTRY_ARG0 + 3], 4), "little")
         if name == "shmat" or name == "map_shadow_stack":
             return _joined(_whole_line(tracee, address), fields)
+        if name in _LINES_TELL or (name in _PROTECTING and tracee.mm.reads_exec):
+            # READ_IMPLIES_EXEC leaves alone what lies on a file system mounted noexec.
+            low = a[0] & -PAGE
+            return _joined(_lines(tracee, low, low + round_up(a[1])), fields)
+        if name == "mremap" and not (a[0] | address) & (_HUGE - 1):
+            return _joined(self._after_moving(tracee, a, address), fields)
         if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
-            return _whole_line(tracee, address)
+            return _vdso(tracee)
+        if name == "process_madvise" and a[3] in _FORK_ADVICE:
+            return _dontfork(tracee, 0, TASK_SIZE)  # of nobody else (process_madvise_remote_valid)
+        if name == "personality" and (a[0] | ret) & READ_IMPLIES_EXEC and a[0] != _UNCHANGED:
+            tracee.mm.reads_exec = True
+            return fields
         if name == "io_setup":
             context = tracee.mm.bytes_at(a[1], abi.word)
             return _whole_line(tracee, int.from_bytes(context, "little")) if context else b""
+        if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_MM and a[1] == PR_SET_MM_MAP:
+            return _layout(tracee, a[2])
         if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_VMA:
             text = tracee.mm.bytes_at(a[4], 80).split(b"\0")[0] if a[4] else b""
             return wire.extra({"name": text.decode("utf-8", "backslashreplace")})
@@ -94,10 +141,22 @@ class ReadBack:
         """
         name = tracee.name or NATIVE.names.get(tracee.entry[ENTRY_NR], "")
         a = [tracee.entry[ENTRY_ARG0 + i] for i in range(6)]
-        if changes_no_map(name, a[2]):
+        if changes_no_map(name, a):
             return b""
         readable = name in _RANGE_CALLS and name != "mremap" and tracee.mm.keeper is not None
         return _after_failure(tracee, name, a) or None if readable else None
+
+    def _after_moving(self, tracee: Tracee, a: list[int], to: int) -> bytes:
+        """After an mremap between places where huge pages may lie: of these it rounds sizes up to
+        whole ones.
+        """
+        fd = tracee.mm.maps_fd
+        found = self._query.covering(fd, to) if self._query.available else None
+        page = _HUGE if found is None else found[1]
+        if page == PAGE:
+            return b""
+        ends = a[0] + round_up(a[1], page), to + round_up(a[2], page)
+        return _lines(tracee, min(a[0], to), max(ends))
 
     def _after_mapping(self, tracee: Tracee, address: int, length: int, flags: int) -> bytes:
         """After an mmap whose backing the arguments do not tell: its line, and its true end."""
@@ -143,12 +202,48 @@ def _after_failure(tracee: Tracee, name: str, a: list[int]) -> bytes:
     low, high = low & ~(PAGE - 1), min(round_up(high), TASK_SIZE)
     if low >= high:
         return b""
+    return _lines(tracee, low, high)
+
+
+def _lines(tracee: Tracee, low: int, high: int) -> bytes:
+    """The lines of a range as they are now."""
     raw = procfs.read_fd(tracee.mm.maps_fd)
     return wire.extra({"x": [low, high, _overlapping(raw, low, high)]}) if raw else b""
 
 
+def _vdso(tracee: Tracee) -> bytes:
+    """[vdso] and its data, which lie together: arch_prctl answers its size, not its place, and
+    there was none before (`map_vdso_once`).
+    """
+    raw = procfs.read_fd(tracee.mm.maps_fd)
+    lines = [line for line in decode_maps(raw) if line.endswith(_VDSO) or "[vvar" in line]
+    if not lines:
+        return b""
+    low, high = lines[0].partition("-")[0], lines[-1].partition("-")[2].partition(" ")[0]
+    return wire.extra({"x": [int(low, 16), int(high, 16), lines]})
+
+
+def _dontfork(tracee: Tracee, low: int, high: int) -> bytes:
+    """What of a range a child does not get: no other file than smaps shows it."""
+    smaps = procfs.read(f"/proc/{tracee.tid}/smaps")
+    if not smaps:
+        return b""
+    ranges = [(s, e) for s, e in seeding.vm_flags(smaps)[0] if s < high and e > low]
+    return wire.extra({"dontfork": [low, high, ranges]})
+
+
+def _layout(tracee: Tracee, address: int) -> bytes:
+    """What prctl(PR_SET_MM_MAP) was given: where the break is, and what [heap] and [stack] are."""
+    words = tracee.mm.bytes_at(address, _LAYOUT.size)
+    if len(words) < _LAYOUT.size:
+        return b""
+    layout = _LAYOUT.unpack(words)
+    tracee.mm.in_stack = layout[2]
+    return wire.extra({"layout": layout})
+
+
 def _whole_line(tracee: Tracee, address: int) -> bytes:
-    """The line that holds an address, as the range it covers (shmat, io_setup, vdso)."""
+    """The line that holds an address, as the range it covers (shmat, io_setup)."""
     lines = _overlapping(procfs.read_fd(tracee.mm.maps_fd), address, address + 1)
     if not lines:
         return b""

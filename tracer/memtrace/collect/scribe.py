@@ -19,7 +19,7 @@ from memtrace.collect.decode import decode
 from memtrace.collect.libc import LibcFinder, calls_directly
 from memtrace.collect.redact import Redaction
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import MAP_ANONYMOUS, Change, apply
+from memtrace.space.calls import MAP_ANONYMOUS, Change, apply, prot_perms
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.space.seed import seed
@@ -138,6 +138,10 @@ class Scribe:
         space = model.space
         file: FileId | None = None
         if extra is not None and ext is not None:
+            own = extra.get("personality")
+            if own is not None and own != space.personality:
+                ext.personality = space.personality = own
+            ext.layout, ext.dontfork = extra.get("layout"), extra.get("dontfork")
             if "x" in extra:
                 low, high, lines = extra["x"]
                 ext.x = (low, high, [" ".join(line.split(None, 5)) for line in lines])
@@ -198,10 +202,7 @@ class Scribe:
             if (
                 start <= low and end >= high and attr.ino and attr.delta == args[5] - low
                 and not args[3] & MAP_ANONYMOUS
-                and attr.perms[0] == ("r" if args[2] & 1 else "-")
-                and attr.perms[1] == ("w" if args[2] & 2 else "-")
-                and attr.perms[2] == ("x" if args[2] & 4 else "-")
-                and attr.perms[3] == ("s" if args[3] & 15 in (1, 3) else "p")
+                and attr.perms == prot_perms(space, args[2], "s" if args[3] & 15 in (1, 3) else "p")
             ):  # fmt: skip
                 ref = ext.f = self._interner.file(attr.dev, attr.ino, path)
                 return ref if isinstance(ref, FileId) else FileId(ref, attr.dev, attr.ino, path)

@@ -9,12 +9,19 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
 from memtrace.collect.abi import NATIVE, Abi
 from memtrace.collect.channel import wish_slot
 from memtrace.collect.ptrace import SyscallEntry
+from memtrace.space.address_space import READ_IMPLIES_EXEC
+
+#: An address that no call has: arguments are read as signed.
+NOWHERE = 1 << 63
+#: mmap_base leaves the stack at least 128 MiB (MIN_GAP), whatever its limit, which may be raised.
+_STACK_AT_LEAST, _STACK_WITHOUT_LIMIT = 128 << 20, 1 << 36
 
 
 class FirstStop(Enum):
@@ -47,13 +54,20 @@ class Mm:
     `seeded` is False while an attach has not read the map: what happens until then is before the
     beginning, and the writer drops it. `seed_due`: to be read as soon as no call is in flight.
     `stacks`: stack pointers of its tasks at their first stop.
+
+    `reads_exec` is set once a task's personality has READ_IMPLIES_EXEC: from then on each call says
+    what its own is. `growing_from`: a call on pages from here on may meet pages that were mapped by
+    stack growth, which no call tells (`Observer.look_before`); `stack_at` is where the main stack
+    was last seen to begin, `in_stack` an address in it.
     """
 
     __slots__ = (
-        "blind", "calls", "disordered", "exec_snap", "fresh", "holder", "id", "in_doubt",
+        "blind", "calls", "disordered", "exec_snap", "fresh", "growing_from", "holder", "id",
+        "in_doubt", "in_stack",
         "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
         "overlapping", "pagemap_fd",
-        "pid", "seed_due", "seeded", "slot", "stacks", "statm_fd", "tids", "waiting",
+        "pid", "reads_exec", "seed_due", "seeded", "slot", "stack_at", "stacks", "statm_fd",
+        "tids", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -76,6 +90,9 @@ class Mm:
         self.calls = 0
         self.last_snap_calls = 0
         self.exec_snap = -1
+        self.reads_exec = False
+        self.growing_from = NOWHERE
+        self.in_stack = self.stack_at = 0
         self.next_snap = 0
         self.fresh: dict[int, Tracee] = {}
         self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
@@ -100,6 +117,22 @@ class Mm:
                 if name == "maps" and e.errno not in (errno.ENOENT, errno.ESRCH):
                     refused = (e.strerror or str(e)).lower()
         return refused
+
+    def begins(self, fields: dict[str, Any], personalities: Iterable[int] = ()) -> None:
+        """Take from an exec or attach record what decides how calls are looked at."""
+        flags = [fields.get("personality", 0), *personalities]
+        self.reads_exec = any(p & READ_IMPLIES_EXEC for p in flags)
+        self.in_stack = fields.get("start_stack", 0)
+        if self.in_stack:
+            limit = fields.get("rlimits", {}).get("STACK") or _STACK_WITHOUT_LIMIT
+            self.growing_from = max(0, self.in_stack - max(limit, _STACK_AT_LEAST))
+        if any(not low <= self.in_stack < high for low, high in fields.get("growsdown", ())):
+            self.growing_from = 0
+
+    def inherits(self, parent: Mm) -> None:
+        """It is a copy: the same holds of it."""
+        self.reads_exec = parent.reads_exec
+        self.growing_from, self.in_stack = parent.growing_from, parent.in_stack
 
     def reopen_statm(self, tid: int) -> None:
         """Follow another task: the one it was opened on has exited."""
@@ -133,12 +166,12 @@ class Tracee:
     stood at the entry, and the kernel skips the call (`__seccomp_filter`). `fresh` is a
     malloc-shaped mapping whose first words have not been read yet: (address, length, call number).
     `wait_ends`: CLOCK_MONOTONIC ns at which a call that was broken off has waited long enough, 0
-    when it is in none (`broken_off`).
+    when it is in none (`broken_off`). `looks`: the map is looked at before its call is made.
     """
 
     __slots__ = (
-        "abi", "announced", "at_first_stop", "clone", "entry", "fresh", "killed", "mm", "name",
-        "pending", "pid", "role", "stack", "t0", "tid", "wait_ends",
+        "abi", "announced", "at_first_stop", "clone", "entry", "fresh", "killed", "looks",
+        "mm", "name", "pending", "pid", "role", "stack", "t0", "tid", "wait_ends",
     )  # fmt: skip
 
     def __init__(self, tid: int, pid: int, mm: Mm) -> None:
@@ -148,6 +181,7 @@ class Tracee:
         self.entry: Any = SyscallEntry()
         self.pending = False
         self.killed = False
+        self.looks = False
         self.role = 0
         self.name = ""
         self.abi: Abi = NATIVE

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from memtrace.space.address_space import ANON_RW, ANON_RWX, READ_IMPLIES_EXEC, AddressSpace, Piece
 from memtrace.space.canonical import ANON_DEV, ASSUMED, DONTFORK, GROWSDOWN, Attr, MapsCache
+from memtrace.space.seed import disjoint
 from memtrace.trace.records import FileId
 from memtrace.trace.sizes import round_up
 
@@ -28,7 +29,8 @@ MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
 MADV_DONTFORK, MADV_DOFORK = 10, 11
 ENOMEM, EINVAL = -12, -22
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-PR_SET_MM, PR_SET_MM_START_BRK, PR_SET_MM_BRK = 35, 6, 7
+PR_SET_MM, PR_SET_MM_START_STACK, PR_SET_MM_START_BRK, PR_SET_MM_BRK = 35, 5, 6, 7
+PR_SET_MM_MAP = 14
 
 _PERMS = tuple(
     ("r" if p & 1 else "-") + ("w" if p & 2 else "-") + ("x" if p & 4 else "-") for p in range(8)
@@ -63,6 +65,9 @@ class Evidence(Protocol):
     f: int | FileId | None
     x: tuple[int, int, list[str]] | None
     name: str | None
+    personality: int | None
+    layout: tuple[int, int, int] | None
+    dontfork: tuple[int, int, list[tuple[int, int]]] | None
 
 
 #: Calls that go through a range piece by piece and may fail on the way with part of it changed.
@@ -92,6 +97,8 @@ def apply(
         cache: parser of `ext.x`.
     """
     change: Change | None = None
+    if ext is not None and ext.personality is not None:
+        space.personality = ext.personality
     effect = EFFECTS.get(call)
     if (
         effect is not None
@@ -114,6 +121,12 @@ def apply(
         removed, added = space.set_range(low, high, cache.parse(lines))
         change.removed += removed
         change.added += added
+    if ext is not None:
+        if ext.layout is not None:
+            space.start_brk, space.brk, space.start_stack = ext.layout
+            space.brk_is_page = False
+        if ext.dontfork is not None:
+            _dontfork(space, *ext.dontfork)
     if change is None or not (change.removed or change.added or change.conflict):
         return None
     return change
@@ -300,6 +313,14 @@ def _madvise(
         space.put(s, e, attr._replace(flags=flags), tag)
 
 
+def _dontfork(space: AddressSpace, low: int, high: int, ranges: list[tuple[int, int]]) -> None:
+    """Of [low, high) a child does not get exactly these ranges."""
+    for s, e, attr, tag in space.cut(low, high):
+        space.put(s, e, attr._replace(flags=attr.flags & ~DONTFORK), tag)
+    for start, end in disjoint(ranges):
+        space.flag(max(start, low), min(end, high), DONTFORK)
+
+
 def _shmdt(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
@@ -321,7 +342,8 @@ def _shmdt(
 def _remap_file_pages(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, high = _range(a[0], a[1])
+    # Both are rounded down (`SYSCALL_DEFINE5(remap_file_pages)`).
+    low, high = _range(a[0] & -4096, a[1] & -4096)
     change.removed = space.cut(low, high)
     for s, e, attr, tag in change.removed:
         # do_mmap makes it anew, without VM_DONTCOPY.
@@ -357,6 +379,8 @@ def _prctl(
         space.brk = a[2]
     elif option == PR_SET_MM and a[1] == PR_SET_MM_START_BRK:
         space.start_brk = a[2]
+    elif option == PR_SET_MM and a[1] == PR_SET_MM_START_STACK:
+        space.start_stack = a[2]
     elif option == PR_SET_VMA and a[1] == PR_SET_VMA_ANON_NAME:
         text = f"[anon:{name}]" if name else ""
         change.removed = space.cut(*_range(a[2], a[3]))

@@ -33,7 +33,7 @@ def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, At
     if not isinstance(record, Attach):
         return
     for ranges, flag in ((record.dontfork, DONTFORK), (record.growsdown, GROWSDOWN)):
-        for low, high in _disjoint(ranges):
+        for low, high in disjoint(ranges):
             space.flag(low, high, flag)
     heap = max((end for _, end, _, path in lines if path == "[heap]"), default=None)
     if heap is not None:
@@ -42,10 +42,10 @@ def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, At
         space.heap_tag = piece[3] if piece is not None else 0
 
 
-def _disjoint(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def disjoint(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The same pages, each once: a hostile trace repeats ranges, and every one costs its pieces.
 
-    >>> list(_disjoint([(5, 9), (1, 3), (2, 4), (7, 6)]))
+    >>> list(disjoint([(5, 9), (1, 3), (2, 4), (7, 6)]))
     [(1, 4), (5, 9)]
     """
     start = end = -1

@@ -71,7 +71,10 @@ class Ext(msgspec.Struct, omit_defaults=True):
     of malloc chunks peeked since the last record, `[how many records back the mmap is, size word]`
     each (0: the words there were no chunk header); the reader gives the mmap's sequence number.
     `abi`: "i386" or "x32" when not the native one. `raw`: the name of the call actually made
-    (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA).
+    (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA). `personality`: the caller's
+    (personality(2)), where it is not that of the address space's beginning and calls before.
+    `layout`: `[start_brk, brk, start_stack]` as prctl(PR_SET_MM_MAP) has set them. `dontfork`:
+    `[low, high, ranges]`: of [low, high), the ranges with VM_DONTCOPY after the call (smaps' `dc`).
     """
 
     f: int | FileId | None = None
@@ -80,6 +83,9 @@ class Ext(msgspec.Struct, omit_defaults=True):
     abi: str | None = None
     raw: str | None = None
     name: str | None = None
+    personality: int | None = None
+    layout: tuple[int, int, int] | None = None
+    dontfork: tuple[int, int, list[tuple[int, int]]] | None = None
 
 
 class Call(msgspec.Struct, array_like=True):
@@ -222,7 +228,8 @@ class Gone(Life, tag="gone"):
 class Snap(Life, tag="snap"):
     """The kernel's own map at this point, to be compared with the replayed one.
 
-    `why`: fork, exec (before one), exit, detach, periodic, statm, unfinished, overlap, lost.
+    `why`: fork, exec (before one), exit, detach, periodic, statm, unfinished, overlap, lost, stack
+    (before a call on pages into which a stack may have grown).
     """
 
     mm: int

@@ -22,6 +22,7 @@ from memtrace.collect.family import Family
 from memtrace.collect.job import Job
 from memtrace.collect.observe import Observer
 from memtrace.collect.options import Options
+from memtrace.collect.ptrace import ENTRY_ARG0
 from memtrace.collect.readback import ReadBack
 from memtrace.collect.strace.events import (
     Called,
@@ -208,6 +209,9 @@ class StraceEngine:
                 return
         if self.options.evidence and mm.fresh:
             self.observer.peek_before(tracee)
+        grown = tracee.role is Role.MEMORY and tracee.entry[ENTRY_ARG0] >= mm.growing_from
+        if grown and self._quiet(tracee):
+            self.observer.look_before(mm, tracee)
         self._turns.enter(tracee)
 
     def _clone_facts(self, tracee: Tracee, call: str) -> tuple[int | None, int | None]:

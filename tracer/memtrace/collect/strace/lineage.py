@@ -214,6 +214,7 @@ class Lineage:
                 self._mms += 1
                 child_mm.number = self._mms
             task = Task(tid, Process(tid, child_mm, table))
+        task.personality, task.before_exec = parent.personality, parent.before_exec
         record: Life
         if flags & CLONE_VM:
             record = Clone(

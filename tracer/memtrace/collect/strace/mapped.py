@@ -11,7 +11,14 @@ from __future__ import annotations
 import re
 
 from memtrace.collect.strace.descriptors import Descriptors
-from memtrace.space.calls import MAP_ANONYMOUS, MAP_TYPE
+from memtrace.space.calls import (
+    MADV_DOFORK,
+    MADV_DONTFORK,
+    MAP_ANONYMOUS,
+    MAP_TYPE,
+    PR_SET_MM,
+    PR_SET_MM_MAP,
+)
 from memtrace.trace.codec import Interner
 from memtrace.trace.records import FileId
 
@@ -87,4 +94,8 @@ def unknown_effect(call: str, args: list[int]) -> str:
         return "how long the ring is"
     if call == "arch_prctl":
         return "where the vdso is mapped"
+    if call == "prctl" and args[:2] == [PR_SET_MM, PR_SET_MM_MAP]:
+        return "where the break is put"
+    if call == "process_madvise" and args[3] in (MADV_DONTFORK, MADV_DOFORK):
+        return "what a child inherits"
     return ""

@@ -85,6 +85,7 @@ READERS: dict[str, tuple[Reader, ...]] = {
     "map_shadow_stack": (number, number, _names(f.SHADOW_STACK, "a flag of map_shadow_stack")),
     "io_setup": (number, _pointer),
     "io_destroy": (number,),
+    "personality": (_names(f.PERSONALITY, "a personality"),),
     "process_madvise": (_fd, _pointer, number, MADV, number),
 }
 

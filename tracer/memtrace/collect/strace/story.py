@@ -18,6 +18,7 @@ from memtrace.collect.strace.lineage import FORKS, NOBODY, Lineage
 from memtrace.collect.strace.mapped import PROT_EXEC, Files, libc_of, unknown_effect
 from memtrace.collect.strace.order import Item, Order, Range, Row, claimed, freed
 from memtrace.collect.strace.tasks import Mm, Process, Task
+from memtrace.space.address_space import READ_IMPLIES_EXEC
 from memtrace.space.calls import MAP_ANONYMOUS
 from memtrace.trace.records import (
     MMAP_TAIL,
@@ -203,12 +204,17 @@ class Story(Lineage):
                 mm.brk = ret
                 if mm.start_brk is not None and ret - mm.start_brk > (self.heap_peak or -1):
                     self.heap_peak = ret - mm.start_brk
+        elif call == "personality" and ret is not None and ret >= 0:
+            self._personality(e, task, ret)
         elif call == "mremap" and len(args) > 4 and not args[3] & _MAYMOVE_TO:
             args = args[:4]
         if e.abi is not None or e.raw is not None or e.name is not None:
             ext = ext or Ext()
             ext.abi, ext.raw, ext.name = e.abi, e.raw, e.name
             mm.abi = e.abi
+        if mm.reads_exec:
+            ext = ext or Ext()
+            ext.personality = task.personality
         row = (t, dur, task, mm, INDEX[call], args, ret, ext)
         if mm.early is not None:
             full = args if call != "mmap" or len(args) > 4 else [*args, *MMAP_TAIL]
@@ -234,6 +240,17 @@ class Story(Lineage):
         if mm.early is not None and mm.early.calls >= EARLY:
             self.order.ready(mm)
         return True
+
+    def _personality(self, e: ev.Called, task: Task, before: int) -> None:
+        """It belongs to the task, and is shown with each call once it matters."""
+        mm = task.process.mm
+        if (before ^ task.personality) & READ_IMPLIES_EXEC:
+            what = f"line {e.line} tells of a personality that no line before has set"
+            self._missing(what, mm)
+            task.personality = before
+        if e.args[0] & _INT != _INT:  # that one only asks
+            task.personality = e.args[0] & _INT
+        mm.reads_exec = mm.reads_exec or bool(task.personality & READ_IMPLIES_EXEC)
 
     def _among_unmaps(
         self, item: Item, task: Task, call: str, args: list[int], ret: int | None, brk: int | None
@@ -344,6 +361,7 @@ class Story(Lineage):
             argv=e.argv or [], env=env or {}, env_lost=env is None, assumed=True,
         )  # fmt: skip
         task.ending = None
+        task.before_exec, task.personality = task.personality, 0
         self._leave(process, old)
         self._begin(task, record, fresh=True)
         return True
@@ -437,6 +455,9 @@ class Story(Lineage):
             self._modes[e.tid] = e.abi
         else:
             task.process.mm.abi = e.abi
+            if e.abi == "i386" and task.before_exec & READ_IMPLIES_EXEC:
+                task.personality, task.process.mm.reads_exec = task.before_exec, True
+            task.before_exec = 0
         return True
 
     def _signalled(self, e: ev.Signalled) -> bool:

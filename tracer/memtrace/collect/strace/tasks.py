@@ -21,10 +21,12 @@ class Mm:
     `brk`: the last one that a call answered. `early`: its first calls, while what they prove is
     gathered. `start_brk`: where the heap begins, None if no call told. `line`: of its last call.
     `libraries`: paths of the C libraries named so far. `abi`: of its calls, None: native.
+    `reads_exec`: a task of it has had a personality with READ_IMPLIES_EXEC.
     """
 
     __slots__ = (
-        "abi", "brk", "early", "freeing", "libraries", "line", "number", "start_brk", "users",
+        "abi", "brk", "early", "freeing", "libraries", "line", "number", "reads_exec",
+        "start_brk", "users",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -37,11 +39,13 @@ class Mm:
         self.early: Assumed | None = None
         self.libraries: set[str] = set()
         self.abi: str | None = None
+        self.reads_exec = False
 
     def copy(self) -> Mm:
         """The forked child's."""
         child = Mm()
         child.brk, child.start_brk, child.abi = self.brk, self.start_brk, self.abi
+        child.reads_exec = self.reads_exec
         child.libraries = set(self.libraries)
         return child
 
@@ -62,10 +66,14 @@ class Process:
 
 class Task:
     """A thread. `entered`: its call in flight, if its line was cut; `ending`: the status that its
-    exit or exit_group will give it; `told`: the call that made it has returned.
+    exit or exit_group will give it; `told`: the call that made it has returned. `personality`: what
+    it has set, or its parent had; `before_exec`: what it was at its exec, where READ_IMPLIES_EXEC
+    stays only if the program is a 32-bit one (`SET_PERSONALITY2`).
     """
 
-    __slots__ = ("ending", "entered", "process", "tid", "told")
+    __slots__ = (
+        "before_exec", "ending", "entered", "personality", "process", "tid", "told",
+    )  # fmt: skip
 
     def __init__(self, tid: int, process: Process) -> None:
         self.tid = tid
@@ -73,6 +81,7 @@ class Task:
         self.entered: Entered | None = None
         self.ending: int | None = None
         self.told = False
+        self.personality = self.before_exec = 0
         process.threads.add(self)
 
 

@@ -100,7 +100,7 @@ class Turns:
         for t in others:
             if t.role is not Role.MEMORY:
                 return False
-            if changes_no_map(t.name, t.entry[ENTRY_ARG0 + 2]):
+            if changes_no_map(t.name, [t.entry[ENTRY_ARG0 + i] for i in range(6)]):
                 continue
             if t.tid not in self._done:
                 self._done[t.tid] = self._look_back(t)
