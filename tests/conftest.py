@@ -9,12 +9,16 @@ without any live test fails too.
 
 import ctypes
 import functools
+import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
+_ROOT = Path(__file__).resolve().parents[1]
 _PTRACE_SEIZE = 0x4206
 
 
@@ -96,6 +100,46 @@ class _LiveCount:
         return _switched_on("MEMTRACE_REQUIRE_LIVE") and not self.ran
 
 
+class _Reproduced:
+    """Counts the kernel maps that traces reproduced, over all tests; build/corpus.json says it by
+    program: [address spaces, kernel maps]. Every one that was compared: one that is not reproduced
+    is a failed test.
+    """
+
+    def __init__(self) -> None:
+        self.programs: dict[str, list[int]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "teardown":
+            return
+        for name, found in report.user_properties:
+            if name == "reproduced" and isinstance(found, dict):
+                for exe, (spaces, maps) in found.items():
+                    count = self.programs.setdefault(self._program(exe), [0, 0])
+                    count[0] += spaces
+                    count[1] += maps
+
+    @staticmethod
+    def _program(exe: str) -> str:
+        """A program's name; what the tests build is one."""
+        own = exe.startswith((f"{_ROOT}/build/", tempfile.gettempdir() + "/"))
+        return "own programs" if own else Path(exe).name or "unknown"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.programs:
+            return
+        spaces, maps = (sum(column) for column in zip(*self.programs.values(), strict=True))
+        (_ROOT / "build").mkdir(exist_ok=True)
+        table = dict(sorted(self.programs.items(), key=lambda item: -item[1][1]))
+        (_ROOT / "build" / "corpus.json").write_text(json.dumps(table, indent=1) + "\n")
+        others = len(self.programs.keys() - {"own programs"})
+        terminalreporter.line(
+            f"kernel maps reproduced: {maps:,} of {spaces:,} address spaces, "
+            f"{others} programs and the tests' own (build/corpus.json)"
+        )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # a worker of xdist reports to this process
         config.pluginmanager.register(_LiveCount(), "memtrace-live-count")
+        config.pluginmanager.register(_Reproduced(), "memtrace-reproduced")

@@ -6,15 +6,15 @@ from __future__ import annotations
 import fcntl
 import itertools
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.live.tracing import ROOT, Traced, trace
+from tests.live.tracing import REPRODUCED, ROOT, Traced, trace
 
 BUILT = ROOT / "build" / "samples"
 #: Programs to be traced, not modules.
-collect_ignore_glob = ["services/*"]
+collect_ignore_glob = ["corpus/*", "services/*"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture(autouse=True)
+def _reproduced(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """The kernel maps that the test's traces reproduced, for the session's count of them."""
+    REPRODUCED.clear()
+    yield
+    for found in REPRODUCED.values():
+        record_property("reproduced", found)
 
 
 @pytest.fixture(scope="session")

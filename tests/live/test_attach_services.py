@@ -131,6 +131,7 @@ class Service:
     pid: int
     session: Callable[[], Session]
     sessions: int = 2
+    port: int = 0
 
 
 def free_port() -> int:
@@ -167,7 +168,7 @@ def at_port(session: type[Http | Redis], port: int, server: subprocess.Popen[byt
         return []
 
     until(ask)
-    return Service(server.pid, lambda: session(port))
+    return Service(server.pid, lambda: session(port), port=port)
 
 
 def needs(program: str) -> None:

@@ -38,6 +38,10 @@ MEMTRACE = [sys.executable, "-m", "memtrace"]
 PATIENCE = 100
 ACCOUNT_FD = 3
 
+#: What the test that runs has held against the kernel: path of the trace -> program -> [address
+#: spaces, kernel maps].
+REPRODUCED: dict[Path, dict[str, list[int]]] = {}
+
 Event = dict[str, Any]
 T = TypeVar("T")
 
@@ -143,6 +147,11 @@ class Traced:
             assert p.unexplained == 0, self.sentence
             if p.exit_signal != 9:
                 assert p.snapshots >= 1, f"mm {p.mm} of {p.argv} has no snapshot: {self.sentence}"
+        found = REPRODUCED[self.path] = {}
+        for p in self.replayed.processes:
+            count = found.setdefault(p.exe, [0, 0])
+            count[0] += 1
+            count[1] += p.snapshots
 
     def assert_marks(self, *, grown: bool = False, part: bool = False) -> int:
         """Each map that the program read and told equals the replayed one at that event; returns
