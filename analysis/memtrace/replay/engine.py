@@ -340,6 +340,7 @@ class _Pass:
                 p.libcs.append(record)
             else:
                 self.result.problem(seq, f"address space {p.mm} has more than {_LIBCS} C libraries")
+                return None
         return p
 
     def _overlap(self, _seq: int, _t: int, record: Overlap) -> Process | None:
