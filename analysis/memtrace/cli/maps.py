@@ -6,7 +6,6 @@ from __future__ import annotations
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
-from memtrace.replay import trust
 from memtrace.replay.moment import state_at
 from memtrace.trace.mapping import format_mapping
 
@@ -30,8 +29,7 @@ def command(trace: str, when: str, pid: int | None) -> None:
     state = state_at(trace, when, pid)
     lines = [format_mapping(m) + "\n" for m in state.process.space.mappings()]
     click.echo("".join(lines), nl=False)
-    if not state.replay.complete:
-        warn(f"the trace is incomplete: {state.replay.reason}")
-    first = trust.first_drift(state.replay)
-    if first is not None:
-        warn(f"the replay had drifted at event {first[0]}: {first[1]}")
+    if state.reason:
+        warn(f"the trace is incomplete: {state.reason}")
+    if state.drift is not None:
+        warn(f"the replay had drifted at event {state.drift[0]}: {state.drift[1]}")

@@ -40,6 +40,7 @@ from memtrace.trace.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from memtrace.replay.checkpoint import Keeper, Restored
     from memtrace.trace.reader import Trace
     from memtrace.trace.records import LifeRecord
 
@@ -60,6 +61,8 @@ def replay(
     *,
     until_seq: int | None = None,
     until_t: int | None = None,
+    start: Restored | None = None,
+    keeper: Keeper | None = None,
 ) -> Replay:
     """Apply a trace's records in order, telling `observers`.
 
@@ -75,8 +78,15 @@ def replay(
         observers: told of every record, in the order given.
         until_seq: stop after this record.
         until_t: stop before the first record later than this, ns since the trace's start.
+        start: go on from this checkpoint. What was before it is not in the result, and what is
+            missing there (who wrapped a chunk's header, an exec's arguments) is no problem of the
+            trace's.
+        keeper: keeps checkpoints on the way.
     """
-    return _Pass(trace, tuple(observers)).run(until_seq, until_t)
+    one = _Pass(trace, tuple(observers))
+    if start is not None:
+        one.restore(start)
+    return one.run(until_seq, until_t, keeper)
 
 
 class _Owners:
@@ -108,6 +118,7 @@ class _Pass:
         self.live: dict[int, Process] = {}
         self.gone: set[int] = set()
         self.owners = _Owners()
+        self.touched: set[int] = set()  # mms whose map may have changed since the last checkpoint
         hooks = {name: _hooks(observers, name) for name in _HOOKS}
         self.on_born, self.on_died = hooks["born"], hooks["died"]
         self.on_call, self.on_compared = hooks["call"], hooks["compared"]
@@ -116,7 +127,23 @@ class _Pass:
         for hook in hooks["begin"]:
             hook(self.result)
 
-    def run(self, until_seq: int | None, until_t: int | None) -> Replay:
+    def restore(self, start: Restored) -> None:
+        """Begin where a checkpoint was kept."""
+        self.trace.seek(start.mark)
+        self.trace.decoder.files.update((f.id, f) for f in start.files)
+        self.result.tasks = start.tasks
+        self.result.last_seq, self.result.last_t = start.mark.seq, start.mark.t
+        for known, space in start.live:
+            unknown = Exec(t=None, pid=known.pid, tid=known.pid, mm=known.mm)
+            p = Process(
+                known.mm, known.pid, known.ppid, unknown, None, known.born_seq, known.born_t, space
+            )
+            p.inherited = known.inherited
+            p.index = len(self.result.processes)
+            self.result.processes.append(p)
+            self.result.by_mm[p.mm] = self.live[p.mm] = p
+
+    def run(self, until_seq: int | None, until_t: int | None, keeper: Keeper | None) -> Replay:
         r, live, on_call, cache = self.result, self.live, self.on_call, self.cache
         names, files = self.trace.header.calls, self.trace.decoder.file
         brk = names.index("brk") if "brk" in names else -1
@@ -125,13 +152,20 @@ class _Pass:
         last_t = _NEVER if until_t is None else until_t
         mm: int | None = None
         p: Process = None  # type: ignore[assignment]  # of the mm of the call before
-        seq = t = events = 0
+        seq, t, events = r.last_seq, r.last_t, 0
+        trace, mark, touched = self.trace, self.trace.mark, self.touched
         try:
-            for now, when, record in self.trace.records():
+            for now, when, record in trace.records():
                 if now > last_seq or when > last_t:
                     r.stopped = True
                     break
+                if trace.mark is not mark:
+                    mark = trace.mark
+                    if keeper is not None:
+                        keeper.passing(mark, live, touched, r.tasks, len(trace.decoder.files))
+                        mm = None
                 if when < t:
+                    r.ordered = False
                     self._back_in_time(now, t - when)
                 seq, t = now, when
                 if not isinstance(record, Call):
@@ -146,6 +180,7 @@ class _Pass:
                         continue
                     mm = call.mm
                     p = live[mm]
+                    touched.add(mm)
                     self.owners.begins(seq, p.index)
                 number = call.call
                 name, ret, ext, space = names[number], call.ret, call.ext, p.space
@@ -187,6 +222,8 @@ class _Pass:
         finally:
             r.events, r.last_seq, r.last_t = events, seq, t
             r.duration_ns = t
+        if keeper is not None:
+            keeper.finish(trace.decoder)
         if until_seq is None and until_t is None:
             for p in live.values():
                 self._farewell(p, seq, t)
@@ -278,6 +315,7 @@ class _Pass:
         p.mapped_peak, p.mapped_peak_seq = p.space.total, seq
         r.processes.append(p)
         r.by_mm[p.mm] = self.live[p.mm] = p
+        self.touched.add(p.mm)
         for hook in self.on_born:
             hook(p, seq, t, record)
         return p
@@ -315,6 +353,7 @@ class _Pass:
         if p is None:
             r.problem(seq, f"a snapshot of address space {s.mm}, which is not there")
             return None
+        self.touched.add(s.mm)
         try:
             comparison = compare(p.space, s.maps, self.cache, seq, s.mm, s.why)
         except (ValueError, OverflowError) as error:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from memtrace.replay import trust
+from memtrace.replay.book import Book, Outline
 from memtrace.replay.engine import replay
-from memtrace.replay.observer import Observer
-from memtrace.replay.result import Replay
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Clone, Exit, Fork, Gone, Start
+from memtrace.trace.sidecar import is_file
 from memtrace.trace.sizes import format_moment, format_time, parse_time
 
 if TYPE_CHECKING:
     from memtrace.replay.process import Process
-    from memtrace.trace.records import LifeRecord, Unknown
+    from memtrace.replay.result import Replay
 
 NAMES = ("start", "peak", "end")
 _FORMS = "a moment is an event's number, a time like 1.5s or 20ms, start, peak or end"
@@ -34,11 +34,21 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A map at a moment: `process.space` is the state after `seq`, the last record applied."""
+    """A map at a moment.
+
+    Attributes:
+        process: its `space` is the map after `seq`.
+        seq: the last record applied.
+        t: its time, ns since the trace's start.
+        reason: why the trace is incomplete, "" if it is not.
+        drift: the first failed check up to the moment, if any: (record, what it was).
+    """
 
     process: Process
     seq: int
-    replay: Replay
+    t: int
+    reason: str
+    drift: tuple[int, str] | None
 
 
 def parse_when(text: str, path: str = "trace.json") -> Moment:
@@ -64,91 +74,77 @@ def parse_when(text: str, path: str = "trace.json") -> Moment:
         ) from e
 
 
-@dataclass(slots=True)
-class Span:
-    """The records [first, last] during which a process used one address space."""
-
-    process: Process
-    first: int
-    last: int | None = None
-
-
-class Spans(Observer):
-    """Which address space each process had when: `of[pid]` in order of time."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, list[Span]] = {}
-        self._open: dict[int, Span] = {}
-
-    def begin(self, replay: Replay) -> None:
-        """See `Observer`."""
-        self._replay = replay
-
-    def life(  # the record says which processes it is about
-        self, _p: Process | None, seq: int, _t: int, record: LifeRecord | Unknown
-    ) -> None:
-        """See `Observer`."""
-        if isinstance(record, Start | Exit):
-            self._update(record.pid, seq)
-        elif isinstance(record, Fork):
-            self._update(record.child, seq)
-        elif isinstance(record, Clone):
-            self._update(record.child_pid, seq)
-        elif isinstance(record, Gone):
-            for pid in [n for n, s in self._open.items() if s.process.mm == record.mm]:
-                self._update(pid, seq)
-
-    def _update(self, pid: int, seq: int) -> None:
-        now, known = self._replay.process_of(pid), self._open.get(pid)
-        if known is not None:
-            if now is known.process:
-                return
-            known.last = seq - 1
-            del self._open[pid]
-        if now is not None:
-            span = self._open[pid] = Span(now, seq)
-            self.of.setdefault(pid, []).append(span)
-
-
-def state_at(path: str, when: str, pid: int | None = None) -> State:
+def state_at(path: str, when: str, pid: int | None = None, book: Book | None = None) -> State:
     """The address space that a process had at a moment.
 
     Without `pid`, of the first process. `start`, `peak` and `end` range over all that the process
     had, from its birth through its execs: its first map, the first maximum of mapped bytes, its
     last state.
 
+    Args:
+        path: the trace.
+        when: a WHEN, see `parse_when`.
+        pid: of the process.
+        book: of the trace, if it has been read already.
+
     Raises:
         UsageError: no such moment, or no such process then.
         TraceFormatError: the trace cannot be read.
     """
     moment = parse_when(when, path)
-    mm = None
-    seq = moment.seq
     if moment.t is not None:
         _timed(path)
+    book = book or Book.read(path)
+    if book is None:
+        return _straight(path, moment, pid, when)
+    outline = book.outline
     if moment.name is not None:
-        seq, mm = _named(path, moment.name, pid)
+        seq, mm = _named(outline, path, moment.name, pid)
+        r = _replayed(path, book, seq, None)
+        p = r.by_mm.get(mm)
+    else:
+        _within(path, moment, outline)
+        r = _replayed(path, book, moment.seq, moment.t)
+        pid = outline.first_pid if pid is None else pid
+        p = None if pid is None else r.process_of(pid)
+        if p is None:
+            raise _absent(outline, path, pid, r.last_seq, when)
+    if p is None:  # a trace that has changed since
+        raise UsageError(f"{path} changed while it was read", hint=f"memtrace verify {quote(path)}")
+    drift = outline.drift if outline.drift is not None and outline.drift[0] <= r.last_seq else None
+    return State(p, r.last_seq, r.last_t, outline.reason, drift)
+
+
+def _replayed(path: str, book: Book, seq: int | None, t: int | None) -> Replay:
     with Trace(path) as trace:
-        r = replay(trace, until_seq=seq, until_t=moment.t)
+        return replay(trace, until_seq=seq, until_t=t, start=book.near(seq, t))
+
+
+def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:
+    """Of what can be read but once."""
+    if moment.name is not None:
+        raise UsageError(
+            f"{path} can be read but once, and when its {moment.name} was is known only then",
+            hint=f"cat {quote(path)} > trace.json",
+        )
+    with Trace(path) as trace:
+        r = replay(trace, until_seq=moment.seq, until_t=moment.t)
         if r.stopped:  # only the footer is wanted of the rest
             for _ in trace.records():
                 pass
-            r.complete = trace.complete and r.first_lost is None
-            r.reason = "" if r.complete else "see memtrace verify"
-    if mm is not None:
-        return State(r.by_mm[mm], r.last_seq, r)
-    if not r.stopped:
-        _within(path, moment, r)
-    if pid is None and r.processes:
-        pid = r.processes[0].pid
+            complete = trace.complete and r.first_lost is None
+            r.reason = "" if complete else "see memtrace verify"
+    pid = r.processes[0].pid if pid is None and r.processes else pid
     p = None if pid is None else r.process_of(pid)
     if p is None:
-        raise _absent(path, pid, r.last_seq, when)
-    return State(p, r.last_seq, r)
+        raise UsageError(f"no process {pid} at {when}", hint=f"cat {quote(path)} > trace.json")
+    return State(p, r.last_seq, r.last_t, r.reason, trust.first_drift(r))
 
 
 def _timed(path: str) -> None:
     """Refuse a time where the records have none."""
+    if not is_file(path):
+        return
     with Trace(path) as trace:
         if trace.header.clock == "none":
             raise UsageError(
@@ -157,50 +153,38 @@ def _timed(path: str) -> None:
             )
 
 
-def _within(path: str, moment: Moment, r: Replay) -> None:
+def _within(path: str, moment: Moment, outline: Outline) -> None:
     """Refuse a moment after the trace's last."""
     hint = f"memtrace maps {quote(path)} --at end"
-    if moment.seq is not None and moment.seq > r.last_seq:
+    if moment.seq is not None and moment.seq > outline.last_seq:
         raise UsageError(
-            f"there is no event {moment.seq} in {path}: its last is {r.last_seq}", hint=hint
+            f"there is no event {moment.seq} in {path}: its last is {outline.last_seq}", hint=hint
         )
-    if moment.t is not None and moment.t > r.duration_ns:
-        end = format_moment(r.duration_ns, r.header.clock)
+    if moment.t is not None and moment.t > outline.duration_ns:
+        end = format_moment(outline.duration_ns, outline.clock)
         raise UsageError(f"{path} ends at {end}, before {format_time(moment.t)}", hint=hint)
 
 
-def _spans(path: str) -> tuple[Replay, dict[int, list[Span]]]:
-    spans = Spans()
-    with Trace(path) as trace:
-        r = replay(trace, [spans])
-    return r, spans.of
-
-
-def _named(path: str, name: str, pid: int | None) -> tuple[int, int]:
+def _named(outline: Outline, path: str, name: str, pid: int | None) -> tuple[int, int]:
     """(seq, mm) of a named moment."""
-    r, of = _spans(path)
-    if pid is None and r.processes:
-        pid = r.processes[0].pid
-    spans = of.get(pid) if pid is not None else None
+    pid = outline.first_pid if pid is None else pid
+    spans = outline.spans.get(pid) if pid is not None else None
     if not spans:
-        raise _unknown(path, pid, of)
+        raise _unknown(outline, path, pid)
     if name == "start":
-        return spans[0].first, spans[0].process.mm
+        return spans[0].first, spans[0].mm
     if name == "end":
         last = spans[-1].last
-        return r.last_seq if last is None else last, spans[-1].process.mm
-    top = max((s.process for s in spans), key=lambda p: p.mapped_peak)  # the first of equals
-    return top.mapped_peak_seq, top.mm
+        return outline.last_seq if last is None else last, spans[-1].mm
+    top = max((s.mm for s in spans), key=lambda mm: outline.peaks[mm][0])  # the first of equals
+    return outline.peaks[top][1], top
 
 
-def _absent(path: str, pid: int | None, seq: int, when: str) -> UsageError:
+def _absent(outline: Outline, path: str, pid: int | None, seq: int, when: str) -> UsageError:
     """Why there is no such process at that moment."""
-    _, of = _spans(path)
-    spans = of.get(pid) if pid is not None else None
-    if pid is None:
-        pid, spans = next(iter(of.items()), (None, None))
+    spans = outline.spans.get(pid) if pid is not None else None
     if pid is None or not spans:
-        return _unknown(path, pid, of)
+        return _unknown(outline, path, pid)
     first, last = spans[0].first, spans[-1].last
     lived = f"from event {first} to " + ("the end" if last is None else f"event {last}")
     near = first if seq < first else last
@@ -210,11 +194,12 @@ def _absent(path: str, pid: int | None, seq: int, when: str) -> UsageError:
     )
 
 
-def _unknown(path: str, pid: int | None, of: dict[int, list[Span]]) -> UsageError:
-    if not of:
+def _unknown(outline: Outline, path: str, pid: int | None) -> UsageError:
+    pids = list(outline.spans)
+    if not pids:
         return UsageError(f"{path} holds no process", hint=f"memtrace verify {quote(path)}")
-    some = ", ".join(str(n) for n in list(of)[:8]) + (", ..." if len(of) > 8 else "")
+    some = ", ".join(str(n) for n in pids[:8]) + (", ..." if len(pids) > 8 else "")
     return UsageError(
         f"no process {pid} in {path}: it has {some}",
-        hint=f"memtrace maps {quote(path)} --at end --pid {next(iter(of))}",
+        hint=f"memtrace maps {quote(path)} --at end --pid {pids[0]}",
     )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from memtrace.trace.records import Attach, Call, Clone, Exec, Exit, Fork, Gone, Record
 
 
@@ -70,6 +72,20 @@ class Tasks:
                 users.discard(pid)
                 if not users:
                     del self.users[mm]
+
+    def save(self) -> list[tuple[int, int, list[int]]]:
+        """(pid, mm, its threads) of each process, for `of`."""
+        return [(pid, mm, sorted(self._threads.get(pid, ()))) for pid, mm in self.mm_of.items()]
+
+    @classmethod
+    def of(cls, saved: Iterable[tuple[int, int, list[int]]]) -> Tasks:
+        """What `save` has saved."""
+        tasks = cls()
+        for pid, mm, threads in saved:
+            tasks._begin(pid, mm)
+            tasks._threads[pid] = set(threads)
+            tasks.pid_of.update((tid, pid) for tid in threads)
+        return tasks
 
     def _begin(self, pid: int, mm: int) -> None:
         self.pid_of[pid] = pid

@@ -39,6 +39,11 @@ class AddressSpace:
         "_ends", "_starts", "assumed", "brk", "brk_is_page", "heap_tag", "next_tag", "paths",
         "personality", "start_brk", "start_stack", "total",
     )  # fmt: skip
+    #: What it knows besides its pieces and paths; a copy takes all of it along.
+    SCALARS = (
+        "start_brk", "brk", "brk_is_page", "start_stack", "personality", "assumed", "heap_tag",
+        "next_tag",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -66,16 +71,7 @@ class AddressSpace:
     def fork(self) -> AddressSpace:
         """The child's copy: everything but VM_DONTCOPY (`dup_mmap`). Tags are kept."""
         child = AddressSpace()
-        for name in (
-            "start_brk",
-            "brk",
-            "brk_is_page",
-            "start_stack",
-            "personality",
-            "assumed",
-            "heap_tag",
-            "next_tag",
-        ):
+        for name in self.SCALARS:
             setattr(child, name, getattr(self, name))
         child.paths = dict(self.paths)
         child._starts = [s for s in self._starts if not self._ends[s][1].flags & DONTFORK]

@@ -92,12 +92,14 @@ def decode_footer(line: bytes) -> Footer | None:
 class Decoder:
     """Lines to records, with the tables that interned numbers point to.
 
-    `files` and `sites` grow as definitions appear. A line is a record or raises ValueError.
+    `files` and `sites` grow as definitions appear; `redefined`: a file's number was used again for
+    another, which no writer does. A line is a record or raises ValueError.
     """
 
     def __init__(self, header: Header) -> None:
         self.header = header
         self.files: dict[int, FileId] = {}
+        self.redefined = False
         self.sites: dict[int, Site] = {}
         self._order: list[int] | None = None
         self._calls = len(header.calls)
@@ -126,7 +128,7 @@ class Decoder:
             self._define_site(row.site)
         ext = row.ext
         if ext is not None and ext.f.__class__ is FileId:
-            self.files[ext.f.id] = ext.f
+            self._define_file(ext.f)
         if not 0 <= row.call < self._calls:
             raise ValueError(f"call {row.call} is not in the header's list")
         if row.call == self._mmap and len(row.args) == 4:
@@ -154,7 +156,12 @@ class Decoder:
         self.sites[site.id] = site
         for place in (site.ip, site.ret, site.outer):
             if place is not None and place[0].__class__ is FileId:
-                self.files[place[0].id] = place[0]
+                self._define_file(place[0])
+
+    def _define_file(self, file: FileId) -> None:
+        if self.files.setdefault(file.id, file) != file:
+            self.files[file.id] = file
+            self.redefined = True
 
     def site(self, call: Call) -> Site | None:
         """The call's site, resolved."""

@@ -133,12 +133,20 @@ class Trace:
                 yield seq, t, record
         self.close()  # a pending error was the torn last line: dropped
 
+    def seek(self, mark: Mark) -> None:
+        """Go on reading at a mark, as if all before it had been read; `decoder` is the caller's."""
+        self._blocks.close()
+        self._blocks = _blocks(self, mark.offset)
+        self._first = [], mark.offset
+        self.mark = mark
+
     def blocks(self) -> Iterator[tuple[int, list[bytes]]]:
         """The lines after the header, without their newlines, some at a time, each time with the
         offset of the first; the trace is consumed.
         """
         lines, offset = self._first
-        yield offset, lines
+        if lines:
+            yield offset, lines
         yield from self._blocks
 
     def close(self) -> None:
@@ -163,9 +171,13 @@ def _open(path: str) -> IO[bytes]:
     return f
 
 
-def _blocks(trace: Trace) -> Generator[tuple[int, list[bytes]]]:
+def _blocks(trace: Trace, begin: int = 0) -> Generator[tuple[int, list[bytes]]]:
     """The file's lines without their newlines, decompressed, some at a time, each time with the
     offset of the first; damage ends the stream with a note, never an error.
+
+    Args:
+        trace: to note it in.
+        begin: offset of the line to begin with.
     """
     with _open(trace.path) as raw:
         head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
@@ -175,10 +187,13 @@ def _blocks(trace: Trace) -> Generator[tuple[int, list[bytes]]]:
         elif head == _ZSTD:
             f = zstd.ZstdFile(raw)
         parts: list[bytes] = []
-        offset = size = 0
+        offset, size = begin, 0
         damage: Exception | None = None
         while damage is None:
             try:
+                if begin:
+                    f.seek(begin)
+                    begin = 0
                 data = f.read1(_BLOCK)
             except (OSError, EOFError, zlib.error, zstd.ZstdError) as e:
                 data, damage = b"", e

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A file beside a trace with what was made of it, so that it need not be made again.
+
+`trace.json.cache` holds named blobs. It is a cache and nothing else: it may be deleted at any time,
+and it is used only if it says of itself that it was made of this very content (size and SHA-256 of
+the whole trace) by this very program (a digest of memtrace's own source), if it is the user's own
+file, and if the digest of every blob that is read is right. Whatever else is found is as if nothing
+were there. Writing one never fails: what cannot be written is not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+SUFFIX = ".cache"
+#: Bytes from which on a trace gets a cache: replaying less takes a tenth of a second.
+LARGE = 1 << 20
+_MAGIC = b"memtrace cache 1\n"
+_TAIL = 8 + 16  # where the index begins, and its digest
+_CHUNK = 1 << 20
+
+
+class Store(Protocol):
+    """Where blobs are kept while a trace is read."""
+
+    def add(self, name: str, data: bytes) -> None:
+        """Keep a blob."""
+
+
+class Memory:
+    """Blobs kept in memory, for a trace too small to be worth a file."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+
+    def add(self, name: str, data: bytes) -> None:
+        """Keep a blob."""
+        self._blobs[name] = data
+
+    def get(self, name: str) -> bytes | None:
+        """A blob; None if there is none of the name."""
+        return self._blobs.get(name)
+
+
+class _Index(msgspec.Struct, array_like=True):
+    """What stands at the end: `blobs` are [offset, length, digest] by name."""
+
+    code: bytes
+    size: int
+    digest: bytes
+    blobs: dict[str, tuple[int, int, bytes]]
+
+
+class Sidecar:
+    """An opened cache that belongs to its trace."""
+
+    def __init__(self, fd: int, blobs: dict[str, tuple[int, int, bytes]]) -> None:
+        self._fd = fd
+        self._blobs = blobs
+
+    @classmethod
+    def of(cls, path: str) -> Sidecar | None:
+        """The cache of a trace; None if there is none that can be used."""
+        try:
+            fd = os.open(path + SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        index = None
+        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+            index = _index(fd)
+            if not _ours(os.fstat(fd)) or (index is not None and not _made_of(index, path)):
+                index = None
+        if index is None:
+            os.close(fd)
+            return None
+        return cls(fd, index.blobs)
+
+    def get(self, name: str) -> bytes | None:
+        """A blob; None if there is none of the name, or it is damaged."""
+        where = self._blobs.get(name)
+        if where is None:
+            return None
+        try:
+            data = os.pread(self._fd, where[1], where[0])
+        except (OSError, OverflowError, ValueError):
+            return None
+        return data if _short(data) == where[2] else None
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._fd)
+
+
+class SidecarWriter:
+    """Writes the cache of a trace while the trace is read: `add`, then `finish` or `abandon`.
+
+    The file gets its name at the end, and only if the trace is still what it was at the beginning.
+    Blobs can be read as long as it is open.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._new = f"{path}{SUFFIX}.{os.getpid()}.new"
+        self._blobs: dict[str, tuple[int, int, bytes]] = {}
+        self._offset = len(_MAGIC)
+        self._fd = -1
+        try:
+            self._before = _identity(path)
+            _may_replace(path + SUFFIX)
+            self._fd = os.open(self._new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            _write(self._fd, _MAGIC)
+        except OSError:
+            self.abandon()
+
+    def add(self, name: str, data: bytes) -> None:
+        """Keep a blob."""
+        if self._fd < 0:
+            return
+        try:
+            _write(self._fd, data)
+        except OSError:
+            self.abandon()
+            return
+        self._blobs[name] = self._offset, len(data), _short(data)
+        self._offset += len(data)
+
+    def get(self, name: str) -> bytes | None:
+        """A blob that was kept; None if there is none of the name."""
+        where = self._blobs.get(name)
+        return None if where is None or self._fd < 0 else os.pread(self._fd, where[1], where[0])
+
+    def finish(self) -> None:
+        """The pass is over: the file is whole, and gets its name."""
+        if self._fd < 0:
+            return
+        try:
+            index = _Index(code_digest(), *_content(self.path), self._blobs)
+            data = msgspec.msgpack.encode(index)
+            _write(self._fd, data + self._offset.to_bytes(8, "little") + _short(data))
+            if _identity(self.path) == self._before:
+                os.replace(self._new, self.path + SUFFIX)
+                return
+        except (OSError, OverflowError, msgspec.MsgspecError):
+            pass
+        with contextlib.suppress(OSError):
+            os.unlink(self._new)
+
+    def abandon(self) -> None:
+        """Leave nothing behind, not even for oneself."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with contextlib.suppress(OSError):
+                os.unlink(self._new)
+
+
+@cache
+def code_digest() -> bytes:
+    """A digest of memtrace's own source: what another version has made is not used."""
+    found = hashlib.sha256()
+    roots = [Path(folder) for folder in __import__("memtrace").__path__]
+    for root in roots:
+        for part in ("trace", "space", "replay", "malloc", "findings", "report"):
+            for file in sorted((root / part).glob("*.py")):
+                found.update(f"{part}/{file.name}".encode() + b"\0" + file.read_bytes())
+    return found.digest()
+
+
+def _index(fd: int) -> _Index | None:
+    size = os.fstat(fd).st_size
+    if size < len(_MAGIC) + _TAIL or os.pread(fd, len(_MAGIC), 0) != _MAGIC:
+        return None
+    tail = os.pread(fd, _TAIL, size - _TAIL)
+    begin = int.from_bytes(tail[:8], "little")
+    if not len(_MAGIC) <= begin <= size - _TAIL:
+        return None
+    data = os.pread(fd, size - _TAIL - begin, begin)
+    if _short(data) != tail[8:]:
+        return None
+    return msgspec.msgpack.decode(data, type=_Index)
+
+
+def _made_of(index: _Index, path: str) -> bool:
+    """Whether an index speaks of this trace and this program; the cheap questions first."""
+    if index.code != code_digest() or index.size != os.stat(path).st_size:
+        return False
+    return (index.size, index.digest) == _content(path)
+
+
+def _content(path: str) -> tuple[int, bytes]:
+    """Size and digest of a file."""
+    with open(path, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").digest()
+        return f.tell(), digest
+
+
+def _identity(path: str) -> tuple[Any, ...]:
+    """What changes when a file does; OSError if it is no file that can be read twice."""
+    st = os.stat(path)
+    if not stat.S_ISREG(st.st_mode):
+        raise OSError
+    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns
+
+
+def _may_replace(path: str) -> None:
+    """OSError if the name is taken by something that is no cache."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        if os.read(fd, len(_MAGIC)) != _MAGIC:
+            raise OSError
+    finally:
+        os.close(fd)
+
+
+def _ours(st: os.stat_result) -> bool:
+    """Whether nobody else can have written it."""
+    return stat.S_ISREG(st.st_mode) and st.st_uid == os.geteuid() and not st.st_mode & 0o022
+
+
+def _short(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def is_file(path: str) -> bool:
+    """Whether a trace is a file, which can be read twice (not a pipe); so is what is not there, of
+    which reading will tell.
+    """
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
+
+
+def is_large(path: str) -> bool:
+    """Whether a trace is so large that a file beside it saves time."""
+    try:
+        st = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(st.st_mode) and st.st_size >= LARGE
