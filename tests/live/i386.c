@@ -13,8 +13,11 @@ typedef unsigned u32;
 enum {
     SYS_exit = 1, SYS_fork = 2, SYS_read = 3, SYS_write = 4, SYS_open = 5, SYS_close = 6, SYS_waitpid = 7,
     SYS_getpid = 20, SYS_brk = 45, SYS_old_mmap = 90, SYS_munmap = 91, SYS_ipc = 117, SYS_clone = 120,
-    SYS_mprotect = 125, SYS_mremap = 163, SYS_mmap2 = 192, SYS_madvise = 219,
+    SYS_mprotect = 125, SYS_personality = 136, SYS_mlock = 150, SYS_munlock = 151, SYS_mremap = 163, SYS_mmap2 = 192,
+    SYS_madvise = 219, SYS_io_setup = 245, SYS_io_destroy = 246, SYS_remap_file_pages = 257, SYS_shmat = 397,
+    SYS_shmdt = 398,
 };
+enum { SHMAT = 21, SHMDT = 22, SHMGET = 23, SHMCTL = 24, SHM_REMAP = 040000, READ_IMPLIES_EXEC = 0x400000 };
 enum { PAGE = 4096, NONE = 0, READ = 1, RW = 3, SHARED = 1, PRIVATE = 2, FIXED = 16, ANON = 32 };
 enum { EINVAL = 22, ENOMEM = 12 };
 #define CLONE_UNTRACED 0x00800000
@@ -116,6 +119,45 @@ static u32 mmap2(u32 at, u32 length, u32 prot, u32 flags, u32 fd, u32 pages)
     return (u32)call(SYS_mmap2, at, length, prot, flags, fd, pages);
 }
 
+static void segments(void)
+{
+    u32 one, two, three;
+    int id = call(SYS_ipc, SHMGET, 0, 3 * PAGE, 01600, 0, 0);
+
+    REQUIRE(id >= 0);
+    REQUIRE(call(SYS_ipc, SHMAT, (u32)id, 0, (u32)&one, 0, 0) == 0); /* where it is, is written there */
+    REQUIRE(call(SYS_ipc, SHMAT, (u32)id, 010000, (u32)&two, 0, 0) == 0);
+    three = mmap2(0, 3 * PAGE, NONE, PRIVATE | ANON, (u32)-1, 0);
+    REQUIRE(call(SYS_ipc, SHMAT, (u32)id, 0, (u32)&three, three, 0) == -EINVAL);
+    REQUIRE((u32)call(SYS_shmat, (u32)id, three, SHM_REMAP, 0, 0, 0) == three);
+    REQUIRE(call(SYS_munmap, one + PAGE, PAGE, 0, 0, 0, 0) == 0);
+    REQUIRE(call(SYS_ipc, SHMDT, 0, 0, 0, one, 0) == 0);
+    REQUIRE(call(SYS_shmdt, three, 0, 0, 0, 0, 0) == 0);
+    REQUIRE(call(SYS_ipc, SHMDT, 0, 0, 0, two + PAGE, 0) == -EINVAL);
+    REQUIRE(call(SYS_ipc, SHMCTL, (u32)id, 0x100, 0, 0, 0) == 0);
+}
+
+static u32 rings;
+
+static void others(void)
+{
+    u32 context = 0, p = mmap2(0, 4 * PAGE, RW, SHARED | ANON, (u32)-1, 0), brk = (u32)call(SYS_brk, 0, 0, 0, 0, 0, 0);
+    int persona = call(SYS_personality, (u32)-1, 0, 0, 0, 0, 0);
+
+    REQUIRE(call(SYS_io_setup, 100, (u32)&context, 0, 0, 0, 0) == 0);
+    REQUIRE(call(SYS_remap_file_pages, p + 1, PAGE + 1, 0, 2, 0, 0) == 0);
+    REQUIRE(call(SYS_mlock, p, PAGE, 0, 0, 0, 0) == 0);
+    REQUIRE(call(SYS_munlock, p, PAGE, 0, 0, 0, 0) == 0);
+    REQUIRE(call(SYS_personality, (u32)persona ^ READ_IMPLIES_EXEC, 0, 0, 0, 0, 0) == persona);
+    REQUIRE(mmap2(0, 5 * PAGE, RW, PRIVATE | ANON, (u32)-1, 0) % PAGE == 0);
+    REQUIRE((u32)call(SYS_brk, brk + PAGE, 0, 0, 0, 0, 0) == brk + PAGE);
+    REQUIRE(call(SYS_mprotect, p + PAGE, PAGE, READ, 0, 0, 0) == 0);
+    call(SYS_personality, (u32)persona, 0, 0, 0, 0, 0);
+    mmap2(0, 5 * PAGE, RW, PRIVATE | ANON, (u32)-1, 0);
+    if (++rings % 2)
+        REQUIRE(call(SYS_io_destroy, context, 0, 0, 0, 0, 0) == 0);
+}
+
 static void family(void)
 {
     u32 brk = (u32)call(SYS_brk, 0, 0, 0, 0, 0, 0), a, b, c;
@@ -144,6 +186,8 @@ static void family(void)
     REQUIRE((u32)call(SYS_mremap, c, 3 * PAGE, 30 * PAGE, 1, 0, 0) % PAGE == 0);
     REQUIRE(call(SYS_madvise, a, PAGE, 4, 0, 0, 0) == 0);
     REQUIRE(call(SYS_ipc, 2, 0, 1, 0, 0, 0) != -38); /* semget: no memory call */
+    segments();
+    others();
     call(SYS_close, (u32)fd, 0, 0, 0, 0, 0);
 }
 

@@ -237,7 +237,8 @@ static void hugetlb(const char *mounted)
     does(munmap(q, HUGE) == 0, "a whole one can");
     does(mprotect(p, HUGE, PROT_READ) == 0, "mprotect");
     fails(EINVAL, mprotect(p, PAGE, PROT_NONE), "mprotect of a part");
-    does(mmap(aligned, 5000, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED, -1, 0) == aligned, "shared, fixed");
+    q = mmap(aligned, 5000, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED, -1, 0);
+    does(q == aligned, "shared, fixed");
     does(madvise(aligned, HUGE, MADV_DONTFORK) == 0, "MADV_DONTFORK");
     child_shows(p, HUGE / PAGE);
     does(mremap(p, PAGE, HUGE, MREMAP_MAYMOVE | MREMAP_FIXED, aligned + HUGE) == aligned + HUGE, "mremap of a part");
@@ -343,7 +344,8 @@ static void mremap_forms(void)
              AT(at, 80), "DONTUNMAP to a place");
     fails(EINVAL, (long)mremap(AT(at, 60), 2 * PAGE, 3 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL),
           "DONTUNMAP is of one size");
-    fails(EINVAL, (long)mremap(AT(at, 60), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT(at, 62)), "overlapping");
+    p = mremap(AT(at, 60), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT(at, 62));
+    fails(EINVAL, (long)p, "overlapping");
 
     mmap(AT(at, 90), 8 * PAGE, RW, MAP_SHARED | MAP_FIXED, fd, 5 * PAGE);
     does(mremap(AT(at, 92), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT(at, 100)) == AT(at, 100),
@@ -583,7 +585,7 @@ static void faults_served_elsewhere(void)
     child_shows(at, 32);
 }
 
-/* -- System V segments, remap_file_pages, memfds, aio rings --------------------------------------------------------- */
+/* -- System V segments, remap_file_pages, memfds, aio rings ----------------------------------------------------- */
 
 static void segments(void)
 {
@@ -658,13 +660,14 @@ static void aio_rings(void)
     fails(EINVAL, syscall(SYS_io_setup, 64, &two), "it is in use");
     does(syscall(SYS_io_destroy, one) == 0, "destroyed");
     fails(EINVAL, syscall(SYS_io_destroy, one), "twice");
-    does((one = (aio_context_t)mremap((void *)two, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, window(1))) != 0, "moved");
+    one = (aio_context_t)mremap((void *)two, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, window(1));
+    does(one != (aio_context_t)-1, "moved");
     child_shows((char *)one, 1);
     syscall(SYS_io_destroy, two);
     mark();
 }
 
-/* -- what the kernel maps for itself --------------------------------------------------------------------------------- */
+/* -- what the kernel maps for itself ----------------------------------------------------------------------------- */
 
 /* Where [vdso] and what belongs to it lie; munmap them. */
 static char *unmap_vdso(void)
@@ -765,7 +768,7 @@ static void mm_fields(void)
     child_shows(heap, 1);
 }
 
-/* -- personality ----------------------------------------------------------------------------------------------------- */
+/* -- personality ------------------------------------------------------------------------------------------------- */
 
 static void all_kinds(void)
 {
@@ -901,6 +904,25 @@ static void mid_life(void)
     child_shows(down, 8);
 }
 
+/* Another life of the same process, by a file descriptor. */
+static void another_life(void)
+{
+    int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    char *const argv[] = {"map_changes", "second-life", NULL}, *const env[] = {"SECOND=1", NULL};
+
+    all_kinds();
+    fails(ENOENT, syscall(SYS_execveat, AT_FDCWD, "/no/such", argv, env, 0), "there is none");
+    account_require(self >= 0, "the program opens");
+    syscall(SYS_execveat, self, "", argv, env, AT_EMPTY_PATH);
+    account_require(false, "execveat");
+}
+
+static void second_life(void)
+{
+    marks = 100;
+    all_kinds();
+}
+
 static void by_personality(void)
 {
     pid_t pid;
@@ -925,7 +947,8 @@ int main(int argc, char **argv)
         {"stack", stack_growth}, {"dontfork", dontfork}, {"locks", locks}, {"seals", seals}, {"policies", policies},
         {"userfaultfd", faults_served_elsewhere}, {"segments", segments}, {"file-pages", file_pages},
         {"file-names", names_of_files}, {"aio", aio_rings}, {"vdso", vdso}, {"shadow-stack", shadow_stack},
-        {"mm-fields", mm_fields}, {"mid-life", mid_life}, {"by-personality", by_personality}, {"one-personality", one_personality},
+        {"mm-fields", mm_fields}, {"mid-life", mid_life}, {"execveat", another_life}, {"second-life", second_life},
+        {"by-personality", by_personality}, {"one-personality", one_personality},
     };
 
     account_begin("map_changes");

@@ -93,9 +93,10 @@ def test_a_program_of_32_bits(
     done = checked(run(made, options=options), 5)
     calls = done.calls()
     assert all(e["abi"] == "i386" for e in calls)
-    assert {"mmap2", "old_mmap"} == {e["raw"] for e in calls if "raw" in e}
+    assert {"mmap2", "old_mmap", "ipc"} == {e["raw"] for e in calls if "raw" in e}
     assert {e["call"] for e in calls} == {
-        "brk", "mmap", "munmap", "mprotect", "mremap", "madvise"
+        "brk", "mmap", "munmap", "mprotect", "mremap", "madvise", "shmat", "shmdt", "io_setup",
+        "io_destroy", "remap_file_pages", "mlock", "munlock", "personality",
     }  # fmt: skip
     assert len(done.calls("fork")) == 3
     assert not done.calls("semget")

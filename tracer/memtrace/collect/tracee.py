@@ -18,8 +18,8 @@ from memtrace.collect.channel import wish_slot
 from memtrace.collect.ptrace import SyscallEntry
 from memtrace.space.address_space import READ_IMPLIES_EXEC
 
-#: An address that no call has: arguments are read as signed.
-NOWHERE = 1 << 63
+#: An address that no call has.
+NOWHERE = 1 << 64
 #: mmap_base leaves the stack at least 128 MiB (MIN_GAP), whatever its limit, which may be raised.
 _STACK_AT_LEAST, _STACK_WITHOUT_LIMIT = 128 << 20, 1 << 36
 
