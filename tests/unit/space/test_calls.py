@@ -193,6 +193,47 @@ def test_read_implies_exec_adds_x_to_what_is_readable() -> None:
     assert shown(space) == ["51000-52000 rwxp", "60000-61000 r-xp", "70000-71000 -w-p"]
 
 
+def test_a_personality_stands_until_a_call_of_another_ones() -> None:
+    space = space_of([])
+    args = [0, 0x1000, 1, ANON, -1, 0]
+    do(space, "personality", [READ_IMPLIES_EXEC], 0, Ext(personality=READ_IMPLIES_EXEC))
+    do(space, "mmap", args, 0x60000)
+    do(space, "mmap", args, 0x70000, Ext(personality=0))  # by another thread
+    do(space, "mprotect", [0x60000, 0x1000, 3])
+    child = space.fork()
+    do(child, "mprotect", [0x70000, 0x1000, 3], 0, Ext(personality=READ_IMPLIES_EXEC))
+    do(child, "brk", [0x52000], 0x52000)
+    assert shown(space) == ["60000-61000 rw-p", "70000-71000 r--p"]
+    assert shown(child) == ["51000-52000 rwxp", "60000-61000 rw-p", "70000-71000 rwxp"]
+
+
+def test_what_a_child_does_not_get_as_the_kernel_tells_it() -> None:
+    space = space_of()
+    do(space, "madvise", [0x10000, 0x2000, 10])
+    told = Ext(dontfork=(0x11000, 0x31000, [(0x13000, 0x14000), (0x30000, 0x99000), (9, 5)]))
+    assert do(space, "process_madvise", [5, 0x1000, 2, 10, 0], 0x1000, told) is None
+    assert shown(space) == [A, F, S, T]
+    assert shown(space.fork()) == ["11000-13000 rw-p", F, "31000-32000 rw-s @1000", T]
+
+
+def test_the_break_is_where_prctl_puts_it() -> None:
+    space = space_of()
+    space.brk_is_page = True
+    do(space, "prctl", [35, 14, 0x1000, 104, 0], 0, Ext(layout=(0x60000, 0x61234, 0xF1000)))
+    assert do(space, "brk", [0x63000], 0x63000) is not None
+    assert shown(space) == [A, F, S, "62000-63000 rw-p", T]
+    assert [m.path for m in space.mappings()][3:] == ["[heap]", "[stack]"]
+    do(space, "prctl", [35, 5, 0x12345, 0, 0])  # PR_SET_MM_START_STACK
+    assert space.mappings()[0].path == "[stack]"
+
+
+def test_remap_file_pages_rounds_down() -> None:
+    space = space_of()
+    do(space, "remap_file_pages", [0x21005, 0x1FFF, 0, 9, 0])
+    assert shown(space)[1:4] == ["20000-21000 r--p @1000", "21000-22000 r--p @9000",
+                                 "22000-24000 r--p @3000"]  # fmt: skip
+
+
 @pytest.mark.parametrize("option", [0x53564D41, 0x53564D41 | 5 << 32])
 def test_a_prctl_names_anonymous_memory(option: int) -> None:
     space = space_of()  # the upper half of an int argument is nobody's

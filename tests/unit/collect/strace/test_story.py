@@ -32,6 +32,43 @@ def test_a_program_from_its_exec_to_its_end() -> None:
     assert told.story.reason == ""
 
 
+RIE = 0x400000  # READ_IMPLIES_EXEC
+
+
+def personalities(told: Told) -> list[int | None]:
+    """What each call says of its caller's."""
+    return [c[7].personality if c[7] else None for c in told.contents if isinstance(c, tuple)]
+
+
+def test_a_personality_belongs_to_a_thread() -> None:
+    n = Lines()
+    told = Told([
+        n.exec(1), n.mmap(1, BASE), n.fork(1, 2, THREAD), n.call(2, "personality", [RIE], 0),
+        n.mmap(2, BASE + PAGE), n.mmap(1, BASE + 2 * PAGE), n.fork(2, 3),
+        n.mmap(3, BASE + 3 * PAGE), n.call(3, "personality", [0xFFFFFFFF], RIE), n.call(3, "personality", [8], RIE),
+        n.mmap(3, BASE + 4 * PAGE), n.end(3), n.end(2), n.end(1),
+    ])  # fmt: skip
+    assert personalities(told) == [None, RIE, RIE, 0, RIE, RIE, 8, 8]
+    assert told.story.reason == ""
+
+
+def test_a_personality_survives_the_exec_of_a_32_bit_program_alone() -> None:
+    for mode, expected in (("i386", RIE), (None, None)):
+        n = Lines()
+        told = Told([
+            n.exec(1), n.call(1, "personality", [RIE], 0), n.exec(1), ev.Mode(n._next(), 1, mode),
+            n.mmap(1, BASE), n.end(1),
+        ])  # fmt: skip
+        assert personalities(told) == [RIE, expected]
+
+
+def test_a_personality_that_came_from_nowhere_is_said() -> None:
+    n = Lines()
+    told = Told([n.exec(1), n.call(1, "personality", [0xFFFFFFFF], RIE), n.mmap(1, BASE), n.end(1)])
+    assert told.story.reason == "line 2 tells of a personality that no line before has set"
+    assert personalities(told) == [RIE, RIE]
+
+
 def test_the_environment_is_known_where_it_was_printed() -> None:
     n = Lines()
     env = ["HOME=/", "MALLOC_ARENA_MAX=1", "MALLOC_ARENA_MAX=2", "LD_PRELOAD=x"]
