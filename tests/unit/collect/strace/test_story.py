@@ -45,7 +45,8 @@ def test_a_personality_belongs_to_a_thread() -> None:
     told = Told([
         n.exec(1), n.mmap(1, BASE), n.fork(1, 2, THREAD), n.call(2, "personality", [RIE], 0),
         n.mmap(2, BASE + PAGE), n.mmap(1, BASE + 2 * PAGE), n.fork(2, 3),
-        n.mmap(3, BASE + 3 * PAGE), n.call(3, "personality", [0xFFFFFFFF], RIE), n.call(3, "personality", [8], RIE),
+        n.mmap(3, BASE + 3 * PAGE), n.call(3, "personality", [0xFFFFFFFF], RIE),
+        n.call(3, "personality", [8], RIE),
         n.mmap(3, BASE + 4 * PAGE), n.end(3), n.end(2), n.end(1),
     ])  # fmt: skip
     assert personalities(told) == [None, RIE, RIE, 0, RIE, RIE, 8, 8]
