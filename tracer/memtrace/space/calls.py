@@ -108,7 +108,7 @@ def apply(
         change = Change()
         try:
             effect(space, args, ret, change, file, ext.name if ext is not None else None)
-        except IndexError:  # a damaged row with too few arguments
+        except (IndexError, NoRangeError):  # a damaged row with too few arguments, or a hostile one
             change.conflict = True
     elif space.assumed and ret is not None and ret != EINVAL and call in _PART_WAY:
         change = _part_way(space, args)
@@ -118,9 +118,12 @@ def apply(
         if call == "shmat" and ret is not None and ret >= 0:
             # do_shmat maps anew, with SHM_REMAP over what was there: nothing of that stays.
             change.removed += space.cut(low, high)
-        removed, added = space.set_range(low, high, cache.parse(lines))
-        change.removed += removed
-        change.added += added
+        if 0 <= low < high <= TASK_MAX:
+            removed, added = space.set_range(low, high, cache.parse(lines))
+            change.removed += removed
+            change.added += added
+        else:
+            change.conflict = True
     if ext is not None:
         if ext.layout is not None:
             space.start_brk, space.brk, space.start_stack = ext.layout
@@ -137,6 +140,23 @@ def _range(address: int, length: int) -> tuple[int, int]:
     if address < 0 or length <= 0 or address >= TASK_MAX:
         return 0, 0
     return address, address + min(round_up(length), TASK_MAX)
+
+
+class NoRangeError(ValueError):
+    """A call that succeeded on a range that no process can have."""
+
+
+def _user_range(address: int, length: int) -> tuple[int, int]:
+    """The same where the kernel refuses what is no user range, so that no success can be true.
+
+    Raises:
+        NoRangeError: it is none.
+    """
+    if not length:
+        return 0, 0
+    if not (0 <= address < TASK_MAX and 0 < length <= TASK_MAX):
+        raise NoRangeError
+    return _range(address, length)
 
 
 def _place(space: AddressSpace, low: int, high: int, attr: Attr, tag: int, change: Change) -> None:
@@ -157,7 +177,7 @@ def prot_perms(space: AddressSpace, prot: int, shared: str) -> str:
 def _mmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, high = _range(ret, a[1])
+    low, high = _user_range(ret, a[1])
     flags = a[3]
     if high <= low:
         return
@@ -182,7 +202,7 @@ def _mmap(
 def _munmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    change.removed = space.cut(*_range(a[0], a[1]))
+    change.removed = space.cut(*_user_range(a[0], a[1]))
 
 
 def _brk(
@@ -212,8 +232,8 @@ def _brk(
 def _mremap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    old, old_end = _range(a[0], a[1])
-    new, new_end = _range(ret, a[2])
+    old, old_end = _user_range(a[0], a[1])
+    new, new_end = _user_range(ret, a[2])
     flags = a[3] if len(a) > 3 else 0
     if new_end <= new:
         return
@@ -273,7 +293,7 @@ def _moved(attr: Attr, distance: int) -> Attr:
 def _mprotect(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, high = _range(a[0], a[1])
+    low, high = _user_range(a[0], a[1])
     prot = a[2]
     if prot & PROT_GROWSDOWN:
         piece = space.at(low)
@@ -343,7 +363,7 @@ def _remap_file_pages(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
     # Both are rounded down (`SYSCALL_DEFINE5(remap_file_pages)`).
-    low, high = _range(a[0] & -4096, a[1] & -4096)
+    low, high = _user_range(a[0] & -4096, a[1] & -4096)
     change.removed = space.cut(low, high)
     for s, e, attr, tag in change.removed:
         # do_mmap makes it anew, without VM_DONTCOPY.
@@ -383,7 +403,7 @@ def _prctl(
         space.start_stack = a[2]
     elif option == PR_SET_VMA and a[1] == PR_SET_VMA_ANON_NAME:
         text = f"[anon:{name}]" if name else ""
-        change.removed = space.cut(*_range(a[2], a[3]))
+        change.removed = space.cut(*_user_range(a[2], a[3]))
         for s, e, attr, tag in change.removed:
             new = attr if attr.ino else attr._replace(name=text)
             space.put(s, e, new, tag)

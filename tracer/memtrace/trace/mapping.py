@@ -47,8 +47,11 @@ def parse_line(line: str) -> Mapping:
     start, dash, end = fields[0].partition("-")
     if not dash or len(fields[1]) != 4:
         raise ValueError(f"not a line of /proc/PID/maps: {line[:80]!r}")
+    low, high = int(start, 16), int(end, 16)
+    if not 0 <= low < high:
+        raise ValueError(f"no range of addresses: {line[:80]!r}")
     return Mapping(
-        int(start, 16), int(end, 16), fields[1], int(fields[2], 16), fields[3], int(fields[4]),
+        low, high, fields[1], int(fields[2], 16), fields[3], int(fields[4]),
         fields[5].rstrip("\n") if len(fields) == 6 else "",
     )  # fmt: skip
 
