@@ -110,8 +110,8 @@ paths = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1,
 @given(
     st.builds(
         Mapping,
-        start=unsigned,
-        end=unsigned,
+        start=st.integers(0, 2**63),
+        end=st.integers(2**63 + 1, 2**64 - 1),
         perms=st.from_regex(r"[r-][w-][x-][ps]", fullmatch=True),
         offset=unsigned,
         dev=st.from_regex(r"[0-9a-f]{2}:[0-9a-f]{2}", fullmatch=True),

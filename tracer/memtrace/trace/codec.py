@@ -17,6 +17,7 @@ from memtrace.trace.records import (
     COLUMNS,
     FORMAT,
     MMAP_TAIL,
+    PAGE_SIZES,
     Call,
     FileId,
     Footer,
@@ -74,6 +75,8 @@ def decode_header(line: bytes) -> Header:
             f"it has trace format {header.format}, this memtrace reads up to {FORMAT}",
             hint="pip install --upgrade memtrace-linux",
         )
+    if header.page_size not in PAGE_SIZES:
+        raise TraceFormatError(f"its page size is {header.page_size}, which no machine has")
     if header.clock not in CLOCKS:
         header.clock = "ns"
     return header

@@ -37,6 +37,9 @@ class FileId(msgspec.Struct, frozen=True):
     path: str
 
 
+#: Of the machines that Linux runs on, in bytes.
+PAGE_SIZES = (4096, 8192, 16384, 65536, 262144)
+
 #: How exact a trace's times are, `Header.clock`.
 CLOCKS = ("ns", "us", "ms", "s", "none")
 
