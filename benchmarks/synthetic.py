@@ -179,10 +179,10 @@ def trace(calls: int, mappings: int, every: int, number: int = 1) -> Iterator[by
                argv=["synthetic"], calls=CALLS)
     )  # fmt: skip
     p = Process(random.Random(number), mappings)
-    for record in (p.exec, p.library(), Libc(t=0, mm=1, path=_LIBC[2], version="2.36")):
+    for record in (p.exec, p.library(), Libc(t=90_000, mm=1, path=_LIBC[2], version="2.36")):
         p.seq += 1
         yield encode(record)
-    t = 0
+    t = 90_000
     for n in range(1, calls + 1):
         row = p.next()
         p.seq += 1

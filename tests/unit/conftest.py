@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from memtrace.report.build import build
+from memtrace.report.build import build, of_process
 from memtrace.report.model import ProcessRow, RegionRow, Report
 from memtrace.trace.codec import Interner, encode, encode_footer, encode_header
 from memtrace.trace.reader import Trace
@@ -267,7 +267,8 @@ class Scene:
         return self.path
 
     def report(self, pid: int | None = None) -> Report:
-        return build(Trace(self.write()), pid)
+        report = build(Trace(self.write()))
+        return report if pid is None else of_process(report, pid)
 
     def process(self, index: int = 0) -> ProcessRow:
         return self.report().processes[index]

@@ -22,6 +22,7 @@ VERBS = {
     "attach": ("memtrace.cli.attach", "Record a running process, then let it run on."),
     "report": ("memtrace.cli.report", "What a trace shows: heap, regions, threshold."),
     "maps": ("memtrace.cli.maps", "The map of a process at a moment."),
+    "diff": ("memtrace.cli.diff", "What changed between two moments."),
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
     "import": ("memtrace.cli.importing", "A strace log as a trace."),
@@ -29,7 +30,7 @@ VERBS = {
 }
 
 #: Verbs with a place of their own that this version does not have.
-LATER = ("check", "diff", "explain", "export")
+LATER = ("check", "explain", "export")
 
 
 def version() -> str:

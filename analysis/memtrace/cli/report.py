@@ -13,7 +13,6 @@ import click
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.trace.errors import UsageError
-from memtrace.trace.reader import Trace
 
 _LATER = ("html", "md")
 
@@ -54,14 +53,15 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
     How the heap grew, what each region is for, where the threshold stood, and whether all that can
     be trusted.
     """
-    from memtrace.report.build import build
+    from memtrace.report.build import of_process, read
 
     if output is not None and same_file(output, trace):
         raise UsageError(
             f"the report would overwrite {trace}", hint=f"memtrace report {quote(trace)}"
         )
-    with Trace(trace) as opened:
-        report = build(opened, pid)
+    report = read(trace)
+    if pid is not None:
+        report = of_process(report, pid)
     if pid is not None and not report.processes:
         raise UsageError(f"no process {pid} in {trace}", hint=f"memtrace report {quote(trace)}")
     if form == "json":

@@ -28,6 +28,7 @@ from memtrace.malloc.heap import Heap, Judge
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
+from memtrace.malloc.tags import CARVED, Tags
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
@@ -55,7 +56,8 @@ class Account:
         self.p = p
         self.callers = callers
         self.page = page
-        self.regions = Regions()
+        self.tags = Tags(p.space.next_tag if p.inherited else 1)
+        self.regions = Regions(self.tags)
         self.heap = Heap()
         self.arenas = Arenas()
         self.mallocs = Mallocs(p.start, page)
@@ -427,7 +429,8 @@ class Account:
         if len(pieces) < 2 or pieces[0][2].perms[:3] != "---":
             return
         low, high = pieces[0][:2]
-        guard = Region(space.new_tag(), low, high, seq, r.tid)
+        # Not a new tag: a replay without accounts must come to the same tags.
+        guard = Region(r.tag | CARVED, low, high, seq, r.tid)
         guard.kind, guard.evidence, guard.call = "guard", "sequence", r.call
         guard.prot = 0
         self._rule_on(guard)
@@ -624,6 +627,7 @@ class Account:
             extents[tag] = min(low, s), max(high, e)
         for tag, r in self.regions.alive.items():
             r.start, r.end = extents.get(tag, (r.start, r.end))
+            self.tags.note(r)
         for r in self.regions.rows():
             self._last_word(r)
         self.heap.trim_steps()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from memtrace.malloc.account import Account
 from memtrace.malloc.caller import Callers, is_loader
+from memtrace.malloc.tags import blob_of
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.space.calls import Change
@@ -14,6 +15,7 @@ from memtrace.space.compare import Comparison
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Attach, Call, Clone, Exec, Fork, Libc, LifeRecord, Snap, Start
 from memtrace.trace.records import Unknown as UnknownRecord
+from memtrace.trace.sidecar import Store
 
 
 class Accounts(Observer):
@@ -21,9 +23,11 @@ class Accounts(Observer):
 
     Args:
         trace: the trace that is replayed, for its table of call sites.
+        store: takes what kind each region was.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, store: Store | None = None) -> None:
+        self._store = store
         self.of: dict[int, Account] = {}
         self._decoder = trace.decoder
         self._page = trace.header.page_size
@@ -70,7 +74,10 @@ class Accounts(Observer):
 
     def died(self, p: Process, seq: int, t: int) -> None:
         """Close the account."""
-        self.of[p.mm].finish()
+        account = self.of[p.mm]
+        account.finish()
+        if self._store is not None:
+            self._store.add(blob_of(p.mm), account.tags.save())
 
 
 def _loader_of(p: Process) -> str:

@@ -16,6 +16,7 @@ import heapq
 from collections import deque
 from collections.abc import Sequence
 
+from memtrace.malloc.tags import Tags
 from memtrace.space.address_space import Piece
 
 #: Rows of regions kept per process, the largest.
@@ -90,9 +91,13 @@ class Kind:
 class Regions:
     """All regions of one address space, alive and dead; `older` of them than the trace, of which
     `older_gone` are dead.
+
+    Args:
+        tags: takes the kinds of the dead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tags: Tags) -> None:
+        self._tags = tags
         self.alive: dict[int, Region] = {}
         self._serial = 0
         self.kinds: dict[str, Kind] = {}
@@ -238,6 +243,7 @@ class Regions:
         self.older_gone += r.older
         r.bytes = last  # the map knows it no more: the row shows its last size
         self.settle(r)
+        self._tags.note(r)
         self._serial += 1
         if len(self._dead) < ROWS:
             heapq.heappush(self._dead, (r.peak, -self._serial, r))

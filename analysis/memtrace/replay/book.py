@@ -36,7 +36,8 @@ class Outline(msgspec.Struct, frozen=True):
         spans: of each pid, in order of time.
         peaks: mm -> (mapped bytes at the first maximum, its record).
         first_pid: of the first process; None if there is none.
-        last_seq, duration_ns, complete, reason: as in `Replay`; `clock` as in the header.
+        last_seq, duration_ns, complete, reason: as in `Replay`; `clock`, `page_size` as in the
+            header.
         drift: the first failed check: (record, what it was).
         ordered: no record is earlier than the one before it.
         checkpoints: (record before it, its time, name of its blob), in order.
@@ -48,6 +49,7 @@ class Outline(msgspec.Struct, frozen=True):
     last_seq: int
     duration_ns: int
     clock: str
+    page_size: int
     complete: bool
     reason: str
     drift: tuple[int, str] | None
@@ -166,6 +168,7 @@ class Making:
             r.last_seq,
             r.duration_ns,
             r.header.clock,
+            r.header.page_size,
             r.complete,
             r.reason,
             trust.first_drift(r),

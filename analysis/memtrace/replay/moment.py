@@ -16,6 +16,9 @@ from memtrace.trace.sidecar import is_file
 from memtrace.trace.sizes import format_moment, format_time, parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memtrace.replay.observer import Observer
     from memtrace.replay.process import Process
     from memtrace.replay.result import Replay
 
@@ -74,7 +77,14 @@ def parse_when(text: str, path: str = "trace.json") -> Moment:
         ) from e
 
 
-def state_at(path: str, when: str, pid: int | None = None, book: Book | None = None) -> State:
+def state_at(
+    path: str,
+    when: str,
+    pid: int | None = None,
+    *,
+    book: Book | None = None,
+    observers: Sequence[Observer] = (),
+) -> State:
     """The address space that a process had at a moment.
 
     Without `pid`, of the first process. `start`, `peak` and `end` range over all that the process
@@ -86,6 +96,7 @@ def state_at(path: str, when: str, pid: int | None = None, book: Book | None = N
         when: a WHEN, see `parse_when`.
         pid: of the process.
         book: of the trace, if it has been read already.
+        observers: of the pass from the nearest checkpoint to the moment.
 
     Raises:
         UsageError: no such moment, or no such process then.
@@ -100,11 +111,11 @@ def state_at(path: str, when: str, pid: int | None = None, book: Book | None = N
     outline = book.outline
     if moment.name is not None:
         seq, mm = _named(outline, path, moment.name, pid)
-        r = _replayed(path, book, seq, None)
+        r = _replayed(path, book, seq, None, observers)
         p = r.by_mm.get(mm)
     else:
         _within(path, moment, outline)
-        r = _replayed(path, book, moment.seq, moment.t)
+        r = _replayed(path, book, moment.seq, moment.t, observers)
         pid = outline.first_pid if pid is None else pid
         p = None if pid is None else r.process_of(pid)
         if p is None:
@@ -115,9 +126,11 @@ def state_at(path: str, when: str, pid: int | None = None, book: Book | None = N
     return State(p, r.last_seq, r.last_t, outline.reason, drift)
 
 
-def _replayed(path: str, book: Book, seq: int | None, t: int | None) -> Replay:
+def _replayed(
+    path: str, book: Book, seq: int | None, t: int | None, observers: Sequence[Observer]
+) -> Replay:
     with Trace(path) as trace:
-        return replay(trace, until_seq=seq, until_t=t, start=book.near(seq, t))
+        return replay(trace, observers, until_seq=seq, until_t=t, start=book.near(seq, t))
 
 
 def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
+
+import msgspec
 
 from memtrace.malloc.account import Account
 from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.regions import Region
+from memtrace.malloc.tags import Kinds
+from memtrace.replay.book import Book, Making
 from memtrace.replay.engine import replay
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
@@ -38,6 +43,7 @@ from memtrace.space.canonical import Run
 from memtrace.space.compare import Drift
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Attach
+from memtrace.trace.sidecar import is_file
 
 #: Metrics of what only callers or chunk headers prove: a log of system calls has neither.
 _BY_EVIDENCE = (
@@ -46,24 +52,68 @@ _BY_EVIDENCE = (
 )  # fmt: skip
 #: Lines shown of each side of a drift.
 _DRIFT_LINES = 20
+_REPORT = "report"
 
 
-def build(trace: Trace, pid: int | None = None) -> Report:
-    """Read the trace, which is consumed, and report on it.
+def read(path: str) -> Report:
+    """The report on a trace, as it was made before of the very same trace, or else made now.
 
-    Args:
-        trace: freshly opened.
-        pid: only entries of this process; an exec starts a new one. None: all.
+    Raises:
+        TraceFormatError: the trace cannot be read.
     """
+    book = Book.found(path) if is_file(path) else None
+    if book is not None:
+        data = book.blobs.get(_REPORT)
+        with suppress(msgspec.MsgspecError, ValueError):
+            return msgspec.msgpack.decode(data or b"", type=Report)
+    with Trace(path) as trace, Making(trace) as making:
+        return making_of(trace, making)[0]
+
+
+def read_book(path: str) -> tuple[Book, Kinds] | None:
+    """The book of a trace and what kind each region was; None if it is no file, which can be read
+    but once.
+
+    Raises:
+        TraceFormatError: the trace cannot be read.
+    """
+    if not is_file(path):
+        return None
+    book = Book.found(path)
+    if book is None or book.blobs.get(_REPORT) is None:
+        with Trace(path) as trace, Making(trace) as making:
+            book = making_of(trace, making)[1]
+    return book, Kinds(book.blobs)
+
+
+def making_of(trace: Trace, making: Making) -> tuple[Report, Book]:
+    """Read the trace, and make report and book of it."""
+    accounts = Accounts(trace, making.store)
+    result = replay(trace, [accounts, *making.observers], keeper=making.keeper)
+    report = _report(trace, accounts, result)
+    try:
+        data = msgspec.msgpack.encode(report)
+    except OverflowError:  # numbers that no kernel has
+        return report, making.done(result)
+    return report, making.done(result, [(_REPORT, data)])
+
+
+def build(trace: Trace) -> Report:
+    """Read the trace, which is consumed, and report on it."""
     accounts = Accounts(trace)
-    result = replay(trace, [accounts])
+    return _report(trace, accounts, replay(trace, [accounts]))
+
+
+def of_process(report: Report, pid: int) -> Report:
+    """Only the entries of one process; an exec starts a new one."""
+    chosen = [p for p in report.processes if pid in p.pids]
+    return msgspec.structs.replace(report, processes=chosen)
+
+
+def _report(trace: Trace, accounts: Accounts, result: Replay) -> Report:
     page = trace.header.page_size
     execs = {(p.pid, p.born_seq) for p in result.processes if not p.inherited}
-    rows = [
-        _process(result, accounts.of[p.mm], page, execs)
-        for p in result.processes
-        if pid is None or pid in p.pids
-    ]
+    rows = [_process(result, accounts.of[p.mm], page, execs) for p in result.processes]
     return Report(
         format=FORMAT,
         trace=TraceFacts(

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace diff`: what changed between two moments of a trace."""
+
+from __future__ import annotations
+
+import shutil
+from shlex import quote
+
+import click
+
+from memtrace.cli.options import common, trace_argument, warn
+from memtrace.trace.errors import UsageError
+
+
+@click.command(short_help="What changed between two moments.")
+@trace_argument
+@click.argument("other", required=False, metavar="")
+@click.option(
+    "--at",
+    "moments",
+    multiple=True,
+    metavar="WHEN",
+    help="Twice: an event's number (the state after it), a time (1.5s, 20ms), start, peak or end.",
+)
+@click.option("--pid", type=int, metavar="PID", help="Of this process, not of the first.")
+@click.option("--all", "everything", is_flag=True, help="Every region, not only the largest.")
+@common
+def command(
+    *, trace: str, other: str | None, moments: tuple[str, ...], pid: int | None, everything: bool
+) -> None:
+    """Show what changed in a process's map between two moments of TRACE.
+
+    Which regions were born, went, grew, shrank, moved or got other permissions, by kind and bytes;
+    the earlier moment first, in whatever order they are named.
+    """
+    from memtrace.malloc.tags import CARVED, Cuts
+    from memtrace.replay.difference import difference, replaced
+    from memtrace.replay.moment import state_at
+    from memtrace.report.build import read_book
+    from memtrace.report.difference import render
+
+    if other is not None:
+        raise UsageError(
+            "the difference of two traces is not in this version",
+            hint=f"memtrace diff {quote(trace)} --at start --at end",
+        )
+    if len(moments) != 2:
+        raise UsageError(
+            f"two moments are needed, {len(moments) or 'none'} given",
+            hint=f"memtrace diff {quote(trace)} --at start --at end",
+        )
+    found = read_book(trace)
+    if found is None:
+        raise UsageError(
+            f"{trace} can be read but once, and two moments need more",
+            hint=f"cat {quote(trace)} > trace.json",
+        )
+    book, kinds = found
+    cuts = [Cuts(book.outline.page_size)]
+    one, two = (state_at(trace, when, pid, book=book, observers=cuts) for when in moments)
+    if one.seq > two.seq:
+        one, two = two, one
+    before, after = one.process, two.process
+    if before.mm == after.mm:
+        fates = difference(
+            before.space, after.space, lambda tag: kinds.of(after.mm, tag), CARVED - 1
+        )
+    else:
+        fates = replaced(
+            before.space,
+            after.space,
+            (lambda tag: kinds.of(before.mm, tag), lambda tag: kinds.of(after.mm, tag)),
+        )
+    width = shutil.get_terminal_size().columns
+    text = render(one, two, fates, book.outline.clock, everything=everything, width=max(width, 100))
+    click.echo(text, nl=False)
+    if two.reason:
+        warn(f"the trace is incomplete: {two.reason}")
+    if two.drift is not None:
+        warn(f"the replay had drifted at event {two.drift[0]}: {two.drift[1]}")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of each region between two moments of one address space. Pure.
+
+A region is known by its tag, which its pages keep through splits, mprotect and mremap. The guard
+that is cut out of a thread's stack counts to the mapping it was made with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memtrace.space.address_space import AddressSpace
+    from memtrace.space.canonical import Attr
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A region at one moment: `size` bytes of it in [start, end); `perms` of its largest part."""
+
+    start: int
+    end: int
+    size: int
+    perms: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """A region that is not the same at both moments.
+
+    Attributes:
+        kind: what it was for.
+        before, after: None where it was not there.
+        protected: bytes of pages, there at both moments in the same place, with other permissions;
+            of a region that has moved, bytes that have others now.
+    """
+
+    kind: str
+    before: Extent | None
+    after: Extent | None
+    protected: int = 0
+
+    @property
+    def there(self) -> Extent:
+        """Where it is, or was."""
+        extent = self.after or self.before
+        if extent is None:
+            raise ValueError("a region that never was")
+        return extent
+
+    @property
+    def delta(self) -> int:
+        """Bytes more after than before."""
+        return (self.after.size if self.after else 0) - (self.before.size if self.before else 0)
+
+    @property
+    def moved(self) -> bool:
+        """Whether it lies elsewhere: nothing of it is where something of it was."""
+        b, a = self.before, self.after
+        return b is not None and a is not None and (a.start >= b.end or a.end <= b.start)
+
+
+@dataclass(slots=True)
+class Sum:
+    """The fates of one kind: how many regions, and how many bytes, each way."""
+
+    born: int = 0
+    born_bytes: int = 0
+    gone: int = 0
+    gone_bytes: int = 0
+    grown: int = 0
+    grown_bytes: int = 0
+    shrunk: int = 0
+    shrunk_bytes: int = 0
+    protected: int = 0
+    protected_bytes: int = 0
+    moved: int = 0
+
+    @property
+    def delta(self) -> int:
+        """Bytes more after than before."""
+        return self.born_bytes - self.gone_bytes + self.grown_bytes - self.shrunk_bytes
+
+
+Pages = list[tuple[int, int, "Attr"]]
+Kind = Callable[[int], str]
+
+
+def difference(before: AddressSpace, after: AddressSpace, kind: Kind, mask: int) -> list[Fate]:
+    """Every region that is not the same, largest change first.
+
+    Args:
+        before: the earlier map.
+        after: a later one of the same address space, or of its copy.
+        kind: of a tag.
+        mask: the bits of a tag that name the region.
+    """
+    old, new = _regions(before, mask), _regions(after, mask)
+    fates = []
+    for tag in old.keys() | new.keys():
+        was, now = old.get(tag), new.get(tag)
+        one = _extent(was, before) if was else None
+        two = _extent(now, after) if now else None
+        fate = Fate(kind(tag), one, two, _protected(was, now) if was and now else 0)
+        if one is None or two is None or fate.delta or fate.moved or fate.protected:
+            fates.append(fate)
+    fates.sort(key=lambda f: (-abs(f.delta), -f.protected, f.there.start))
+    return fates
+
+
+def replaced(before: AddressSpace, after: AddressSpace, kinds: tuple[Kind, Kind]) -> list[Fate]:
+    """The same of two address spaces that have nothing to do with each other: an exec lies between.
+
+    Args:
+        before: the map that went.
+        after: the one that came.
+        kinds: of a tag, of each.
+    """
+    fates = [
+        Fate(kinds[0](tag), _extent(pages, before), None)
+        for tag, pages in _regions(before, -1).items()
+    ]
+    fates += [
+        Fate(kinds[1](tag), None, _extent(pages, after))
+        for tag, pages in _regions(after, -1).items()
+    ]
+    fates.sort(key=lambda f: (-abs(f.delta), f.after is None, f.there.start))
+    return fates
+
+
+def sums(fates: list[Fate]) -> dict[str, Sum]:
+    """The fates by kind, the largest change first."""
+    by: dict[str, Sum] = {}
+    for f in fates:
+        s = by.setdefault(f.kind, Sum())
+        if f.before is None:
+            s.born += 1
+            s.born_bytes += f.delta
+        elif f.after is None:
+            s.gone += 1
+            s.gone_bytes -= f.delta
+        else:
+            s.grown += f.delta > 0
+            s.grown_bytes += max(f.delta, 0)
+            s.shrunk += f.delta < 0
+            s.shrunk_bytes += max(-f.delta, 0)
+            s.moved += f.moved
+        s.protected += f.protected > 0
+        s.protected_bytes += f.protected
+    return dict(sorted(by.items(), key=lambda kv: (-abs(kv[1].delta), kv[0])))
+
+
+def _regions(space: AddressSpace, mask: int) -> dict[int, Pages]:
+    found: dict[int, Pages] = {}
+    for start, end, attr, tag in space.pieces():
+        found.setdefault(tag & mask, []).append((start, end, attr))
+    return found
+
+
+def _extent(pages: Pages, space: AddressSpace) -> Extent:
+    by_perms = _by_perms(pages)
+    attr = pages[0][2]
+    path = space.paths.get((attr.dev, attr.ino), "") if attr.ino else attr.name
+    size = sum(end - start for start, end, _ in pages)
+    return Extent(pages[0][0], pages[-1][1], size, by_perms.most_common(1)[0][0], path)
+
+
+def _by_perms(pages: Pages) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for start, end, attr in pages:
+        sizes[attr.perms] += end - start
+    return sizes
+
+
+def _protected(was: Pages, now: Pages) -> int:
+    """Bytes there both times with other permissions; see `Fate.protected`."""
+    same = other = 0
+    i = 0
+    for start, end, attr in was:
+        while i < len(now) and now[i][1] <= start:
+            i += 1
+        j = i
+        while j < len(now) and now[j][0] < end:
+            low, high = max(start, now[j][0]), min(end, now[j][1])
+            if now[j][2].perms == attr.perms:
+                same += high - low
+            else:
+                other += high - low
+            j += 1
+    if same or other:
+        return other
+    before, after = _by_perms(was), _by_perms(now)
+    total = min(before.total(), after.total())
+    return max(total - (before & after).total(), 0)

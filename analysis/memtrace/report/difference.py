@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What changed between two moments of one process, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memtrace.replay.difference import Fate, Sum, sums
+from memtrace.report.lines import clean, fit_end, program, table
+from memtrace.trace.sizes import format_moment, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memtrace.replay.moment import State
+
+#: Regions shown unless all are wanted.
+SHOWN = 20
+
+
+def render(
+    before: State, after: State, fates: Sequence[Fate], clock: str, *, everything: bool, width: int
+) -> str:
+    """The whole text.
+
+    Args:
+        before: the earlier moment.
+        after: the later one.
+        fates: what became of each region.
+        clock: how exact the trace's times are.
+        everything: every region, not only those that changed most.
+        width: columns to fit in.
+    """
+    old, new = before.process.space.total, after.process.space.total
+    lines = [
+        f"pid {after.process.pid}   {_moment(before, clock)} to {_moment(after, clock)}",
+        f"mapped   {format_size(old)} to {format_size(new)}: {_signed(new - old)}",
+    ]
+    if before.process is not after.process and before.process.mm != after.process.mm:
+        lines.append(_replaced(before, after))
+    if not fates:
+        return "\n".join([*lines, "", "no region has changed"]) + "\n"
+    lines += ["", *_sums(sums(list(fates)), new - old)]
+    shown = list(fates) if everything else list(fates[:SHOWN])
+    lines += ["", "regions, the largest change first", *_regions(shown, width)]
+    if len(shown) < len(fates):
+        lines.append(f"  and {len(fates) - len(shown):,} more: memtrace diff --all shows them")
+    return "\n".join(lines) + "\n"
+
+
+def _moment(state: State, clock: str) -> str:
+    at = "" if clock == "none" else f" ({format_moment(state.t, clock)})"
+    return f"#{state.seq}{at}"
+
+
+def _replaced(before: State, after: State) -> str:
+    argv = after.process.start.argv
+    what = f": {clean(program(argv[0]))}" if argv else ""
+    return (
+        f"another address space since #{after.process.born_seq}{what}; nothing of the one before "
+        f"(mm {before.process.mm}) is left"
+    )
+
+
+def _sums(by: dict[str, Sum], total: int) -> list[str]:
+    rows: list[tuple[str, ...]] = [
+        ("kind", "born", "", "gone", "", "grown", "shrunk", "re-protected", "change")
+    ]
+    for kind, s in by.items():
+        rows.append((
+            kind, *_counted(s.born, s.born_bytes), *_counted(s.gone, s.gone_bytes),
+            _bytes(s.grown_bytes), _bytes(s.shrunk_bytes), _bytes(s.protected_bytes),
+            _signed(s.delta) if s.delta else "0 B",
+        ))  # fmt: skip
+    rows.append(("all", "", "", "", "", "", "", "", _signed(total)))
+    return table(rows, "<>>>>>>>>")
+
+
+def _counted(count: int, size: int) -> tuple[str, str]:
+    return (f"{count:,}", format_size(size)) if count else ("-", "")
+
+
+def _bytes(size: int) -> str:
+    return format_size(size) if size else "-"
+
+
+def _signed(size: int) -> str:
+    return f"+{format_size(size)}" if size > 0 else format_size(size)
+
+
+def _regions(fates: Sequence[Fate], width: int) -> list[str]:
+    rows = []
+    for f in fates:
+        there = f.there
+        rows.append((
+            _signed(f.delta) if f.delta else "0 B", f.kind, f"{there.start:x}-{there.end:x}",
+            _perms(f), _what(f), fit_end(there.path, 40),
+        ))  # fmt: skip
+    return [line[:width].rstrip() if line.isascii() else line for line in table(rows, "><<<<<")]
+
+
+def _perms(f: Fate) -> str:
+    before = f.before.perms if f.before else None
+    after = f.after.perms if f.after else None
+    if before is None or after is None or before == after:
+        return after or before or ""
+    return f"{before} to {after}"
+
+
+def _what(f: Fate) -> str:
+    if f.before is None:
+        return "born"
+    if f.after is None:
+        return "gone"
+    words = []
+    if f.delta:
+        words.append("grown" if f.delta > 0 else "shrunk")
+    if f.moved:
+        words.append(f"moved from {f.before.start:x}")
+    if f.protected:
+        words.append(f"{format_size(f.protected)} re-protected")
+    return ", ".join(words)
