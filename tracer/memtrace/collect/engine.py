@@ -61,7 +61,7 @@ from memtrace.collect.ptrace import (
     SyscallExit,
     request,
 )
-from memtrace.collect.readback import BACKING_MASK, PLAIN_ANON, ReadBack
+from memtrace.collect.readback import BACKING_MASK, HUGE_MASK, PLAIN_ANON, ReadBack
 from memtrace.collect.seccomp import MARK
 from memtrace.collect.tracee import FirstStop, Tracee
 from memtrace.collect.untraced import Untraced
@@ -82,7 +82,7 @@ TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 
 _WALL_NOW = WALL | os.WNOHANG
 _FAIR = 2  # tracees to whom waitpid is fair by itself: while one is served, the other stops
-_NR_MMAP = 9
+_NR_MMAP, _NR_MREMAP = 9, 25
 _PROT_RW = 3
 
 
@@ -218,7 +218,10 @@ class Engine:
                 except OSError:
                     statm = b"0"
                 nr = e[ENTRY_NR]
-                plain = nr != _NR_MMAP or e[7] & BACKING_MASK == PLAIN_ANON
+                if nr == _NR_MMAP:
+                    plain = e[7] & BACKING_MASK == PLAIN_ANON
+                else:
+                    plain = nr != _NR_MREMAP or (e[ENTRY_ARG0] | ret) & HUGE_MASK
                 if (
                     -4096 < ret < 0
                     or ret == nr

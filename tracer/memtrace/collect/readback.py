@@ -37,9 +37,12 @@ SHM_REMAP = 0o40000
 #: mmap flags under which the arguments tell the backing: private, anonymous, ordinary pages that do
 #: not grow.
 BACKING_MASK, PLAIN_ANON = 0x4012F, 0x22
+#: Where an mremap begins and ends, if huge pages may lie there: of these it rounds sizes up.
+_HUGE = 2 << 20
+HUGE_MASK = _HUGE - 1
 #: Calls whose successful effect is always read back.
 ALWAYS = frozenset((
-    "shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages", "mremap",
+    "shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages",
     "personality", "process_madvise",
 ))  # fmt: skip
 
@@ -52,7 +55,6 @@ _NO_MAP = frozenset(
 _LINES_TELL, _PROTECTING = ("remap_file_pages",), ("mprotect", "pkey_mprotect")
 _ADVICE = {"madvise": 2, "process_madvise": 3}  # which argument it is
 _FORK_ADVICE = (MADV_DONTFORK, MADV_DOFORK)
-_HUGE = 2 << 20
 _LAYOUT = struct.Struct("<32xQQQ")  # in struct prctl_mm_map
 _UNCHANGED = 0xFFFFFFFF  # personality(2): only asks
 _VDSO = "[vdso]"
@@ -109,7 +111,7 @@ class ReadBack:
             # READ_IMPLIES_EXEC leaves alone what lies on a file system mounted noexec.
             low = a[0] & -PAGE
             return _joined(_lines(tracee, low, low + round_up(a[1])), fields)
-        if name == "mremap" and not (a[0] | address) & (_HUGE - 1):
+        if name == "mremap" and not (a[0] | address) & HUGE_MASK:
             return _joined(self._after_moving(tracee, a, address), fields)
         if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
             return _vdso(tracee)
@@ -147,9 +149,7 @@ class ReadBack:
         return _after_failure(tracee, name, a) or None if readable else None
 
     def _after_moving(self, tracee: Tracee, a: list[int], to: int) -> bytes:
-        """After an mremap between places where huge pages may lie: of these it rounds sizes up to
-        whole ones.
-        """
+        """After an mremap between places where huge pages may lie."""
         fd = tracee.mm.maps_fd
         found = self._query.covering(fd, to) if self._query.available else None
         page = _HUGE if found is None else found[1]
