@@ -125,7 +125,8 @@ class Mm:
         self.in_stack = fields.get("start_stack", 0)
         if self.in_stack:
             limit = fields.get("rlimits", {}).get("STACK") or _STACK_WITHOUT_LIMIT
-            self.growing_from = max(0, self.in_stack - max(limit, _STACK_AT_LEAST))
+            # mmap_base never gives it more than five sixths.
+            self.growing_from = self.in_stack - min(max(limit, _STACK_AT_LEAST), self.in_stack // 2)
         if any(not low <= self.in_stack < high for low, high in fields.get("growsdown", ())):
             self.growing_from = 0
 
