@@ -117,6 +117,7 @@ class _Pass:
         self.cache = MapsCache()
         self.live: dict[int, Process] = {}
         self.gone: set[int] = set()
+        self.users: dict[int, set[int]] = {}  # of each mm that more than one process has used
         self.owners = _Owners()
         self.touched: set[int] = set()  # mms whose map may have changed since the last checkpoint
         hooks = {name: _hooks(observers, name) for name in _HOOKS}
@@ -326,8 +327,13 @@ class _Pass:
             self.result.problem(seq, f"a clone in address space {c.mm}, which is not there")
             return None
         self.result.tasks.apply(c)
-        if c.child_pid != c.pid and c.child_pid not in p.pids:
-            p.pids.append(c.child_pid)
+        if c.child_pid != c.pid:
+            users = self.users.get(c.mm)
+            if users is None:
+                users = self.users[c.mm] = set(p.pids)
+            if c.child_pid not in users:
+                users.add(c.child_pid)
+                p.pids.append(c.child_pid)
         return p
 
     def _exit(self, _seq: int, _t: int, e: Exit) -> Process | None:
@@ -429,6 +435,7 @@ class _Pass:
                 hook(self.result.processes[index], seq, group)
 
     def _die(self, mm: int, seq: int, t: int) -> None:
+        self.users.pop(mm, None)
         p = self.live.pop(mm, None)
         if p is not None:
             p.died_seq, p.died_t = seq, t

@@ -106,14 +106,20 @@ def test_without_the_contradiction_all_is_well(tmp_path: Path) -> None:
 )
 def test_times_of_strace_may_go_back(tmp_path: Path, head: Header) -> None:
     head.engine = "strace"
-    records = [hostile.begun(1000), Call(-5, 1, 1, 1, 0, [0], hostile.BRK), hostile.snap(20)]
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(1000),
+        Call(-5, 1, 1, 1, 0, [0], hostile.BRK),
+        hostile.snap(20),
+    ]
     r = replayed(write(tmp_path / "t.json", records, head))
     assert trust.exactness(r) == "exact", trust.sentence(r)
 
 
 def test_the_commands_say_so_and_never_fail(tmp_path: Path) -> None:
     """Every case in one trace after the other, each verb as a process of its own."""
-    records = [record for case in CONTRADICTIONS.values() for record in case.records]
+    records: list[hostile.Record | bytes] = []
+    for case in CONTRADICTIONS.values():
+        records += case.records
     path = write(tmp_path / "t.json", records)
     for name, words in verbs(path, 5).items():
         done = command(words)
@@ -151,6 +157,6 @@ def test_memory_is_bounded(large: hostile.Large, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, -4096, 5000, 1 << 60])
 def test_a_page_size_that_no_machine_has(size: int, tmp_path: Path) -> None:
-    path = write(tmp_path / "t.json", [hostile.begun()], hostile.header(page_size=size))
+    path = write(tmp_path / "t.json", [hostile.END], hostile.header(page_size=size))
     with pytest.raises(TraceFormatError, match="page size"):
         Trace(path)
