@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> Any:
         *records: Call | Life,
         observers: Sequence[Observer] = (),
         footer: Footer | None = Footer(stop=2000, complete=True),  # noqa: B008
-        **limits: int,
+        **limits: Any,
     ) -> Replay:
         path = tmp_path / "t.json"
         header = encode_header(Header(calls=["brk", "mmap", "munmap", "mprotect"]))
