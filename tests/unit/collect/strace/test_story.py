@@ -32,6 +32,27 @@ def test_a_program_from_its_exec_to_its_end() -> None:
     assert told.story.reason == ""
 
 
+@pytest.mark.parametrize(("call", "args", "ret", "what"), [
+    ("shmat", [1, 0, 0], BASE, "how long the shared memory is"),
+    ("io_setup", [8, 0], 0, "how long the ring is"),
+    ("arch_prctl", [0x2003, 0], 8192, "where the vdso is mapped"),
+    ("prctl", [35, 14, 0x1000, 104, 0], 0, "where the break is put"),
+    ("process_madvise", [3, 0, 1, 10, 0], PAGE, "what a child inherits"),
+])  # fmt: skip
+def test_an_effect_that_no_line_tells_is_lost(
+    call: str, args: list[int], ret: int, what: str
+) -> None:
+    n = Lines()
+    told = Told([n.exec(1), n.call(1, call, args, -1), n.call(1, call, args, ret), n.end(1)])
+    assert told.story.reason == f"{call} at line 3: {what} is not in the log"
+
+
+def test_advice_without_effect_on_children_is_not_lost() -> None:
+    n = Lines()
+    told = Told([n.exec(1), n.call(1, "process_madvise", [3, 0, 1, 20, 0], PAGE), n.end(1)])
+    assert told.story.reason == ""
+
+
 RIE = 0x400000  # READ_IMPLIES_EXEC
 
 
