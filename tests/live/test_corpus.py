@@ -9,6 +9,7 @@ import contextlib
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,10 @@ def test_a_kernel_map_after_each_call_of_the_large(run: Run, tmp_path: Path, nam
     after_calls(run, tmp_path, name, 1)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_joined_half_way(tmp_path: Path, name: str) -> None:
-    program = PROGRAMS[name]
+def joined(program: Program, folder: Path) -> Traced:
     with (
-        half_way(program, tmp_path) as t,
-        attaching(tmp_path / "t.json", t.pid, *EVERY_CALL) as a,
+        half_way(program, folder) as t,
+        attaching(folder / "t.json", t.pid, *EVERY_CALL) as a,
     ):
         a.begun()
         goes_on(t)
@@ -86,6 +85,20 @@ def test_joined_half_way(tmp_path: Path, name: str) -> None:
         assert t.ended() == 0
     assert done.returncode == 0, done.stderr
     assert_reproduced(done, program.half)
+    return done
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_joined_half_way(tmp_path: Path, name: str) -> None:
+    joined(PROGRAMS[name], tmp_path)
+
+
+def test_a_fork_tree_of_one_that_was_joined(tmp_path: Path, samples: Path) -> None:
+    script = f"echo half; read -r _; {samples}/fork-tree; {samples}/fork-tree & wait"
+    tree = replace(PROGRAMS["bash"], argv=("bash", "-c", script), half=100)
+    done = joined(tree, tmp_path)
+    assert len(done.calls("fork")) >= 6
+    assert len(done.calls("exec")) >= 6
 
 
 # ---- redis, while it is asked from all sides ----
