@@ -45,6 +45,10 @@ _REMEMBERED = 4096
 #: stack pointer is in libc also when a function that libc had called (start_thread, a signal
 #: handler) ended in a jump to mmap.
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
+#: Who unmaps otherwise than by free.
+_NOT_FREE = frozenset({PROGRAM, LIBRARY, ALLOCATOR, LOADER})
+#: Calls of most of a trace, which no arena makes of its reservation.
+_MAPPING = frozenset({"mmap", "munmap"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
 
@@ -151,7 +155,6 @@ class Account:
     def call(self, seq: int, t: int, call: Call, name: str, change: Change | None) -> None:
         """One memory call, already applied to the map."""
         self._calls += 1
-        tid, args = call.tid, call.args
         if self.loading:
             self._perhaps_runs(call, name, change)
         if self.mallocs.rivals:
@@ -159,26 +162,38 @@ class Account:
         if name == "brk":
             self._brk(seq, t, call, change)
             return
+        tid, ret = call.tid, call.ret
         if self.heap.second is not False:
             self.heap.other_call(tid)
-        ret = call.ret
-        if ret is None or -4096 < ret < 0:
+        failed = ret is None or -4096 < ret < 0
+        if failed:
             self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
             if change is None:
                 return
         if self._stacks and tid in self._stacks:
-            self._stack_step(seq, tid, name, args)
+            self._stack_step(seq, tid, name, call.args)
         if self._reserves and tid in self._reserves:
-            self._reserve_step(tid, name, args)
+            self._reserve_step(tid, name, call.args)
+        if name not in _MAPPING:
+            self._opened_or_shrunk(call, name)
+        if change is not None:
+            self._follow(seq, t, call, name, change)
+        if self._failed and not failed:
+            self._failed.pop(tid, None)
+        if not self._calls & 31 and self._waiting:
+            self._expire()
+
+    def _opened_or_shrunk(self, call: Call, name: str) -> None:
+        """What an arena does to its reservation."""
+        args = call.args
         if name == "madvise":
             if len(args) > 2 and args[2] == MADV_DONTNEED and self.arenas.alive:
                 self.arenas.shrunk(args[0])
         elif name == "mprotect" and len(args) > 2 and args[2] == origin.PROT_RW:
-            self._opened(tid, call)
-        if change is not None:
-            self._follow(seq, t, call, name, change)
-        if self._failed and ret is not None and not -4096 < ret < 0:
-            self._failed.pop(tid, None)
+            self._opened(call.tid, call)
+
+    def _expire(self) -> None:
+        """Mappings that have waited long enough for a proof of what they are."""
         waiting = self._waiting
         while waiting and (waiting[0][1].settled or waiting[0][0] <= self._calls):
             self.regions.settle(waiting.popleft()[1])
@@ -235,8 +250,13 @@ class Account:
             who = self.callers.of(call.site).who
             if who in (PROGRAM, LIBRARY):
                 self._unmapped_elsewhere(change)
-            elif who in (LIBC, STATIC, UNKNOWN):
-                self._perhaps_freed(seq, t, call.args, change)
+            elif who in (LIBC, STATIC, UNKNOWN) and change.removed:
+                first = self.regions.alive.get(change.removed[0][3])
+                if first is not None and (first.older or first.kind == "unknown"):
+                    self._perhaps_freed(seq, t, call.args, change)
+        elif name == "mmap" and not change.removed and len(change.added) == 1:
+            self._birth(seq, t, call, name, change.added[0], change)
+            return
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
             self._died(seq, t, call, name, r)
@@ -361,15 +381,15 @@ class Account:
     def _scene(self, tid: int) -> Scene:
         failed = self._failed.get(tid) if self._failed else None
         brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
-        m = self.mallocs
-        key = brk_failed, m.one_glibc, m.layout, m.settings
-        if self._seen is None or self._seen[0] != key:
+        m, last = self.mallocs, self._seen
+        of = brk_failed, m.one_glibc, m.layout, m.settings
+        if last is None or last[0] != of:
             self._judged.clear()
             version = m.layout.version
             old_stdio = version is not None and version < (2, 23)
             scene = Scene(brk_failed, m.one_glibc, old_stdio, m.settings.hugetlb, self.page)
-            self._seen = key, scene
-        return self._seen[1]
+            last = self._seen = of, scene
+        return last[1]
 
     # -- sequences ------------------------------------------------------------------------------
 
@@ -558,17 +578,22 @@ class Account:
             r.reason = None if cause in ("fits", "contradiction") else cause
 
     def _died(self, seq: int, t: int, call: Call, name: str, r: Region) -> None:
-        if name == "munmap" and self.arenas.alive and len(call.args) > 1:
-            self.arenas.unmapped(call.args[0], call.args[0] + call.args[1])
-        self._headers.pop(r.born_seq, None)
-        if r.kind != "malloc-chunk" or name != "munmap" or r.verdict == "not-applicable":
+        if self._headers:
+            self._headers.pop(r.born_seq, None)
+        if name != "munmap":
             return
-        caller = self.callers.of(call.site)
-        if caller.who in (PROGRAM, LIBRARY, ALLOCATOR, LOADER):
-            return  # not free's munmap
-        whole = call.args[:1] == [r.start] and len(call.args) > 1 and call.args[1] == r.bytes
+        args = call.args
+        if self.arenas.alive and len(args) > 1:
+            self.arenas.unmapped(args[0], args[0] + args[1])
+        if r.kind != "malloc-chunk" or r.verdict == "not-applicable":
+            return
         m = self.mallocs
-        if whole and r.end - r.start == r.bytes and m.glibc:
+        if not m.glibc or m.threshold.fixed_by is not None:
+            return
+        if self.callers.of(call.site).who in _NOT_FREE:
+            return  # not free's munmap
+        whole = args[:1] == [r.start] and len(args) > 1 and args[1] == r.bytes
+        if whole and r.end - r.start == r.bytes:
             m.threshold.freed(seq, t, r.bytes, m.layout, sure=m.one_glibc)
 
     def _rule_on(self, r: Region) -> None:

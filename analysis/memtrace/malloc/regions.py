@@ -30,7 +30,7 @@ class Region:
     `start`, `end`: the extent at birth, once dead the last one; of the living the address space
     knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth; `t_high` its
     upper one where the bounds are apart because frees were not seen. `settled`: the kind may be
-    counted. `site`: where in the C library the mmap returned to. `older`: than the trace, found at
+    counted, in `sum`. `site`: where in the C library the mmap returned to. `older`: than the trace, found at
     an attach, as is a forked child's copy of it.
     """
 
@@ -51,6 +51,7 @@ class Region:
     t_low: int | None = None
     t_high: int | None = None
     counted_as: str | None = None
+    sum: Kind | None = None
 
     def __init__(
         self, tag: int, start: int, end: int, born_seq: int, tid: int | None, call: str = ""
@@ -266,17 +267,9 @@ class Regions:
             self._count(*waiting.popleft())
 
     def _count(self, r: Region, delta: int) -> None:
-        k = self.kinds.get(r.kind)
+        k = r.sum
         if k is None:
-            k = self.kinds[r.kind] = Kind()
-        if r.counted_as is None:
-            r.counted_as = r.kind
-            k.count += 1
-            k.alive += 1
-            k.born += not (r.inherited or r.older)
-            k.older += r.older
-        elif r.counted_as != r.kind:
-            self._recount(r)
+            k = r.sum = self._first(r)
         r.counted += delta
         k.bytes += delta
         if k.bytes > k.peak:
@@ -284,11 +277,25 @@ class Regions:
         if not r.counted:
             k.alive -= 1
 
+    def _first(self, r: Region) -> Kind:
+        """Begin to count a region."""
+        k = self.kinds.get(r.kind)
+        if k is None:
+            k = self.kinds[r.kind] = Kind()
+        r.counted_as = r.kind
+        k.count += 1
+        k.alive += 1
+        if r.older:
+            k.older += 1
+        elif not r.inherited:
+            k.born += 1
+        return k
+
     def _recount(self, r: Region) -> None:
         """Move what was counted under another kind."""
         old = self.kinds[r.counted_as or r.kind]
         new = self.kinds.setdefault(r.kind, Kind())
-        r.counted_as = r.kind
+        r.counted_as, r.sum = r.kind, new
         for k, sign in ((old, -1), (new, 1)):
             k.count += sign
             k.alive += sign if r.counted else 0

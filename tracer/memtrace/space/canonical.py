@@ -96,14 +96,15 @@ class MapsCache:
         seen = self._seen
         if len(seen) > self._limit:
             seen.clear()
-        out = []
-        for line in lines:
-            known = seen.get(line)
-            if known is None:
-                m = parse_line(line)
-                known = seen[line] = (m.start, m.end, attr_of(m), m.path)
-            out.append(known)
-        return out
+        lines = list(lines)
+        try:
+            return [seen[line] for line in lines]
+        except KeyError:
+            for line in lines:
+                if line not in seen:
+                    m = parse_line(line)
+                    seen[line] = m.start, m.end, attr_of(m), m.path
+        return [seen[line] for line in lines]
 
 
 def merge(pieces: Iterable[tuple[int, int, Attr]]) -> list[Run]:
