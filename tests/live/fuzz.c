@@ -4,9 +4,9 @@
  *
  * In each round each thread makes CALLS random memory calls, good and bad ones, in one region of 256 pages, and on
  * what the kernel placed for it elsewhere; now and then one of them forks while the others go on, and waits. The
- * child makes such calls alone, forks once more, and then has two threads of its own fight. When all threads have
- * ended their round, and none touches the memory, one marks the moment (own-maps.h): every MARK_EVERY rounds
- * (default 1). ROUNDS 0: until the end of stdin; each round is told as {"what": "count", "n": N}.
+ * child makes such calls alone, forks once more, and then has two threads of its own fight. Others have a process
+ * that shares their memory (CLONE_VM) make calls, or start a program (vfork). When all threads have ended
+ * their round, and none touches the memory, one marks the moment (own-maps.h): every MARK_EVERY rounds (default 1). ROUNDS 0: until the end of stdin; each round is told as {"what": "count", "n": N}.
  */
 #define _GNU_SOURCE
 #include "account.h"
@@ -15,11 +15,14 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/wait.h>
 
-enum { PAGES = 256, FILE_PAGES = 64, KEPT = 12, THREADS_MAX = 64, CHILDS_CALLS = 60, CHILDS_THREADS = 2 };
+enum { PAGES = 256, FILE_PAGES = 64, KEPT = 12, THREADS_MAX = 64, CHILDS_CALLS = 60, CHILDS_THREADS = 2,
+       STACK = 32768 };
 #define PAGE 4096UL
 #define HEAP_LIMIT (4UL << 20)
 
@@ -139,9 +142,13 @@ static void some_advice(struct fuzzer *f)
     static const int advice[] = {MADV_DONTNEED, MADV_FREE, MADV_WILLNEED, MADV_SEQUENTIAL, MADV_RANDOM,
                                  MADV_NORMAL, MADV_DONTFORK, MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP,
                                  MADV_DODUMP, MADV_HUGEPAGE, MADV_NOHUGEPAGE};
-    unsigned long pages;
+    unsigned long pages, i = below(f, KEPT);
     char *at = spot(f, &pages);
 
+    if (f->kept[i].at && below(f, 3) == 0) {
+        at = f->kept[i].at;
+        pages = 1 + below(f, f->kept[i].pages);
+    }
     madvise(at, pages * PAGE, advice[below(f, sizeof advice / sizeof advice[0])]);
 }
 
@@ -213,6 +220,36 @@ static void some_call(struct fuzzer *f)
 
 static void fork_one(struct fuzzer *f);
 
+/* A process of its own in our memory, beside the threads. */
+static int sharer(void *fuzzer)
+{
+    for (int i = 0; i < 20; i++)
+        some_call(fuzzer);
+    return 0;
+}
+
+static void share_one(struct fuzzer *f)
+{
+    static char stacks[THREADS_MAX][STACK] __attribute__((aligned(16)));
+    static char *program[] = {"true", NULL};
+    int status = 0;
+    pid_t child;
+
+    if (below(f, 2)) {
+        child = clone(sharer, stacks[f->index] + STACK, CLONE_VM | SIGCHLD, f);
+        account_require(child > 0, "clone");
+    } else {
+        /* Not posix_spawn: its stack would come to lie in the region. */
+        child = vfork();
+        if (child == 0) {
+            execve("/bin/true", program, program + 1);
+            _exit(1);
+        }
+        account_require(child > 0, "vfork");
+    }
+    account_require(waitpid(child, &status, 0) == child && status == 0, "the process that shares ends well");
+}
+
 static void *fight(void *fuzzer)
 {
     struct fuzzer *f = fuzzer;
@@ -220,12 +257,14 @@ static void *fight(void *fuzzer)
     struct pollfd input = {.fd = 0, .events = POLLIN};
 
     for (unsigned long round = 1;; round++) {
-        unsigned long forks_at = below(f, 3 * calls);
+        unsigned long forks_at = below(f, 3 * calls), shares_at = below(f, 3 * calls);
 
         for (unsigned long i = 0; i < calls; i++) {
             some_call(f);
             if (i == forks_at && depth == 0)
                 fork_one(f);
+            if (i == shares_at)
+                share_one(f);
         }
         pthread_barrier_wait(&done);
         if (f->index == 0) { /* all others wait: nobody maps */
