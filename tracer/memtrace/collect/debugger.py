@@ -243,7 +243,7 @@ class DebuggerEngine:
         if role is Role.EXEC and mm.exec_snap != mm.calls:
             self.observer.snapshot(mm, tracee, "exec")
             mm.exec_snap = mm.calls
-        elif arguments[0] >= mm.growing_from:
+        elif mm.may_have_grown(arguments[0]):
             self.observer.look_before(mm, tracee)
         tracee.t0 = time.monotonic_ns()
 

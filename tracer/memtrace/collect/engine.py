@@ -347,7 +347,7 @@ class Engine:
             request(SYSCALL if lent else self.go, tracee.tid, 0, 0)
             return
         tracee.role, tracee.name, tracee.pending = role, name, True
-        tracee.looks = role is Role.MEMORY and args[0] >= mm.growing_from
+        tracee.looks = role is Role.MEMORY and mm.may_have_grown(args[0])
         tracee.stack = b""
         if self.options.evidence:
             self.observer.reach(mm, tracee.tid)

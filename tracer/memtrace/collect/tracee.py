@@ -20,8 +20,9 @@ from memtrace.space.address_space import READ_IMPLIES_EXEC
 
 #: An address that no call has.
 NOWHERE = 1 << 64
-#: mmap_base leaves the stack at least 128 MiB (MIN_GAP), whatever its limit, which may be raised.
-_STACK_AT_LEAST, _STACK_WITHOUT_LIMIT = 128 << 20, 1 << 36
+#: How far down a stack is expected: as far as its limit, which may be raised, and not as far as
+#: where mmap_base may lie (of 4 GiB it leaves it 128 MiB).
+_STACK_AT_LEAST, _STACK_WITHOUT_LIMIT, _STACK_SHARE = 64 << 20, 1 << 36, 64
 
 
 class FirstStop(Enum):
@@ -125,10 +126,15 @@ class Mm:
         self.in_stack = fields.get("start_stack", 0)
         if self.in_stack:
             limit = fields.get("rlimits", {}).get("STACK") or _STACK_WITHOUT_LIMIT
-            # mmap_base never gives it more than five sixths.
-            self.growing_from = self.in_stack - min(max(limit, _STACK_AT_LEAST), self.in_stack // 2)
+            room = min(max(limit, _STACK_AT_LEAST), self.in_stack // _STACK_SHARE)
+            self.growing_from = self.in_stack - room
         if any(not low <= self.in_stack < high for low, high in fields.get("growsdown", ())):
             self.growing_from = 0
+
+    def may_have_grown(self, address: int) -> bool:
+        """Whether a stack may have grown to an address; of a mapping like one nobody knows."""
+        low = self.growing_from
+        return low == 0 or low <= address <= self.in_stack
 
     def inherits(self, parent: Mm) -> None:
         """It is a copy: the same holds of it."""

@@ -209,7 +209,7 @@ class StraceEngine:
                 return
         if self.options.evidence and mm.fresh:
             self.observer.peek_before(tracee)
-        grown = tracee.role is Role.MEMORY and tracee.entry[ENTRY_ARG0] >= mm.growing_from
+        grown = tracee.role is Role.MEMORY and mm.may_have_grown(tracee.entry[ENTRY_ARG0])
         if grown and self._quiet(tracee):
             self.observer.look_before(mm, tracee)
         self._turns.enter(tracee)
