@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,12 +183,20 @@ def test_the_child_of_a_shared_memory_alone(standing: Standing, tmp_path: Path) 
     assert any("same address space" in r.why for r in records(done, Lost) if isinstance(r, Lost))
 
 
+def rows(path: Path) -> list[bytes]:
+    """The calls in a trace that is being written."""
+    return [line for line in path.read_bytes().splitlines()[1:] if line[:1] == b"["]
+
+
 def test_threads_that_are_born_and_die_meanwhile(standing: Standing, tmp_path: Path) -> None:
     with standing("threads") as t:
         for number, how in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, 0)):
             options = () if how else ("--for", "0.3s")
-            with attaching(tmp_path / f"{number}.json", t.pid, *options) as a:
+            path = tmp_path / f"{number}.json"
+            with attaching(path, t.pid, *options) as a:
                 a.begun()
+                if how:  # not before it has seen a call
+                    until(partial(rows, path))
                 done = a.left(how) if how else a.ended()
             assert done.returncode == 0, done.stderr
             assert "detached, it runs on" in done.stderr
