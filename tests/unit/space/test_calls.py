@@ -313,3 +313,36 @@ def test_what_is_mapped_anew_is_inherited_again() -> None:
     assert shown(space.fork()) == [A, F, "31000-32000 rw-s @0", T]
     do(space, "shmat", [5, 0x30000, 0x4000], 0x30000, Ext(x=(0x30000, 0x32000, [START[2]])))
     assert shown(space.fork()) == [A, F, S, T]
+
+
+def test_io_destroy_unmaps_a_ring_that_an_mprotect_has_cut() -> None:
+    """kill_ioctx: the whole ring, whatever lies in it."""
+    space = AddressSpace()
+    space.load(CACHE.parse(["60000-64000 rw-s 00000000 00:0f 7 /[aio] (deleted)"]))
+    do(space, "mprotect", [0x61000, 0x1000, 1])
+    do(space, "io_destroy", [0x60000])
+    assert shown(space) == []
+
+
+def test_prot_growsdown_begins_where_the_mapping_does_not_where_a_cut_was() -> None:
+    """Pages that are alike again are one VMA (`vma_merge`)."""
+    space = AddressSpace()
+    space.load(CACHE.parse(["f0000-f4000 rw-p 00000000 00:00 0 [stack]"]))
+    do(space, "mprotect", [0xF2000, 0x1000, 1])
+    do(space, "mprotect", [0xF2000, 0x1000, 3])
+    do(space, "mprotect", [0xF3000, 0x1000, 1 | 0x01000000])
+    assert shown(space) == ["f0000-f4000 r--p"]
+
+
+def test_shmdt_leaves_another_file_whose_offset_fits() -> None:
+    space = AddressSpace()
+    space.load(
+        CACHE.parse(
+            [
+                "60000-61000 r--p 00000000 fe:01 9 /lib/x",
+                "61000-62000 rw-s 00001000 00:01 5 /SYSV00000000 (deleted)",
+            ]
+        )
+    )
+    do(space, "shmdt", [0x60000])
+    assert shown(space) == ["60000-61000 r--p @0"]
