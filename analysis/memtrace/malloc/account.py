@@ -74,7 +74,7 @@ class Account:
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
         self._calls = 0
-        self._seen: tuple[tuple[object, ...], Scene] | None = None  # the last one, and of what
+        self._seen: Scene | None = None  # the last one
         # Mappings without a file are judged alike if they are made alike, from one place.
         self._judged: dict[tuple[object, ...], tuple[Decision, bool, tuple[str, int] | None]] = {}
 
@@ -274,7 +274,10 @@ class Account:
             r.length = sum(e - s for s, e, _, x in change.added if x == tag)
             r.bytes = r.peak = r.length
         r.born_t = t
-        self._note_threshold(r)
+        threshold = self.mallocs.threshold
+        r.t_low = threshold.low
+        if threshold.unseen:
+            r.t_high = threshold.high
         if attr.ino:
             r.path = self.p.space.paths.get((attr.dev, attr.ino), "")
         if name == "mmap" and len(args) >= 4:
@@ -308,7 +311,10 @@ class Account:
             return closed
         if self._failed:
             r.no_arena = self._failed.get(tid, ("", ""))[1] == "reserve"
-        scene = self._scene(tid)
+        scene = self._scene(tid) if self._failed else self.mallocs.scene
+        if scene is not self._seen:
+            self._judged.clear()
+            self._seen = scene
         key = call.site, args[0], args[1], args[2], args[3]
         judged = None if attr.ino else self._judged.get(key)
         if judged is None:
@@ -379,17 +385,9 @@ class Account:
                 self.regions.become(r, "library", "sequence")
 
     def _scene(self, tid: int) -> Scene:
-        failed = self._failed.get(tid) if self._failed else None
+        failed = self._failed.get(tid)
         brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
-        m, last = self.mallocs, self._seen
-        of = brk_failed, m.one_glibc, m.layout, m.settings
-        if last is None or last[0] != of:
-            self._judged.clear()
-            version = m.layout.version
-            old_stdio = version is not None and version < (2, 23)
-            scene = Scene(brk_failed, m.one_glibc, old_stdio, m.settings.hugetlb, self.page)
-            last = self._seen = of, scene
-        return last[1]
+        return self.mallocs.scene._replace(brk_failed=brk_failed)
 
     # -- sequences ------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from memtrace.malloc.account import Account
 from memtrace.malloc.caller import Callers, is_loader
@@ -47,11 +47,9 @@ class Accounts(Observer):
                 a.begin(seq, p.start)
         self.of[p.mm] = a
 
-    def call(
-        self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
-    ) -> None:
-        """One call."""
-        self.of[p.mm].call(seq, t, call, name, change)
+    def calls_of(self, p: Process) -> Callable[[int, int, Call, str, Change | None], None]:
+        """The calls of one process are told to its account."""
+        return self.of[p.mm].call
 
     def headers(self, p: Process, seq: int, headers: Sequence[tuple[int, int]]) -> None:
         """Chunk headers."""

@@ -14,6 +14,7 @@ from memtrace.malloc import allocator
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.caller import ALLOCATOR, Caller
 from memtrace.malloc.glibc import Layout, Settings, parse_version, settings
+from memtrace.malloc.origin import Scene
 from memtrace.malloc.threshold import Threshold
 from memtrace.trace.records import Attach, Libc, Start
 
@@ -30,6 +31,7 @@ class Mallocs:
         threshold: where glibc's mmap threshold stands; nothing is known of it under another malloc.
         glibc: whether the process's malloc is glibc's.
         one_glibc: whether no second copy of glibc is mapped, whose malloc would be another one.
+        scene: what all this means to a new mapping; another value whenever it changes.
     """
 
     def __init__(self, start: Start, page: int) -> None:
@@ -44,6 +46,7 @@ class Mallocs:
         self.one_glibc = True
         self._copies = 0  # of glibc; the second one has a malloc of its own
         self._paths: set[str] = set()
+        self.scene = Scene(page=page)
 
     def fork(self) -> Mallocs:
         """The child's copy."""
@@ -53,8 +56,16 @@ class Mallocs:
         child.layout, child.settings = self.layout, self.settings
         child.threshold = self.threshold.fork()
         child._copies, child._paths = self._copies, set(self._paths)
-        child.glibc, child.one_glibc = self.glibc, self.one_glibc
+        child.glibc, child.one_glibc, child.scene = self.glibc, self.one_glibc, self.scene
         return child
+
+    def _changed(self) -> None:
+        """Something that a new mapping is judged by."""
+        self.one_glibc = self._copies <= 1
+        version = self.layout.version
+        old_stdio = version is not None and version < (2, 23)
+        hugetlb = self.settings.hugetlb
+        self.scene = Scene("", self.one_glibc, old_stdio, hugetlb, self.layout.page)
 
     # -- what comes -----------------------------------------------------------------------------
 
@@ -66,7 +77,7 @@ class Mallocs:
             elif record.path not in self._paths:
                 self._copies += 1
             self._paths.add(record.path)
-            self.one_glibc = self._copies <= 1
+            self._changed()
         if any(a.path == record.path for a in self.every):
             return
         found = allocator.from_libc(record, seq)
@@ -78,8 +89,9 @@ class Mallocs:
 
     def mapped_again(self, path: str) -> None:
         """A library's text once more: dlmopen gives a namespace its own libc."""
-        self._copies += path in self._paths
-        self.one_glibc = self._copies <= 1
+        if path in self._paths:
+            self._copies += 1
+            self._changed()
 
     def loaded(self, path: str, seq: int) -> None:
         """A file that the loader maps before the program runs."""
@@ -138,3 +150,4 @@ class Mallocs:
         if start.env_lost and not start.at_secure:
             self.settings = Settings(threshold=None, certain=False)
         self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)
+        self._changed()

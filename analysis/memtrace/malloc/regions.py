@@ -30,8 +30,8 @@ class Region:
     `start`, `end`: the extent at birth, once dead the last one; of the living the address space
     knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth; `t_high` its
     upper one where the bounds are apart because frees were not seen. `settled`: the kind may be
-    counted, in `sum`. `site`: where in the C library the mmap returned to. `older`: than the trace, found at
-    an attach, as is a forked child's copy of it.
+    counted, in `sum`. `site`: where in the C library the mmap returned to. `older`: than the trace,
+    found at an attach, as is a forked child's copy of it.
     """
 
     # What stays as it is here for most regions is no store per birth.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from memtrace.replay.checkpoint import Keeper, Restored
+    from memtrace.space.calls import Change
     from memtrace.trace.reader import Trace
     from memtrace.trace.records import LifeRecord
 
@@ -122,7 +123,8 @@ class _Pass:
         self.touched: set[int] = set()  # mms whose map may have changed since the last checkpoint
         hooks = {name: _hooks(observers, name) for name in _HOOKS}
         self.on_born, self.on_died = hooks["born"], hooks["died"]
-        self.on_call, self.on_compared = hooks["call"], hooks["compared"]
+        self.on_compared = hooks["compared"]
+        self.callers = tuple(o.calls_of for o in observers if _told(o, "call", "calls_of"))
         self.on_life, self.on_headers = hooks["life"], hooks["headers"]
         self.on_end = hooks["end"]
         for hook in hooks["begin"]:
@@ -145,7 +147,8 @@ class _Pass:
             self.result.by_mm[p.mm] = self.live[p.mm] = p
 
     def run(self, until_seq: int | None, until_t: int | None, keeper: Keeper | None) -> Replay:
-        r, live, on_call, cache = self.result, self.live, self.on_call, self.cache
+        r, live, callers, cache = self.result, self.live, self.callers, self.cache
+        on_call: list[Callable[[int, int, Call, str, Change | None], None]] = []
         names, files = self.trace.header.calls, self.trace.decoder.file
         brk = names.index("brk") if "brk" in names else -1
         page = self.trace.header.page_size
@@ -181,6 +184,7 @@ class _Pass:
                         continue
                     mm = call.mm
                     p = live[mm]
+                    on_call = [of(p) for of in callers]
                     touched.add(mm)
                     self.owners.begins(seq, p.index)
                 number = call.call
@@ -199,9 +203,11 @@ class _Pass:
                 if count is None:
                     count = p.calls[name] = [0, 0]
                 count[0] += 1
-                if ret is not None and (
-                    -4096 < ret < 0 or (number == brk and _refused(space, call.args, ret))
-                ):
+                if ret is None:
+                    pass
+                elif ret < 0:
+                    count[1] += ret > -4096
+                elif number == brk and _refused(space, call.args, ret):
                     count[1] += 1
                 if change is not None and change.conflict:
                     p.conflict(seq)
@@ -219,7 +225,7 @@ class _Pass:
                     if rss is not None and rss > p.rss_peak:
                         p.rss_peak = rss
                 for hook in on_call:
-                    hook(p, seq, t, call, name, change)
+                    hook(seq, t, call, name, change)
         finally:
             r.events, r.last_seq, r.last_t = events, seq, t
             r.duration_ns = t
@@ -497,13 +503,17 @@ def _short(e: Exception) -> str:
     return str(e)[:120]
 
 
-_HOOKS = ("begin", "born", "call", "compared", "life", "headers", "died", "end")
+_HOOKS = ("begin", "born", "compared", "life", "headers", "died", "end")
 
 
 def _hooks(observers: tuple[Observer, ...], name: str) -> tuple[Callable[..., None], ...]:
     """The observers' methods of that name, those that were not overridden left out."""
-    base = getattr(Observer, name)
-    return tuple(getattr(o, name) for o in observers if getattr(type(o), name) is not base)
+    return tuple(getattr(o, name) for o in observers if _told(o, name))
+
+
+def _told(o: Observer, *names: str) -> bool:
+    """Whether an observer overrides one of these."""
+    return any(getattr(type(o), name) is not getattr(Observer, name) for name in names)
 
 
 _APPLY: dict[type, Callable[[_Pass, int, int, Any], Process | None]] = {

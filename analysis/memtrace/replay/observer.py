@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from memtrace.replay.process import Process
     from memtrace.replay.result import Replay
@@ -36,6 +37,12 @@ class Observer:
         self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
     ) -> None:
         """One memory call; `change` is None when it left the map as it was."""
+
+    def calls_of(self, p: Process) -> Callable[[int, int, Call, str, Change | None], None]:
+        """What is to be told of the calls of one process: `call`, unless there is something more
+        direct.
+        """
+        return partial(self.call, p)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """A snapshot was compared; on a drift the map has been made the kernel's."""

@@ -31,7 +31,8 @@ from memtrace.trace.records import (
 )
 
 _json = msgspec.json.Encoder()
-_row = msgspec.json.Decoder(Call)
+_decode_row = msgspec.json.Decoder(Call).decode
+_COMMA = ord(",")
 _life = msgspec.json.Decoder(LifeRecord)
 _header = msgspec.json.Decoder(Header)
 _footer = msgspec.json.Decoder(Footer)
@@ -120,22 +121,27 @@ class Decoder:
         Raises:
             ValueError: the line is no record.
         """
-        body = line[:-1] if line[-1:] == b"," else line.rstrip(b",\r\n \t")
         try:
-            if body[:1] != b"[":
-                return self._object(body)
-            row = _row.decode(body) if self._order is None else self._reordered(body)
+            if line[:1] != b"[":
+                return self._object(line.rstrip(b",\r\n \t"))
+            if self._order is not None:
+                row = self._reordered(line.rstrip(b",\r\n \t"))
+            elif line[-1] == _COMMA:
+                row = _decode_row(line[:-1])
+            else:
+                row = _decode_row(line.rstrip(b",\r\n \t"))
         except msgspec.MsgspecError as e:
             raise ValueError(str(e)) from e
         if row.site.__class__ is Site:
             self._define_site(row.site)
-        ext = row.ext
+        ext, call = row.ext, row.call
         if ext is not None and ext.f.__class__ is FileId:
             self._define_file(ext.f)
-        if not 0 <= row.call < self._calls:
-            raise ValueError(f"call {row.call} is not in the header's list")
-        if row.call == self._mmap and len(row.args) == 4:
-            row.args += MMAP_TAIL
+        if call == self._mmap:
+            if len(row.args) == 4:
+                row.args += MMAP_TAIL
+        elif not 0 <= call < self._calls:
+            raise ValueError(f"call {call} is not in the header's list")
         return row
 
     def _object(self, body: bytes) -> Record:
