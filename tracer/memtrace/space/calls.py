@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from memtrace.space.address_space import ANON_RW, ANON_RWX, READ_IMPLIES_EXEC, AddressSpace, Piece
-from memtrace.space.canonical import ANON_DEV, ASSUMED, DONTFORK, GROWSDOWN, Attr, MapsCache
+from memtrace.space.canonical import ANON_DEV, ASSUMED, DONTFORK, GROWSDOWN, PLAIN, Attr, MapsCache
 from memtrace.space.seed import disjoint
 from memtrace.trace.records import FileId
 from memtrace.trace.sizes import round_up
@@ -35,6 +35,9 @@ PR_SET_MM_MAP = 14
 _PERMS = tuple(
     ("r" if p & 1 else "-") + ("w" if p & 2 else "-") + ("x" if p & 4 else "-") for p in range(8)
 )
+#: Private memory without a file, by protection; and where READ_IMPLIES_EXEC stands.
+_PLAIN = tuple(PLAIN[perms + "p"] for perms in _PERMS)
+_PLAIN_EXEC = tuple(_PLAIN[p | PROT_EXEC if p & PROT_READ else p] for p in range(8))
 _U64 = (1 << 64) - 1
 #: Top of what a user address can be: the sizes of a hostile trace are clamped to it.
 TASK_MAX = 1 << 57
@@ -100,17 +103,15 @@ def apply(
     if ext is not None and ext.personality is not None:
         space.personality = ext.personality
     effect = EFFECTS.get(call)
-    if (
-        effect is not None
-        and ret is not None
-        and (ret >= 0 or ret < -4095 or (call == "madvise" and ret == ENOMEM))
-    ):
+    if effect is None or ret is None:
+        pass
+    elif ret >= 0 or ret < -4095 or (call == "madvise" and ret == ENOMEM):
         change = Change()
         try:
             effect(space, args, ret, change, file, ext.name if ext is not None else None)
         except (IndexError, NoRangeError):  # a damaged row with too few arguments, or a hostile one
             change.conflict = True
-    elif space.assumed and ret is not None and ret != EINVAL and call in _PART_WAY:
+    elif space.assumed and ret != EINVAL and call in _PART_WAY:
         change = _part_way(space, args)
     if ext is not None and ext.x is not None:
         low, high, lines = ext.x
@@ -130,16 +131,18 @@ def apply(
             space.brk_is_page = False
         if ext.dontfork is not None:
             _dontfork(space, *ext.dontfork)
-    if change is None or not (change.removed or change.added or change.conflict):
-        return None
-    return change
+    if change is not None and (change.removed or change.added or change.conflict):
+        return change
+    return None
 
 
 def _range(address: int, length: int) -> tuple[int, int]:
     """[start, end) of a page range as the kernel takes it; empty when it is no user range."""
+    if 0 <= address < TASK_MAX and 0 < length <= TASK_MAX:
+        return address, address + (length + 4095 & -4096)
     if address < 0 or length <= 0 or address >= TASK_MAX:
         return 0, 0
-    return address, address + min(round_up(length), TASK_MAX)
+    return address, address + TASK_MAX
 
 
 class NoRangeError(ValueError):
@@ -162,8 +165,7 @@ def _user_range(address: int, length: int) -> tuple[int, int]:
 def _place(space: AddressSpace, low: int, high: int, attr: Attr, tag: int, change: Change) -> None:
     """Map [low, high) over whatever is there."""
     if high > low:
-        change.removed += space.cut(low, high)
-        space.put(low, high, attr, tag)
+        change.removed += space.place(low, high, attr, tag)
         change.added.append((low, high, attr, tag))
 
 
@@ -177,32 +179,42 @@ def prot_perms(space: AddressSpace, prot: int, shared: str) -> str:
 def _mmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, high = _user_range(ret, a[1])
-    flags = a[3]
-    if high <= low:
-        return
-    shared = "s" if flags & MAP_TYPE in (1, 3) else "p"
-    perms = prot_perms(space, a[2], shared)
-    if file is not None:
-        # Shared memory without a file has an inode of its own (`shmem_zero_setup`), from its start.
-        offset = 0 if flags & MAP_ANONYMOUS else a[5]
-        attr = Attr(perms, file.dev, file.ino, offset - low, "")
-        space.paths[file.dev, file.ino] = file.path
+    low, length, prot, flags = ret, a[1], a[2], a[3]
+    if low < 0 or low >= TASK_MAX or not 0 < length <= TASK_MAX:
+        low, high = _user_range(low, length)
+        if high <= low:
+            return
     else:
-        attr = Attr(perms, ANON_DEV, 0, 0, "", GROWSDOWN if flags & MAP_GROWSDOWN else 0)
-    removed = space.cut(low, high)
-    if removed and not flags & MAP_FIXED:
-        change.conflict = True
-    tag = space.new_tag()
-    space.put(low, high, attr, tag)
-    change.removed = removed
-    change.added.append((low, high, attr, tag))
+        high = low + (length + 4095 & -4096)
+    if file is None and not flags & MAP_GROWSDOWN and flags & MAP_TYPE == 2:
+        attr = (_PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN)[prot & 7]
+    else:
+        perms = prot_perms(space, prot, "s" if flags & MAP_TYPE in (1, 3) else "p")
+        if file is not None:
+            # Shared memory without a file has an inode of its own (`shmem_zero_setup`), from its
+            # start.
+            offset = 0 if flags & MAP_ANONYMOUS else a[5]
+            attr = Attr(perms, file.dev, file.ino, offset - low, "")
+            space.paths[file.dev, file.ino] = file.path
+        else:
+            attr = Attr(perms, ANON_DEV, 0, 0, "", GROWSDOWN if flags & MAP_GROWSDOWN else 0)
+    tag = space.next_tag
+    space.next_tag = tag + 1
+    removed = space.place(low, high, attr, tag)
+    if removed:
+        change.removed = removed
+        change.conflict = not flags & MAP_FIXED
+    change.added = [(low, high, attr, tag)]
 
 
 def _munmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    change.removed = space.cut(*_user_range(a[0], a[1]))
+    low, length = a[0], a[1]
+    if 0 <= low < TASK_MAX and 0 < length <= TASK_MAX:
+        change.removed = space.cut(low, low + (length + 4095 & -4096))
+    else:
+        change.removed = space.cut(*_user_range(low, length))
 
 
 def _brk(
@@ -213,7 +225,9 @@ def _brk(
     if not 0 <= new < TASK_MAX:
         change.conflict = True
         return
-    page, space.brk_is_page = space.brk_is_page, False
+    page = space.brk_is_page
+    if page:
+        space.brk_is_page = False
     if old is None or new == old or (page and new != a[0] & _U64):
         space.brk = new
         return

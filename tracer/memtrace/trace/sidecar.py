@@ -20,9 +20,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+import memtrace
+
 SUFFIX = ".cache"
 #: Bytes from which on a trace gets a cache: replaying less takes a tenth of a second.
 LARGE = 1 << 20
+#: The packages whose source makes what is kept.
+PARTS = ("trace", "space", "replay", "malloc", "findings", "report")
 _MAGIC = b"memtrace cache 1\n"
 _TAIL = 8 + 16  # where the index begins, and its digest
 _CHUNK = 1 << 20
@@ -165,12 +169,14 @@ class SidecarWriter:
 @cache
 def code_digest() -> bytes:
     """A digest of memtrace's own source: what another version has made is not used."""
+    sources: dict[str, Path] = {}
+    for root in memtrace.__path__:  # two in a checkout, one where it is installed
+        for part in PARTS:
+            for file in (Path(root) / part).glob("*.py"):
+                sources.setdefault(f"{part}/{file.name}", file)
     found = hashlib.sha256()
-    roots = [Path(folder) for folder in __import__("memtrace").__path__]
-    for root in roots:
-        for part in ("trace", "space", "replay", "malloc", "findings", "report"):
-            for file in sorted((root / part).glob("*.py")):
-                found.update(f"{part}/{file.name}".encode() + b"\0" + file.read_bytes())
+    for name, file in sorted(sources.items()):
+        found.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return found.digest()
 
 

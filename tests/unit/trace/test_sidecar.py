@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cache beside a trace: used only if it was made of this very trace by this very program."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import memtrace
+from memtrace.trace import sidecar
+from memtrace.trace.sidecar import SUFFIX, Memory, Sidecar, SidecarWriter, is_file, is_large
+
+BLOBS = {"one": b"first" * 100, "two": b"", "three": bytes(range(256))}
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "t.json"
+    path.write_bytes(b"what the trace holds\n" * 50)
+    return path
+
+
+def cache_of(trace: Path) -> Path:
+    return Path(f"{trace}{SUFFIX}")
+
+
+def made(trace: Path) -> bytes:
+    writer = SidecarWriter(str(trace))
+    for name, data in BLOBS.items():
+        writer.add(name, data)
+    writer.finish()
+    return cache_of(trace).read_bytes()
+
+
+def found(trace: Path) -> dict[str, bytes | None] | None:
+    beside = Sidecar.of(str(trace))
+    if beside is None:
+        return None
+    blobs = {name: beside.get(name) for name in BLOBS}
+    assert beside.get("another") is None
+    beside.close()
+    return blobs
+
+
+def test_what_was_kept_is_found_again(trace: Path) -> None:
+    assert found(trace) is None
+    made(trace)
+    assert found(trace) == BLOBS
+    assert set(trace.parent.iterdir()) == {cache_of(trace), trace}
+    assert cache_of(trace).stat().st_mode & 0o777 == 0o600
+
+
+def test_another_content_of_the_same_size_is_another_trace(trace: Path) -> None:
+    made(trace)
+    before = trace.stat()
+    data = bytearray(trace.read_bytes())
+    data[500] ^= 1
+    trace.write_bytes(data)
+    os.utime(trace, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert found(trace) is None
+    data[500] ^= 1
+    trace.write_bytes(data)
+    assert found(trace) == BLOBS
+
+
+def test_a_damaged_byte_anywhere_gives_nothing_wrong(trace: Path) -> None:
+    whole = made(trace)
+    for i in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[i] ^= 0x55
+        cache_of(trace).write_bytes(damaged)
+        blobs = found(trace)
+        assert blobs is None or all(v is None or v == BLOBS[n] for n, v in blobs.items()), i
+        assert blobs != BLOBS, i
+
+
+def test_a_cut_cache_is_none(trace: Path) -> None:
+    whole = made(trace)
+    for size in range(len(whole)):
+        cache_of(trace).write_bytes(whole[:size])
+        assert found(trace) is None, size
+
+
+def test_another_version_of_memtrace_makes_its_own(
+    trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(trace)
+    monkeypatch.setattr(sidecar, "code_digest", lambda: b"another")
+    assert found(trace) is None
+
+
+def test_the_digest_of_the_program_covers_what_makes_the_blobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sidecar.code_digest()
+    roots = [Path(folder) for folder in memtrace.__path__]
+    assert all(any((root / part).is_dir() for root in roots) for part in sidecar.PARTS[:4])
+    copies = []
+    for i, root in enumerate(roots):
+        shutil.copytree(root, tmp_path / str(i))
+        copies.append(tmp_path / str(i))
+    monkeypatch.setattr(memtrace, "__path__", list(map(str, copies)))
+    sidecar.code_digest.cache_clear()
+    try:
+        assert sidecar.code_digest() == real
+        file = next(c / "malloc" / "regions.py" for c in copies if (c / "malloc").is_dir())
+        file.write_text(file.read_text() + "\n")
+        sidecar.code_digest.cache_clear()
+        assert sidecar.code_digest() != real
+    finally:
+        sidecar.code_digest.cache_clear()
+
+
+def test_what_others_may_have_written_is_not_used(trace: Path) -> None:
+    made(trace)
+    cache_of(trace).chmod(0o620)
+    assert found(trace) is None
+    cache_of(trace).chmod(0o600)
+    assert found(trace) == BLOBS
+    if os.geteuid() == 0:
+        os.chown(cache_of(trace), 12345, 12345)
+        assert found(trace) is None
+
+
+def test_no_link_is_followed_and_nothing_else_replaced(trace: Path, tmp_path: Path) -> None:
+    made(trace)
+    elsewhere = tmp_path / "elsewhere"
+    cache_of(trace).rename(elsewhere)
+    cache_of(trace).symlink_to(elsewhere)
+    assert found(trace) is None
+    cache_of(trace).unlink()
+    cache_of(trace).write_bytes(b"a file of the user's own")
+    writer = SidecarWriter(str(trace))
+    writer.add("one", b"x")
+    writer.finish()
+    assert cache_of(trace).read_bytes() == b"a file of the user's own"
+    assert found(trace) is None
+
+
+def test_a_trace_that_changes_meanwhile_gets_none(trace: Path) -> None:
+    writer = SidecarWriter(str(trace))
+    writer.add("one", b"x")
+    with trace.open("ab") as f:
+        f.write(b"more")
+    writer.finish()
+    assert writer.get("one") == b"x"  # this one reading has its use of it
+    assert list(trace.parent.iterdir()) == [trace]
+
+
+def test_an_abandoned_one_leaves_nothing(trace: Path) -> None:
+    writer = SidecarWriter(str(trace))
+    writer.add("one", b"x")
+    writer.abandon()
+    writer.add("two", b"y")
+    writer.finish()
+    assert list(trace.parent.iterdir()) == [trace]
+    assert writer.get("one") is None
+
+
+def test_where_nothing_can_be_written_nothing_fails(tmp_path: Path) -> None:
+    for path in ("/proc/self/maps", str(tmp_path / "none" / "t.json"), "/dev/null"):
+        writer = SidecarWriter(path)
+        writer.add("one", b"x")
+        assert writer.get("one") is None
+        writer.finish()
+        assert Sidecar.of(path) is None
+
+
+def test_a_full_disk_is_no_failure(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SidecarWriter(str(trace))
+    writer.add("one", b"x")
+
+    def full(_fd: int, _data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    writer.add("two", b"y")
+    writer.finish()
+    assert list(trace.parent.iterdir()) == [trace]
+
+
+def test_which_traces_get_one(tmp_path: Path, trace: Path) -> None:
+    assert is_file(str(trace))
+    assert not is_large(str(trace))
+    with trace.open("r+b") as f:
+        f.truncate(sidecar.LARGE)
+    assert is_large(str(trace))
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_file(str(tmp_path / "pipe"))
+    assert not is_large(str(tmp_path / "pipe"))
+    assert not is_large(str(tmp_path / "none"))
+    memory = Memory()
+    memory.add("a", b"b")
+    assert (memory.get("a"), memory.get("c")) == (b"b", None)
