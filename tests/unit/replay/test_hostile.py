@@ -131,7 +131,7 @@ def test_the_commands_say_so_and_never_fail(tmp_path: Path) -> None:
 
 
 #: Records of each kind in the default run; the slow tests take far more.
-FEW, MANY = 300, 20_000
+FEW, MANY = 300, 10_000
 
 
 @pytest.mark.parametrize("large", LARGE.values(), ids=LARGE.keys())
