@@ -42,7 +42,7 @@ _HUGE = 2 << 20
 HUGE_MASK = _HUGE - 1
 #: Calls whose successful effect is always read back.
 ALWAYS = frozenset((
-    "shmat", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages",
+    "shmat", "shmdt", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages",
     "personality", "process_madvise",
 ))  # fmt: skip
 
@@ -107,6 +107,8 @@ class ReadBack:
             address = int.from_bytes(tracee.mm.bytes_at(e[ENTRY_ARG0 + 3], 4), "little")
         if name == "shmat" or name == "map_shadow_stack":
             return _joined(_whole_line(tracee, address), fields)
+        if name == "shmdt":
+            return _joined(_not_detached(tracee, a[0]), fields)
         if name in _LINES_TELL or (name in _PROTECTING and tracee.mm.reads_exec):
             # READ_IMPLIES_EXEC leaves alone what lies on a file system mounted noexec.
             low = a[0] & -PAGE
@@ -249,6 +251,23 @@ def _whole_line(tracee: Tracee, address: int) -> bytes:
         return b""
     start, end = (int(v, 16) for v in lines[0].split(None, 1)[0].split("-"))
     return wire.extra({"x": [max(start, address), end, lines]})
+
+
+def _not_detached(tracee: Tracee, address: int) -> bytes:
+    """What still lies where a piece of the segment at `address` would: another attachment's, moved
+    there, or beyond the segment's size. `struct file` tells (`ksys_shmdt`), which no map shows.
+    """
+    raw = procfs.read_fd(tracee.mm.maps_fd)
+    left = []
+    for line in _overlapping(raw, address, TASK_SIZE):
+        span, _, offset, _, _, *path = line.split(None, 5)
+        start, end = (int(v, 16) for v in span.split("-"))
+        if path and path[0].startswith("/SYSV") and start - address == int(offset, 16):
+            left.append((start, end))
+    if not left:
+        return b""
+    low, high = left[0][0], left[-1][1]
+    return wire.extra({"x": [low, high, _overlapping(raw, low, high)]})
 
 
 def _normalise(tracee: Tracee, name: str, a: list[int]) -> tuple[str, list[int], bytes]:
