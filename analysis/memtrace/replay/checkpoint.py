@@ -77,11 +77,13 @@ class Keeper:
     Attributes:
         kept: (seq and time of the record before, blob) of each checkpoint, in order.
         every: records between two of them, at least.
+        costly: keep them also where that costs more than the replay.
     """
 
     def __init__(self, store: Store, every: int = EVERY) -> None:
         self.store = store
         self.every = every
+        self.costly = False
         self.kept: list[tuple[int, int, str]] = []
         self.failed = False
         self._blobs: dict[int, str] = {}
@@ -109,7 +111,7 @@ class Keeper:
         spaces = [(mm, live[mm].space) for mm in touched if mm in live]
         cost = len(live) + len(tasks.pid_of)
         cost += sum(len(space) + len(space.paths) for _, space in spaces)
-        if distance < cost:
+        if distance < cost and not self.costly:
             return
         try:
             for mm, space in spaces:

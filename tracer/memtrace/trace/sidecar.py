@@ -29,7 +29,6 @@ LARGE = 1 << 20
 PARTS = ("trace", "space", "replay", "malloc", "findings", "report")
 _MAGIC = b"memtrace cache 1\n"
 _TAIL = 8 + 16  # where the index begins, and its digest
-_CHUNK = 1 << 20
 
 
 class Store(Protocol):
