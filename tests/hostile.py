@@ -150,6 +150,9 @@ CONTRADICTIONS: dict[str, Contradiction] = {
     "a second mapping of nothing": Contradiction(
         _two(call("mremap", [LOW, 0, PAGE, 1], 2 * LOW)), 2
     ),
+    "an mremap to nothing": Contradiction(
+        _two(call("mremap", [0x400000, PAGE, 0, 1], 0x400000)), 2
+    ),
     "a row with too few arguments": Contradiction(_two(call("mmap", [0], LOW)), 2),
     "a row with no arguments": Contradiction(_two(call("munmap", [])), 2),
     "lines of an exec that overlap": Contradiction(

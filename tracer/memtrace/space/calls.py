@@ -250,6 +250,7 @@ def _mremap(
     new, new_end = _user_range(ret, a[2])
     flags = a[3] if len(a) > 3 else 0
     if new_end <= new:
+        change.conflict = True  # EINVAL
         return
     if old_end <= old:  # old_size 0: a second mapping of a shared one
         source = space.at(a[0])
