@@ -112,6 +112,44 @@ def bytes_per_event(folder: Path) -> None:
         print(f"  .{suffix:9} {size:5.1f}; target {bound}")
 
 
+def reading(folder: Path, calls: int) -> None:
+    """Calls per second of what reads a trace of so many calls and 500 mappings."""
+    path = folder / f"synthetic-{calls}.json"
+    make = [sys.executable, str(ROOT / "benchmarks" / "synthetic.py"), "-n", str(calls)]
+    subprocess.run([*make, "--mappings", "500", "-o", str(path)], check=True)
+    print(f"\nreading {calls:,} calls, 500 mappings, {path.stat().st_size >> 20} MiB:", end=" ")
+    print("calls per second, seconds, peak MiB")
+    out = str(folder / "out.json")
+    verbs: list[tuple[str, list[str], int]] = [
+        ("verify", ["verify", "-q", str(path)], 0),
+        ("report json, first", ["report", "--format", "json", "-o", out, str(path)], 120_000),
+        ("report json, second", ["report", "--format", "json", "-o", out, str(path)], 250_000),
+        ("verify, again", ["verify", "-q", str(path)], 250_000),
+        ("report text", ["report", "-o", out, str(path)], 0),
+    ]
+    for name, words, bound in verbs:
+        seconds, peak = measured([sys.executable, "-m", "memtrace", *words])
+        target = f"; target {bound:,}" if bound else ""
+        print(f"  {name:22} {calls / seconds:12,.0f} {seconds:8.2f} {peak:6.0f}{target}")
+    late = []
+    for when in ("1", str(calls // 3), str(calls), "peak", "end"):
+        late.append(measured([*MEMTRACE[:3], "maps", "--at", when, str(path)])[0])
+    print(f"  maps at five moments   {max(late):.2f} s at most; target 0.5 for a million calls")
+    words = ["diff", "--at", str(calls // 4), "--at", str(calls // 2), str(path)]
+    print(f"  diff                   {measured([*MEMTRACE[:3], *words])[0]:.2f} s")
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """(seconds from start to end, peak resident MiB)."""
+    begun = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command} failed")
+    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+
+
 def wall(command: list[str]) -> float:
     """Seconds from start to end."""
     begun = time.perf_counter()
@@ -123,13 +161,22 @@ def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument(
+        "--read", type=int, nargs="*", metavar="CALLS",
+        help="only what reads traces, of so many calls each (default 1000000)",
+    )  # fmt: skip
+    chosen = parser.parse_args()
+    rounds = chosen.rounds
     kernel = os.uname()
     print(
         f"{kernel.sysname} {kernel.release}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        for calls in chosen.read or [1_000_000]:
+            reading(folder, calls)
+        if chosen.read is not None:
+            return
         call_costs(rounds, folder)
         start_up(rounds * 3, folder)
         bytes_per_event(folder)
