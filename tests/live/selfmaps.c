@@ -15,8 +15,8 @@
  * marks of a pid are the same, whatever it executes.
  *
  * Why two: other threads may map while this one reads, and no lock of ours would hold the C library back. So the
- * trace decides: if it has no call that changed this address space between the two marks, the program read one
- * state, and that is the state the trace must give. If it has one, the mark says nothing. A trace that lost a call,
+ * trace decides: if it has no other call in this address space between the two marks, the program read one state, and
+ * that is the state the trace must give. If it has one, the mark says nothing. A trace that lost a call,
  * or has it at a wrong place, cannot hide behind this: the map it then gives at the mark is another than that read.
  *
  * Nothing here allocates, maps, or leaves errno or a descriptor changed. One mark at a time for an address space; who

@@ -82,8 +82,9 @@ def dumps(folder: Path) -> dict[Key, list[str]]:
 class Marks(Observer):
     """Compares while the trace is replayed.
 
-    A mark is a pair of calls. It counts if the trace has nothing between the two that changed the
-    address space; else another thread may have mapped while the program read.
+    A mark is a pair of calls. It counts if the trace has no other call in that address space
+    between the two, not even one whose effect nobody sees: the program reads its map a page of text
+    at a time, and where its lines divide may change by an madvise.
     """
 
     dumps: dict[Key, list[str]]
@@ -95,7 +96,7 @@ class Marks(Observer):
     grown: int = 0
     wrong: list[str] = field(default_factory=list)
     _cache: MapsCache = field(default_factory=MapsCache)
-    _changes: Counter[int] = field(default_factory=Counter)
+    _calls: Counter[int] = field(default_factory=Counter)
     _open: dict[Key, int] = field(default_factory=dict)
 
     def begin(self, replay: Replay) -> None:
@@ -104,14 +105,13 @@ class Marks(Observer):
     def call(
         self, p: Process, seq: int, t: int, call: Call, name: str, change: Change | None
     ) -> None:
-        if change is not None:
-            self._changes[p.mm] += 1
         if name != "munmap" or call.ret != EINVAL or call.args[1] != 0:
+            self._calls[p.mm] += 1
             return
         key = self._tasks.pid_of[call.tid], call.args[0] >> 12
         if key not in self.dumps:
             return
-        now, before = self._changes[p.mm], self._open.pop(key, None)
+        now, before = self._calls[p.mm], self._open.pop(key, None)
         if before is None:
             self._open[key] = now
         elif before != now:
@@ -120,11 +120,11 @@ class Marks(Observer):
             self._compare(p, key, seq)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
-        self._changes[p.mm] += comparison.drift is not None
+        self._calls[p.mm] += comparison.drift is not None
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
         if p is not None:
-            self._changes[p.mm] += isinstance(record, Overlap | Lost)
+            self._calls[p.mm] += isinstance(record, Overlap | Lost)
 
     def _compare(self, p: Process, key: Key, seq: int) -> None:
         lines = self.dumps[key]

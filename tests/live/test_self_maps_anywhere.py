@@ -25,8 +25,9 @@ from memtrace.trace.reader import Trace
 
 Run = Callable[..., Traced]
 OFF = ("--snapshots", "off")
+SLOW = pytest.mark.slow
 #: One thread each: the order of calls is what strace shows.
-BY_STRACE = ("gcc", "perl", "sqlite3", pytest.param("bash", marks=pytest.mark.slow))
+BY_STRACE = ("gcc", "perl", "sqlite3", pytest.param("bash", marks=SLOW))
 
 
 def with_marks(folder: Path, every: int, calls: int, argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +64,10 @@ def test_the_same_without_the_filter(run: Run, tmp_path: Path, name: str) -> Non
     marked(run, tmp_path, name, "--no-seccomp", *OFF)
 
 
-@pytest.mark.parametrize("name", ["python", "perl", "node"])
+@pytest.mark.parametrize(
+    "name",
+    ["python", "perl", "node", *(pytest.param(n, marks=SLOW) for n in ("bash", "gcc"))],
+)
 def test_the_same_joined_half_way(tmp_path: Path, name: str) -> None:
     program = PROGRAMS[name]
     m, to, path = program.marks, tmp_path / "dumps", tmp_path / "t.json"
@@ -81,16 +85,27 @@ def test_the_same_joined_half_way(tmp_path: Path, name: str) -> None:
     assert_marks(done, to, 20, part=True)
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
-def test_threads_and_forks_that_map_at_random(run: Run, tmp_path: Path, seed: int) -> None:
+def fuzzed_with_marks(run: Run, folder: Path, seed: int, threads: int, rounds: int) -> None:
     # Its own marks stand where all threads wait; these where the others go on mapping.
-    to = tmp_path / "dumps"
-    done = run(*with_marks(to, 0, 1, (str(built("fuzz")), str(seed), "3", "4", "60")), options=OFF)
+    print("seed:", seed)  # noqa: T201 - what a failure needs to be seen again
+    to, argv = folder / "dumps", (built("fuzz"), seed, threads, rounds, 60)
+    done = run(*with_marks(to, 0, 1, tuple(map(str, argv))), options=OFF)
     assert done.returncode == 0, done.stderr
     done.assert_exact()
     marks = assert_marks(done, to, 100)
     assert marks.crossed, "no mark was crossed by another thread's call: the threads do not fight"
-    assert done.assert_marks() >= 4
+    assert done.assert_marks() >= rounds
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_threads_and_forks_that_map_at_random(run: Run, tmp_path: Path, seed: int) -> None:
+    fuzzed_with_marks(run, tmp_path, seed, 3, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(500, 508))
+def test_more_threads_and_forks(run: Run, tmp_path: Path, seed: int) -> None:
+    fuzzed_with_marks(run, tmp_path, seed, 8, 8)
 
 
 def test_redis_under_its_benchmark(tmp_path: Path) -> None:
