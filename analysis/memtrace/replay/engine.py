@@ -17,7 +17,7 @@ from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import TASK_MAX, apply
+from memtrace.space.calls import TASK_MAX, apply, contradicts
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.space.seed import seed
@@ -156,6 +156,7 @@ class _Pass:
         last_t = _NEVER if until_t is None else until_t
         mm: int | None = None
         p: Process = None  # type: ignore[assignment]  # of the mm of the call before
+        most = vm_most = rss_most = offset = 0  # of `p`
         seq, t, events = r.last_seq, r.last_t, 0
         trace, mark, touched = self.trace, self.trace.mark, self.touched
         try:
@@ -163,11 +164,10 @@ class _Pass:
                 if now > last_seq or when > last_t:
                     r.stopped = True
                     break
-                if trace.mark is not mark:
+                if keeper is not None and trace.mark is not mark:
                     mark = trace.mark
-                    if keeper is not None:
-                        keeper.passing(mark, live, touched, r.tasks, len(trace.decoder.files))
-                        mm = None
+                    keeper.passing(mark, live, touched, r.tasks, len(trace.decoder.files))
+                    mm = None
                 if when < t:
                     r.ordered = False
                     self._back_in_time(now, t - when)
@@ -185,10 +185,12 @@ class _Pass:
                     mm = call.mm
                     p = live[mm]
                     on_call = [of(p) for of in callers]
+                    offset, most = p.statm_offset, p.mapped_peak
+                    vm_most, rss_most = p.vm_peak, p.rss_peak
                     touched.add(mm)
                     self.owners.begins(seq, p.index)
-                number = call.call
-                name, ret, ext, space = names[number], call.ret, call.ext, p.space
+                number, ret, ext, space = call.call, call.ret, call.ext, p.space
+                name = names[number]
                 change = file = None
                 if ext is not None:
                     if ext.f is not None:
@@ -196,7 +198,13 @@ class _Pass:
                     if ext.h is not None:
                         self._headers(seq, ext.h)
                 try:
-                    change = apply(space, name, call.args, ret, ext, file, cache)
+                    if on_call:
+                        change = apply(space, name, call.args, ret, ext, file, cache)
+                        conflict = change is not None and change.conflict
+                    else:
+                        conflict = contradicts(space, name, call.args, ret, ext, file, cache)
+                    if conflict:
+                        p.conflict(seq)
                 except (ValueError, OverflowError) as e:
                     r.problem(seq, f"{name} carries no maps text: {_short(e)}")
                 count = p.calls.get(name)
@@ -209,21 +217,20 @@ class _Pass:
                     count[1] += ret > -4096
                 elif number == brk and _refused(space, call.args, ret):
                     count[1] += 1
-                if change is not None and change.conflict:
-                    p.conflict(seq)
                 total = space.total
-                if total > p.mapped_peak:
-                    p.mapped_peak, p.mapped_peak_seq = total, seq
-                vm = call.vm
-                if vm is not None:
-                    p.checksums += 1
-                    if vm * page != total + p.statm_offset:
+                if total > most:
+                    most = p.mapped_peak = total
+                    p.mapped_peak_seq = seq
+                vm, rss = call.vm, call.rss
+                if vm is None:
+                    p.unread += 1
+                else:
+                    if vm * page != total + offset:
                         p.checksum_differs(seq, vm * page - total)
-                    if vm > p.vm_peak:
-                        p.vm_peak = vm
-                    rss = call.rss
-                    if rss is not None and rss > p.rss_peak:
-                        p.rss_peak = rss
+                    if vm > vm_most:
+                        vm_most = p.vm_peak = vm
+                    if rss is not None and rss > rss_most:
+                        rss_most = p.rss_peak = rss
                 for hook in on_call:
                     hook(seq, t, call, name, change)
         finally:

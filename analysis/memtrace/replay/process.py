@@ -41,8 +41,9 @@ class Process:
             dead processes cost nothing.
         calls: name -> [count, failed].
         snapshots: kernel maps compared, `exact` of them reproduced.
-        checksums: calls whose statm total was compared, `checksum_mismatches` of them disagreed;
-            `checksum_growth` of these are explained by stack growth that the next snapshot showed.
+        unread: calls without a statm total. Of the others (`checksums`) `checksum_mismatches`
+            disagreed; `checksum_growth` of these are explained by stack growth that the next
+            snapshot showed.
         first_mismatch: seq of the first disagreement that nothing explains.
         conflicts: calls whose result contradicts the map, first of them at `first_conflict`.
         drift: the first snapshots not reproduced (at most `KEEP`, `drifts` counts all).
@@ -78,7 +79,7 @@ class Process:
     libcs: list[Libc] = field(default_factory=list)
     snapshots: int = 0
     exact: int = 0
-    checksums: int = 0
+    unread: int = 0
     checksum_mismatches: int = 0
     checksum_growth: int = 0
     first_mismatch: int | None = None
@@ -126,6 +127,11 @@ class Process:
     def events(self) -> int:
         """Calls replayed."""
         return sum(n for n, _ in self.calls.values())
+
+    @property
+    def checksums(self) -> int:
+        """Calls whose statm total was compared."""
+        return self.events - self.unread
 
     @property
     def unexplained(self) -> int:

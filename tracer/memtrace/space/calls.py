@@ -22,7 +22,7 @@ from memtrace.space.seed import disjoint
 from memtrace.trace.records import FileId
 from memtrace.trace.sizes import round_up
 
-MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 0xF, 0x10, 0x20
+MAP_PRIVATE, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 2, 0xF, 0x10, 0x20
 MAP_GROWSDOWN, MAP_STACK = 0x100, 0x20000
 PROT_READ, PROT_EXEC, PROT_GROWSDOWN = 1, 4, 0x01000000
 MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
@@ -136,13 +136,43 @@ def apply(
     return None
 
 
+def contradicts(
+    space: AddressSpace,
+    call: str,
+    args: list[int],
+    ret: int | None,
+    ext: Evidence | None,
+    file: FileId | None,
+    cache: MapsCache,
+) -> bool:
+    """Apply one call where nobody asks what it changed; whether its result contradicts the map.
+
+    Nearly every call of a trace is one of the two that take a short way here.
+    """
+    if ext is None and ret is not None:
+        if call == "munmap":
+            if ret == 0 and len(args) > 1:
+                low, length = args[0], args[1]
+                if 0 <= low < TASK_MAX and 0 < length <= TASK_MAX:
+                    space.cut(low, low + (length + 4095 & -4096))
+                    return False
+        elif call == "mmap" and 0 <= ret < TASK_MAX and len(args) > 3:
+            length, flags = args[1], args[3]
+            if 0 < length <= TASK_MAX and flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE:
+                plain = _PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN
+                tag = space.next_tag
+                space.next_tag = tag + 1
+                removed = space.place(ret, ret + (length + 4095 & -4096), plain[args[2] & 7], tag)
+                return bool(removed) and not flags & MAP_FIXED
+    change = apply(space, call, args, ret, ext, file, cache)
+    return change is not None and change.conflict
+
+
 def _range(address: int, length: int) -> tuple[int, int]:
     """[start, end) of a page range as the kernel takes it; empty when it is no user range."""
-    if 0 <= address < TASK_MAX and 0 < length <= TASK_MAX:
-        return address, address + (length + 4095 & -4096)
     if address < 0 or length <= 0 or address >= TASK_MAX:
         return 0, 0
-    return address, address + TASK_MAX
+    return address, address + min(round_up(length), TASK_MAX)
 
 
 class NoRangeError(ValueError):
@@ -155,11 +185,11 @@ def _user_range(address: int, length: int) -> tuple[int, int]:
     Raises:
         NoRangeError: it is none.
     """
-    if not length:
-        return 0, 0
-    if not (0 <= address < TASK_MAX and 0 < length <= TASK_MAX):
+    if 0 <= address < TASK_MAX and 0 < length <= TASK_MAX:
+        return address, address + (length + 4095 & -4096)
+    if length:
         raise NoRangeError
-    return _range(address, length)
+    return 0, 0
 
 
 def _place(space: AddressSpace, low: int, high: int, attr: Attr, tag: int, change: Change) -> None:
@@ -179,14 +209,11 @@ def prot_perms(space: AddressSpace, prot: int, shared: str) -> str:
 def _mmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, length, prot, flags = ret, a[1], a[2], a[3]
-    if low < 0 or low >= TASK_MAX or not 0 < length <= TASK_MAX:
-        low, high = _user_range(low, length)
-        if high <= low:
-            return
-    else:
-        high = low + (length + 4095 & -4096)
-    if file is None and not flags & MAP_GROWSDOWN and flags & MAP_TYPE == 2:
+    low, high = _user_range(ret, a[1])
+    prot, flags = a[2], a[3]
+    if high <= low:
+        return
+    if file is None and flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE:
         attr = (_PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN)[prot & 7]
     else:
         perms = prot_perms(space, prot, "s" if flags & MAP_TYPE in (1, 3) else "p")
@@ -210,11 +237,7 @@ def _mmap(
 def _munmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, length = a[0], a[1]
-    if 0 <= low < TASK_MAX and 0 < length <= TASK_MAX:
-        change.removed = space.cut(low, low + (length + 4095 & -4096))
-    else:
-        change.removed = space.cut(*_user_range(low, length))
+    change.removed = space.cut(*_user_range(a[0], a[1]))
 
 
 def _brk(
