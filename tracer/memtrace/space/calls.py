@@ -149,7 +149,7 @@ def contradicts(
 
     Nearly every call of a trace is one of the two that take a short way here.
     """
-    if ext is None and ret is not None:
+    if ext is None and file is None and ret is not None:
         if call == "munmap":
             if ret == 0 and len(args) > 1:
                 low, length = args[0], args[1]
