@@ -91,7 +91,12 @@ class ReadBack:
         if -4096 < ret < 0:
             if name in _ADVICE and a[_ADVICE[name]] in _FORK_ADVICE:
                 return _dontfork(tracee, 0, TASK_SIZE)
-            return _joined(_after_failure(tracee, name, a), fields)
+            found = _after_failure(tracee, name, a)
+            if name == "mremap" and found and a[3] & MREMAP_FIXED:
+                # It may have moved some mappings and failed at the next (`remap_move`): VM_DONTCOPY
+                # went along.
+                found = _joined(found, _dontfork(tracee, 0, TASK_SIZE))
+            return _joined(found, fields)
         address = ret & 0xFFFFFFFF if abi.word == 4 else ret
         if name == "mmap":
             if a[3] & MAP_GROWSDOWN:
