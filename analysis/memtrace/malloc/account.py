@@ -9,8 +9,6 @@ only brings the calls to them.
 
 from __future__ import annotations
 
-from collections import deque
-
 from memtrace.malloc import older, origin
 from memtrace.malloc.arenas import Arenas
 from memtrace.malloc.caller import (
@@ -51,6 +49,7 @@ _NOT_FREE = frozenset({PROGRAM, LIBRARY, ALLOCATOR, LOADER})
 _MAPPING = frozenset({"mmap", "munmap"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
+_PATIENT = frozenset({"header", "library"})
 
 
 class Account:
@@ -70,7 +69,6 @@ class Account:
         self.mapped_before: int | None = None  # bytes at an attach
         self._failed: dict[int, tuple[str, str]] = {}
         self._headers: dict[int, Region] = {}
-        self._waiting: deque[tuple[int, Region]] = deque()
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
         self._calls = 0
@@ -176,12 +174,16 @@ class Account:
             self._reserve_step(tid, name, call.args)
         if name not in _MAPPING:
             self._opened_or_shrunk(call, name)
-        if change is not None:
+        if change is None:
+            pass
+        elif name == "mmap" and not change.removed and len(change.added) == 1:
+            self._birth(seq, t, call, name, change.added[0], change)
+        else:
             self._follow(seq, t, call, name, change)
         if self._failed and not failed:
             self._failed.pop(tid, None)
-        if not self._calls & 31 and self._waiting:
-            self._expire()
+        if not self._calls & 31:
+            self.regions.expire(self._calls)
 
     def _opened_or_shrunk(self, call: Call, name: str) -> None:
         """What an arena does to its reservation."""
@@ -191,12 +193,6 @@ class Account:
                 self.arenas.shrunk(args[0])
         elif name == "mprotect" and len(args) > 2 and args[2] == origin.PROT_RW:
             self._opened(call.tid, call)
-
-    def _expire(self) -> None:
-        """Mappings that have waited long enough for a proof of what they are."""
-        waiting = self._waiting
-        while waiting and (waiting[0][1].settled or waiting[0][0] <= self._calls):
-            self.regions.settle(waiting.popleft()[1])
 
     def _perhaps_runs(self, call: Call, name: str, change: Change | None) -> None:
         """The loader's calls end where others begin."""
@@ -254,9 +250,6 @@ class Account:
                 first = self.regions.alive.get(change.removed[0][3])
                 if first is not None and (first.older or first.kind == "unknown"):
                     self._perhaps_freed(seq, t, call.args, change)
-        elif name == "mmap" and not change.removed and len(change.added) == 1:
-            self._birth(seq, t, call, name, change.added[0], change)
-            return
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
             self._died(seq, t, call, name, r)
@@ -293,9 +286,11 @@ class Account:
         r.kind, r.evidence, r.owner, r.candidates, wait = d
         if wait:
             r.settled = False
+            if wait in _PATIENT:
+                r.until = self._calls + _PATIENCE
+            else:
+                self._await(wait, tid, r)
         self.regions.born(r)
-        if wait:
-            self._await(wait, tid, r)
         if r.kind == "malloc-chunk":
             self._proven(r)
         else:
@@ -337,15 +332,10 @@ class Account:
         return d
 
     def _await(self, what: str, tid: int, r: Region) -> None:
-        """More may be proven of a region later (`Decision.wait`)."""
-        if what in ("header", "library"):
-            self._waiting.append((self._calls + _PATIENCE, r))
-        elif what == "stack":
-            self._settle_previous(self._stacks, tid)
-            self._stacks[tid] = r
-        elif what == "reserve":
-            self._settle_previous(self._reserves, tid)
-            self._reserves[tid] = r
+        """The thread's next call tells what it is (`Decision.wait`)."""
+        table = self._stacks if what == "stack" else self._reserves
+        self._settle_previous(table, tid)
+        table[tid] = r
 
     def _source(self, args: list[int]) -> Region | None:
         """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
@@ -508,16 +498,18 @@ class Account:
             layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
         ):  # fmt: skip
             del self._headers[mmap_seq]
-            was = r.kind
             if r.site is not None:
                 self.callers.malloc.add(r.site)
             if mallocs.serving.name == "unknown":
                 mallocs.header_proves(seq, f"#{mmap_seq}")
                 self._note_threshold(r)
-            self.regions.become(r, "malloc-chunk", "header")
-            if was != "malloc-chunk":
+            if r.kind == "malloc-chunk":
+                r.evidence = "header"
+                self.regions.settle(r)
+            else:
+                self.regions.become(r, "malloc-chunk", "header")
                 self._proven(r)
-            if not r.no_arena and mallocs.one_glibc:
+            if mallocs.threshold.unseen and not r.no_arena and mallocs.one_glibc:
                 mallocs.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
         elif not word:
             if r.kind == "malloc-chunk":  # the page was there and held no header
@@ -655,7 +647,6 @@ class Account:
             self._last_word(r)
         self.heap.trim_steps()
         self._headers.clear()
-        self._waiting.clear()
 
     def _last_word(self, r: Region) -> None:
         if r.kind == "heap":

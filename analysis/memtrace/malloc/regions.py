@@ -30,12 +30,13 @@ class Region:
     `start`, `end`: the extent at birth, once dead the last one; of the living the address space
     knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth; `t_high` its
     upper one where the bounds are apart because frees were not seen. `settled`: the kind may be
-    counted, in `sum`. `site`: where in the C library the mmap returned to. `older`: than the trace,
-    found at an attach, as is a forked child's copy of it.
+    counted, in `sum`; if not, it may be after `until` calls. `site`: where in the C library the
+    mmap returned to. `older`: than the trace, found at an attach, as is a forked child's copy.
     """
 
     # What stays as it is here for most regions is no store per birth.
     born_t = moves = counted = 0
+    until = 1 << 62
     died_seq: int | None = None
     prot: int | None = None
     flags: int | None = None
@@ -116,7 +117,10 @@ class Regions:
         self.total += 1
         if r.older:
             self.older += 1
-        self._move(r, r.bytes)
+        if r.settled and not self._waiting:
+            self._count(r, r.bytes)
+        else:
+            self._wait(r, r.bytes)
 
     def shift(
         self, removed: Sequence[Piece], added: Sequence[Piece], seq: int
@@ -138,7 +142,10 @@ class Regions:
                 return [], [], []
             last = r.bytes
             r.bytes = last + start - end
-            self._move(r, start - end)
+            if r.settled and not self._waiting:
+                self._count(r, start - end)
+            else:
+                self._wait(r, start - end)
             if r.bytes > 0:
                 return [], [], [r]
             r.start, r.end = start, end
@@ -212,6 +219,13 @@ class Regions:
             self._recount(r)
         self.settle(r)
 
+    def expire(self, calls: int) -> None:
+        """So many calls were made: what has waited long enough for a proof is what it is."""
+        waiting = self._waiting
+        while waiting and waiting[0][0].until <= calls:
+            waiting[0][0].settled = True
+            self._drain()
+
     def finish(self) -> None:
         """Nothing more will be proven."""
         for r, _ in self._waiting:
@@ -252,10 +266,14 @@ class Regions:
             heapq.heapreplace(self._dead, (r.peak, -self._serial, r))
 
     def _move(self, r: Region, delta: int) -> None:
-        waiting = self._waiting
-        if not waiting and r.settled:
+        if r.settled and not self._waiting:
             self._count(r, delta)
-            return
+        else:
+            self._wait(r, delta)
+
+    def _wait(self, r: Region, delta: int) -> None:
+        """Count it once those before it are counted."""
+        waiting = self._waiting
         waiting.append((r, delta))
         if len(waiting) > _WAITING:
             waiting[0][0].settled = True

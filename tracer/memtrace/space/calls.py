@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from memtrace.space.address_space import ANON_RW, ANON_RWX, READ_IMPLIES_EXEC, AddressSpace, Piece
 from memtrace.space.canonical import ANON_DEV, ASSUMED, DONTFORK, GROWSDOWN, PLAIN, Attr, MapsCache
 from memtrace.space.seed import disjoint
@@ -47,19 +49,16 @@ TASK_MAX = 1 << 57
 _UNSEEN = Attr("????", ANON_DEV, 0, 0, ASSUMED)
 
 
-class Change:
+class Change(msgspec.Struct, gc=False):
     """What one call changed: pieces that went and pieces that came (re-protected ones are in both).
 
     `conflict` is set when the call's result contradicts the model: a non-FIXED mmap that lands on
     mapped pages.
     """
 
-    __slots__ = ("added", "conflict", "removed")
-
-    def __init__(self) -> None:
-        self.removed: list[Piece] = []
-        self.added: list[Piece] = []
-        self.conflict = False
+    removed: list[Piece] = []
+    added: list[Piece] = []
+    conflict: bool = False
 
 
 class Evidence(Protocol):
@@ -152,17 +151,18 @@ def contradicts(
     if ext is None and file is None and ret is not None:
         if call == "munmap":
             if ret == 0 and len(args) > 1:
-                low, length = args[0], args[1]
-                if 0 <= low < TASK_MAX and 0 < length <= TASK_MAX:
-                    space.cut(low, low + (length + 4095 & -4096))
+                low, high = args[0], args[0] + (args[1] + 4095 & -4096)
+                if 0 <= low < high <= TASK_MAX:
+                    space.cut(low, high)
                     return False
-        elif call == "mmap" and 0 <= ret < TASK_MAX and len(args) > 3:
-            length, flags = args[1], args[3]
-            if 0 < length <= TASK_MAX and flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE:
+        elif call == "mmap" and len(args) > 3:
+            high, flags = ret + (args[1] + 4095 & -4096), args[3]
+            private = flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE
+            if private and 0 <= ret < high <= TASK_MAX:
                 plain = _PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN
                 tag = space.next_tag
                 space.next_tag = tag + 1
-                removed = space.place(ret, ret + (length + 4095 & -4096), plain[args[2] & 7], tag)
+                removed = space.place(ret, high, plain[args[2] & 7], tag)
                 return bool(removed) and not flags & MAP_FIXED
     change = apply(space, call, args, ret, ext, file, cache)
     return change is not None and change.conflict
@@ -209,10 +209,12 @@ def prot_perms(space: AddressSpace, prot: int, shared: str) -> str:
 def _mmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, high = _user_range(ret, a[1])
-    prot, flags = a[2], a[3]
-    if high <= low:
-        return
+    low, length, prot, flags = ret, a[1], a[2], a[3]
+    high = low + (length + 4095 & -4096)
+    if not 0 <= low < high <= TASK_MAX:
+        low, high = _user_range(low, length)
+        if high <= low:
+            return
     if file is None and flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE:
         attr = (_PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN)[prot & 7]
     else:
@@ -237,7 +239,11 @@ def _mmap(
 def _munmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    change.removed = space.cut(*_user_range(a[0], a[1]))
+    low, length = a[0], a[1]
+    high = low + (length + 4095 & -4096)
+    if not 0 <= low < high <= TASK_MAX:
+        low, high = _user_range(low, length)
+    change.removed = space.cut(low, high)
 
 
 def _brk(

@@ -26,7 +26,7 @@ MMAP_TAIL = [0xFFFFFFFF, 0]
 COLUMNS = ("dt", "dur", "tid", "mm", "call", "args", "ret", "site", "vm", "rss", "ext")
 
 
-class FileId(msgspec.Struct, frozen=True):
+class FileId(msgspec.Struct, frozen=True, gc=False):
     """A file behind a mapping, as the line of maps names it. Identity is (dev, ino); `path` is
     text.
     """
@@ -66,7 +66,7 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     direct: bool | None = None
 
 
-class Ext(msgspec.Struct, omit_defaults=True):
+class Ext(msgspec.Struct, omit_defaults=True, gc=False):
     """What a call's row carries only sometimes.
 
     `f`: the file behind the new mapping. `x`: `[low, high, lines]`, the range as re-read from the
@@ -91,7 +91,7 @@ class Ext(msgspec.Struct, omit_defaults=True):
     dontfork: tuple[int, int, list[tuple[int, int]]] | None = None
 
 
-class Call(msgspec.Struct, array_like=True):
+class Call(msgspec.Struct, array_like=True, gc=False):
     """One memory syscall, in the order of application.
 
     `dt`: ns since the record before. `dur`: ns from entry to exit. `call`: index into the header's
