@@ -250,6 +250,11 @@ class Account:
                 first = self.regions.alive.get(change.removed[0][3])
                 if first is not None and (first.older or first.kind == "unknown"):
                     self._perhaps_freed(seq, t, call.args, change)
+            if len(change.removed) == 1 and not change.added:
+                dead = self.regions.unmapped(change.removed[0], seq)
+                if dead is not None:
+                    self._died(seq, t, call, name, dead)
+                return
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
             self._died(seq, t, call, name, r)
@@ -310,7 +315,7 @@ class Account:
         if scene is not self._seen:
             self._judged.clear()
             self._seen = scene
-        key = call.site, args[0], args[1], args[2], args[3]
+        key = call.site, tuple(args)
         judged = None if attr.ino else self._judged.get(key)
         if judged is None:
             caller = self.callers.of(call.site)

@@ -132,25 +132,8 @@ class Regions:
             the regions that died, those that changed size or place.
         """
         alive = self.alive
-        if not removed:
-            if len(added) == 1 and added[0][3] not in alive:
-                return [added[0]], [], []
-        elif len(removed) == 1 and not added:
-            start, end, _, tag = removed[0]
-            r = alive.get(tag)
-            if r is None:
-                return [], [], []
-            last = r.bytes
-            r.bytes = last + start - end
-            if r.settled and not self._waiting:
-                self._count(r, start - end)
-            else:
-                self._wait(r, start - end)
-            if r.bytes > 0:
-                return [], [], [r]
-            r.start, r.end = start, end
-            self._die(r, seq, last)
-            return [], [r], []
+        if not removed and len(added) == 1 and added[0][3] not in alive:
+            return [added[0]], [], []
         deltas: dict[int, int] = {}
         extents: dict[int, tuple[int, int]] = {}
         for s, e, _, tag in removed:
@@ -183,6 +166,24 @@ class Regions:
                     r.peak = r.bytes
             changed.append(r)
         return list(births.values()), died, changed
+
+    def unmapped(self, piece: Piece, seq: int) -> Region | None:
+        """One piece of the map is gone: `shift`, of that alone; the region if it died."""
+        start, end, _, tag = piece
+        r = self.alive.get(tag)
+        if r is None:
+            return None
+        last = r.bytes
+        r.bytes = last + start - end
+        if r.settled and not self._waiting:
+            self._count(r, start - end)
+        else:
+            self._wait(r, start - end)
+        if r.bytes > 0:
+            return None
+        r.start, r.end = start, end
+        self._die(r, seq, last)
+        return r
 
     def grown(self, r: Region, delta: int) -> None:
         """A region's size changed without a call (stack growth)."""

@@ -123,7 +123,11 @@ class Trace:
                         t += record.dt
                     ext = record.ext
                     if ext is not None and ext.h is not None:
-                        ext.h = [(seq - back, word) for back, word in ext.h]
+                        if len(ext.h) == 1:  # nearly always; a comprehension costs a call
+                            back, word = ext.h[0]
+                            ext.h[0] = seq - back, word
+                        else:
+                            ext.h = [(seq - back, word) for back, word in ext.h]
                 else:
                     if record.t is not None:
                         t = record.t
