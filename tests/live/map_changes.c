@@ -419,6 +419,7 @@ static void growing_protections(void)
     does(mprotect(AT(down, -26), PAGE, PROT_READ | PROT_GROWSDOWN) == 0, "down to where it has grown");
     does(munmap(AT(down, -24), 2 * PAGE) == 0, "a hole in what has grown");
     does(mprotect(AT(down, 2), PAGE, PROT_READ | PROT_GROWSDOWN) == 0, "the upper part");
+    fails(ENOMEM, mprotect(AT(down, 6), 4 * PAGE, PROT_EXEC | PROT_GROWSDOWN), "from its start up to a hole");
     child_shows(down, 8);
 }
 

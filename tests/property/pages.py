@@ -160,7 +160,8 @@ class Kernel:
                 low -= 1
         for i in range(low, at + n):
             if i not in m.at:
-                return Made(call, [at * PAGE, length, prot], ENOMEM, Ext(x=self._look(low, n)))
+                looked = self._look(low, at + n - low)
+                return Made(call, [at * PAGE, length, prot], ENOMEM, Ext(x=looked))
             m.at[i] = m.at[i]._replace(perms=m.letters(prot) + m.at[i].perms[3])
         return Made(call, [at * PAGE, length, prot], 0)
 

@@ -23,6 +23,7 @@ from memtrace.space.calls import (
     MAP_FIXED,
     MAP_GROWSDOWN,
     MREMAP_FIXED,
+    PROT_GROWSDOWN,
     PR_SET_MM,
     PR_SET_MM_MAP,
     PR_SET_VMA,
@@ -209,6 +210,10 @@ def _after_failure(tracee: Tracee, name: str, a: list[int]) -> bytes:
     low, high = low & ~(PAGE - 1), min(round_up(high), TASK_SIZE)
     if low >= high:
         return b""
+    if name in _PROTECTING and a[2] & PROT_GROWSDOWN:
+        # It began where the mapping does, and changed it from there (`do_mprotect_pkey`).
+        for line in _overlapping(procfs.read_fd(tracee.mm.maps_fd), low, low + 1):
+            low = int(line.partition("-")[0], 16)
     return _lines(tracee, low, high)
 
 
