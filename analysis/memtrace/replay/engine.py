@@ -17,7 +17,7 @@ from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import TASK_MAX, apply, contradicts
+from memtrace.space.calls import TASK_MAX, apply
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.space.seed import seed
@@ -198,12 +198,8 @@ class _Pass:
                     if ext.h is not None:
                         self._headers(seq, ext.h)
                 try:
-                    if on_call:
-                        change = apply(space, name, call.args, ret, ext, file, cache)
-                        conflict = change is not None and change.conflict
-                    else:
-                        conflict = contradicts(space, name, call.args, ret, ext, file, cache)
-                    if conflict:
+                    change = apply(space, name, call.args, ret, ext, file, cache)
+                    if change is not None and change.conflict:
                         p.conflict(seq)
                 except (ValueError, OverflowError) as e:
                     r.problem(seq, f"{name} carries no maps text: {_short(e)}")

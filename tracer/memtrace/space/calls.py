@@ -98,7 +98,23 @@ def apply(
         file: `ext.f` resolved.
         cache: parser of `ext.x`.
     """
-    change: Change | None = None
+    if (
+        ret is not None
+        and file is None
+        and (
+            ext is None
+            or (
+                ext.x is None
+                and ext.personality is None
+                and ext.layout is None
+                and ext.dontfork is None
+            )
+        )
+    ):  # nothing was read back: most calls
+        change = _short_way(space, call, args, ret)
+        if change is not None:
+            return change if change.removed or change.added else None
+    change = None
     if ext is not None and ext.personality is not None:
         space.personality = ext.personality
     effect = EFFECTS.get(call)
@@ -135,37 +151,26 @@ def apply(
     return None
 
 
-def contradicts(
-    space: AddressSpace,
-    call: str,
-    args: list[int],
-    ret: int | None,
-    ext: Evidence | None,
-    file: FileId | None,
-    cache: MapsCache,
-) -> bool:
-    """Apply one call where nobody asks what it changed; whether its result contradicts the map.
-
-    Nearly every call of a trace is one of the two that take a short way here.
+def _short_way(space: AddressSpace, call: str, args: list[int], ret: int) -> Change | None:
+    """What `apply` does of a munmap and of an mmap of private memory without a file: nearly every
+    call of a trace. An empty change: nothing was there; None: it is none of these.
     """
-    if ext is None and file is None and ret is not None:
-        if call == "munmap":
-            if ret == 0 and len(args) > 1:
-                low, high = args[0], args[0] + (args[1] + 4095 & -4096)
-                if 0 <= low < high <= TASK_MAX:
-                    space.cut(low, high)
-                    return False
-        elif call == "mmap" and len(args) > 3:
-            high, flags = ret + (args[1] + 4095 & -4096), args[3]
-            private = flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE
-            if private and 0 <= ret < high <= TASK_MAX:
-                plain = _PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN
-                tag = space.next_tag
-                space.next_tag = tag + 1
-                removed = space.place(ret, high, plain[args[2] & 7], tag)
-                return bool(removed) and not flags & MAP_FIXED
-    change = apply(space, call, args, ret, ext, file, cache)
-    return change is not None and change.conflict
+    if call == "munmap":
+        if ret == 0 and len(args) > 1:
+            low, high = args[0], args[0] + (args[1] + 4095 & -4096)
+            if 0 <= low < high <= TASK_MAX:
+                return Change(space.cut(low, high))
+    elif call == "mmap" and len(args) > 3:
+        high, flags = ret + (args[1] + 4095 & -4096), args[3]
+        private = flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE
+        if private and 0 <= ret < high <= TASK_MAX:
+            plain = _PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN
+            attr, tag = plain[args[2] & 7], space.next_tag
+            space.next_tag = tag + 1
+            removed = space.place(ret, high, attr, tag)
+            conflict = bool(removed) and not flags & MAP_FIXED
+            return Change(removed, [(ret, high, attr, tag)], conflict)
+    return None
 
 
 def _range(address: int, length: int) -> tuple[int, int]:
@@ -209,26 +214,19 @@ def prot_perms(space: AddressSpace, prot: int, shared: str) -> str:
 def _mmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, length, prot, flags = ret, a[1], a[2], a[3]
-    high = low + (length + 4095 & -4096)
-    if not 0 <= low < high <= TASK_MAX:
-        low, high = _user_range(low, length)
-        if high <= low:
-            return
-    if file is None and flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE:
-        attr = (_PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN)[prot & 7]
+    low, high = _user_range(ret, a[1])
+    flags = a[3]
+    if high <= low:
+        return
+    perms = prot_perms(space, a[2], "s" if flags & MAP_TYPE in (1, 3) else "p")
+    if file is not None:
+        # Shared memory without a file has an inode of its own (`shmem_zero_setup`), from its start.
+        offset = 0 if flags & MAP_ANONYMOUS else a[5]
+        attr = Attr(perms, file.dev, file.ino, offset - low, "")
+        space.paths[file.dev, file.ino] = file.path
     else:
-        perms = prot_perms(space, prot, "s" if flags & MAP_TYPE in (1, 3) else "p")
-        if file is not None:
-            # Shared memory without a file has an inode of its own (`shmem_zero_setup`), from its
-            # start.
-            offset = 0 if flags & MAP_ANONYMOUS else a[5]
-            attr = Attr(perms, file.dev, file.ino, offset - low, "")
-            space.paths[file.dev, file.ino] = file.path
-        else:
-            attr = Attr(perms, ANON_DEV, 0, 0, "", GROWSDOWN if flags & MAP_GROWSDOWN else 0)
-    tag = space.next_tag
-    space.next_tag = tag + 1
+        attr = Attr(perms, ANON_DEV, 0, 0, "", GROWSDOWN if flags & MAP_GROWSDOWN else 0)
+    tag = space.new_tag()
     removed = space.place(low, high, attr, tag)
     if removed:
         change.removed = removed
@@ -239,11 +237,7 @@ def _mmap(
 def _munmap(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    low, length = a[0], a[1]
-    high = low + (length + 4095 & -4096)
-    if not 0 <= low < high <= TASK_MAX:
-        low, high = _user_range(low, length)
-    change.removed = space.cut(low, high)
+    change.removed = space.cut(*_user_range(a[0], a[1]))
 
 
 def _brk(
