@@ -131,9 +131,8 @@ def reading(folder: Path, calls: int) -> None:
         seconds, peak = measured([sys.executable, "-m", "memtrace", *words])
         target = f"; target {bound:,}" if bound else ""
         print(f"  {name:22} {calls / seconds:12,.0f} {seconds:8.2f} {peak:6.0f}{target}")
-    late = []
-    for when in ("1", str(calls // 3), str(calls), "peak", "end"):
-        late.append(measured([*MEMTRACE[:3], "maps", "--at", when, str(path)])[0])
+    moments = ("1", str(calls // 3), str(calls), "peak", "end")
+    late = [measured([*MEMTRACE[:3], "maps", "--at", at, str(path)])[0] for at in moments]
     print(f"  maps at five moments   {max(late):.2f} s at most; target 0.5 for a million calls")
     words = ["diff", "--at", str(calls // 4), "--at", str(calls // 2), str(path)]
     print(f"  diff                   {measured([*MEMTRACE[:3], *words])[0]:.2f} s")

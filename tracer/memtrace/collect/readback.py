@@ -23,10 +23,10 @@ from memtrace.space.calls import (
     MAP_FIXED,
     MAP_GROWSDOWN,
     MREMAP_FIXED,
-    PROT_GROWSDOWN,
     PR_SET_MM,
     PR_SET_MM_MAP,
     PR_SET_VMA,
+    PROT_GROWSDOWN,
 )
 from memtrace.trace.mapping import decode_maps
 from memtrace.trace.sizes import PAGE, round_up
