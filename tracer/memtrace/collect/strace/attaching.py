@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from memtrace.collect import access, machine, procfs
 from memtrace.collect.attach import sleeps_elsewhere
-from memtrace.collect.attaching import WATCH_NS, Attached, Progress, nothing
+from memtrace.collect.attaching import WATCH_NS, Attached, Progress, nothing, progress
 from memtrace.collect.options import Options
 from memtrace.collect.recorder import begin, prepare
 from memtrace.collect.redact import Redaction
@@ -23,7 +23,6 @@ from memtrace.collect.strace.recording import cannot_hold, gone_before, start
 from memtrace.collect.tracee import Mm
 from memtrace.collect.writing import Writer
 from memtrace.trace.errors import TargetError
-from memtrace.trace.sizes import PAGE
 
 _LEAVING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 #: A task that runs is in a call that it began before the attach no longer than this.
@@ -141,7 +140,8 @@ class _Visit:
             return bool(self._leaving) and not self.begun
         if now - self._shown >= WATCH_NS:
             self._shown = now
-            self._watch(self._progress(now - self.begun))
+            family = self._engine.family
+            self._watch(progress(family, self._pid, self._name, now - self.begun))
         if self._for_ns is not None and now - self.begun >= self._for_ns:
             self._leaving = self._leaving or now
         return bool(self._leaving) and self._close(now)
@@ -187,16 +187,6 @@ class _Visit:
                 engine.closed.add(mm.id)
         left = {mm.id for mm in engine.family.mms.values()} - engine.closed
         return not left or now - self._leaving > _PATIENCE_NS
-
-    def _progress(self, elapsed: int) -> Progress:
-        family, pid = self._engine.family, self._pid
-        task = procfs.living_task(pid)
-        vm, rss = procfs.statm(procfs.read(f"/proc/{task}/statm")) or (0, 0)
-        calls = sum(mm.calls for mm in family.mms.values())
-        return Progress(
-            pid, self._name, elapsed, calls, len(family.process_mm), len(family.tracees),
-            vm * PAGE, rss * PAGE,
-        )  # fmt: skip
 
 
 def _tracer_of(tid: int) -> int | None:

@@ -52,7 +52,6 @@ class StraceEngine:
 
     `root`: the process that was started or attached to; `root_status`: its wait status, None as
     long as it is not known. `refused`: errno of the exec of the program, 0 if there was none.
-    `unreadable`: lines of strace that were not understood.
     """
 
     def __init__(self, channel: Channel, options: Options) -> None:
@@ -64,7 +63,6 @@ class StraceEngine:
         self.root = 0
         self.root_status: int | None = None
         self.refused = 0
-        self.unreadable: list[Unreadable] = []
         #: Address spaces whose last map has been taken: what they do now is not recorded.
         self.closed: set[int] = set()
         self.job: Job | None = None
@@ -123,11 +121,9 @@ class StraceEngine:
             self._signalled(event)
         elif isinstance(event, Superseded):
             self._superseded[event.tid] = event.by
-        elif isinstance(event, Unreadable):
-            self.unreadable.append(event)
-            if event.lost:
-                text = event.text[:80].decode("utf-8", "backslashreplace")
-                self.lost(f"strace wrote what cannot be read ({event.why}): {text}")
+        elif isinstance(event, Unreadable) and event.lost:
+            text = event.text[:80].decode("utf-8", "backslashreplace")
+            self.lost(f"strace wrote what cannot be read ({event.why}): {text}")
 
     def tick(self) -> None:
         """Now and then: what is in order goes to the writer."""
@@ -296,7 +292,6 @@ class StraceEngine:
         elif child:
             self.family.birth(parent, child, event.flags, event.stack)
         parent.pending = False
-        parent.mm.overlapping.discard(parent)
         self._turns.settle(parent)
 
     def _execed(self, event: Execed) -> None:
@@ -319,7 +314,6 @@ class StraceEngine:
         by = self._superseded.pop(event.tid, event.tid)
         for other in [t for t in self.family.tracees.values() if t.pid == event.tid]:
             self._turns.settle(other)
-            other.mm.overlapping.discard(other)
         self.family.execed(event.tid, by)
         self._registers.forget(by)
         self._registers.forget(event.tid)

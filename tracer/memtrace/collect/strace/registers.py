@@ -74,7 +74,7 @@ def interface(number: int, call: str) -> Abi | None:
 
 def fill(
     tracee: Tracee, call: str, found: Registers | None, args: Sequence[int], *, evidence: bool
-) -> bool:
+) -> None:
     """Fill `tracee.entry`, `stack`, `abi` and `name` at a call's entry.
 
     Args:
@@ -83,15 +83,13 @@ def fill(
         found: its registers.
         args: as strace prints them.
         evidence: also read the words at the stack pointer.
-
-    Returns whether the registers tell the arguments.
     """
     e = tracee.entry
     tracee.abi, tracee.name, tracee.stack = NATIVE, call, b""
     e[ENTRY_OP] = e[1] = e[2] = 0
     if found is None:
         set_arguments(tracee, _NUMBERS.get(call, 0), args)
-        return False
+        return
     abi = interface(found.number, call) or NATIVE
     tracee.abi, e[1], e[2] = abi, found.ip, found.sp
     if evidence:
@@ -100,10 +98,9 @@ def fill(
     if abi is I386:
         tracee.name = I386.names[found.number]
         set_arguments(tracee, found.number, found.args)
-        return True
+        return
     known = call in POINTERS or not args
     set_arguments(tracee, found.number, found.args if known else args)
-    return known
 
 
 def fill_again(tracee: Tracee, event: Called) -> None:
