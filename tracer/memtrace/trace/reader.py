@@ -45,9 +45,9 @@ START = Mark(0, 0, 0)
 class Trace:
     """An opened trace: its header at once, its records in one pass of `records()`.
 
-    After the pass, `footer` (None when there is none), `count` (records read) and `problems`
-    ([(line number, sentence)], at most 20 kept, `problems_total` counts all) are final. `mark` is
-    where the block of lines begins that the last record came from.
+    After the pass, `footer` (None when there is none) and `problems` ([(line number, sentence)], at
+    most 20 kept, `problems_total` counts all) are final. `mark` is where the block of lines begins
+    that the last record came from.
 
     Raises:
         TraceFormatError: no readable header.
@@ -56,7 +56,6 @@ class Trace:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.footer: Footer | None = None
-        self.count = 0
         self.problems: list[tuple[int, str]] = []
         self.problems_total = 0
         self.mark = START
@@ -95,16 +94,18 @@ class Trace:
         decode = self.decoder.decode
         t, seq = self.mark.t, self.mark.seq
         pending_error: tuple[int, str] | None = None
+        odd = False  # there was a line that is no record
         for offset, lines in self.blocks():
             self.mark = Mark(offset, seq, t)
             for line in lines:
                 seq += 1
-                if pending_error is not None:
-                    self.problem(*pending_error)
-                    pending_error = None
                 try:
                     record = decode(line)
                 except (ValueError, RecursionError) as e:
+                    odd = True
+                    if pending_error is not None:
+                        self.problem(*pending_error)
+                        pending_error = None
                     footer = decode_footer(line)
                     if footer is not None:
                         self.footer = footer
@@ -116,8 +117,12 @@ class Trace:
                         # The last line may be torn: that is only known when no other follows.
                         pending_error = (seq + 1, str(e)[:200])
                     continue
-                if self.footer is not None:
-                    self.problem(seq + 1, "a record after the footer")
+                if odd:
+                    if pending_error is not None:
+                        self.problem(*pending_error)
+                        pending_error = None
+                    if self.footer is not None:
+                        self.problem(seq + 1, "a record after the footer")
                 if isinstance(record, Call):
                     if record.dt is not None:
                         t += record.dt
@@ -133,7 +138,6 @@ class Trace:
                         t = record.t
                     if isinstance(record, Life) and record.h is not None:
                         record.h = [(seq - back, word) for back, word in record.h]
-                self.count += 1
                 yield seq, t, record
         self.close()  # a pending error was the torn last line: dropped
 
