@@ -157,6 +157,7 @@ class _Pass:
         mm: int | None = None
         p: Process = None  # type: ignore[assignment]  # of the mm of the call before
         most = vm_most = rss_most = offset = 0  # of `p`
+        began = 0  # the first of the calls of `p` without another record between
         seq, t, events = r.last_seq, r.last_t, 0
         trace, mark, touched = self.trace, self.trace.mark, self.touched
         try:
@@ -188,6 +189,7 @@ class _Pass:
                     offset, most = p.statm_offset, p.mapped_peak
                     vm_most, rss_most = p.vm_peak, p.rss_peak
                     touched.add(mm)
+                    began = seq
                     self.owners.begins(seq, p.index)
                 number, ret, ext, space = call.call, call.ret, call.ext, p.space
                 name = names[number]
@@ -195,8 +197,14 @@ class _Pass:
                 if ext is not None:
                     if ext.f is not None:
                         file = files(ext.f)
-                    if ext.h is not None:
-                        self._headers(seq, ext.h)
+                    headers = ext.h
+                    if headers is None:
+                        pass
+                    elif len(headers) == 1 and began <= headers[0][0] < seq:
+                        for tell in self.on_headers:
+                            tell(p, seq, headers)
+                    else:
+                        self._headers(seq, headers)
                 try:
                     change = apply(space, name, call.args, ret, ext, file, cache)
                     if change is not None and change.conflict:

@@ -26,6 +26,7 @@ from memtrace.trace.sizes import round_up
 
 MAP_PRIVATE, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 2, 0xF, 0x10, 0x20
 MAP_GROWSDOWN, MAP_STACK = 0x100, 0x20000
+_TYPE_OR_GROWING = MAP_TYPE | MAP_GROWSDOWN
 PROT_READ, PROT_EXEC, PROT_GROWSDOWN = 1, 4, 0x01000000
 MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
 MADV_DONTFORK, MADV_DOFORK = 10, 11
@@ -157,19 +158,19 @@ def _short_way(space: AddressSpace, call: str, args: list[int], ret: int) -> Cha
     """
     if call == "munmap":
         if ret == 0 and len(args) > 1:
-            low, high = args[0], args[0] + (args[1] + 4095 & -4096)
+            low = args[0]
+            high = low + (args[1] + 4095 & -4096)
             if 0 <= low < high <= TASK_MAX:
                 return Change(space.cut(low, high))
     elif call == "mmap" and len(args) > 3:
         high, flags = ret + (args[1] + 4095 & -4096), args[3]
-        private = flags & (MAP_TYPE | MAP_GROWSDOWN) == MAP_PRIVATE
-        if private and 0 <= ret < high <= TASK_MAX:
+        if 0 <= ret < high <= TASK_MAX and flags & _TYPE_OR_GROWING == MAP_PRIVATE:
             plain = _PLAIN_EXEC if space.personality & READ_IMPLIES_EXEC else _PLAIN
             attr, tag = plain[args[2] & 7], space.next_tag
             space.next_tag = tag + 1
             removed = space.place(ret, high, attr, tag)
-            conflict = bool(removed) and not flags & MAP_FIXED
-            return Change(removed, [(ret, high, attr, tag)], conflict)
+            added = [(ret, high, attr, tag)]
+            return Change(removed, added, bool(removed) and not flags & MAP_FIXED)
     return None
 
 
