@@ -219,6 +219,25 @@ def test_a_large_trace_gets_a_cache_that_a_change_makes_void(
     assert cli("verify", "-q", done.path).returncode == 1
 
 
+def test_where_no_cache_can_be_kept_the_answers_are_the_same(
+    sample: Callable[..., Traced],
+) -> None:
+    done = sample("syscall-churn", "malloc-churn", 4, 4000)
+    cache = Path(f"{done.path}.cache")
+    asked = [
+        ("diff", done.path, "--at", "30", "--at", "4001", "--all"),
+        ("maps", done.path, "--at", "4001"),
+    ]
+    kept = [cli(*one) for one in asked]
+    assert " malloc-chunk " in kept[0].stdout
+    cache.unlink()
+    cache.write_text("a file of the user's own")
+    for one, want in zip(asked, kept, strict=True):
+        got = cli(*one)
+        assert (got.returncode, got.stdout, got.stderr) == (0, want.stdout, want.stderr)
+    assert cache.read_text() == "a file of the user's own"
+
+
 def test_what_can_be_read_but_once_can_be_asked_for_a_number(
     sample: Callable[..., Traced],
 ) -> None:

@@ -136,7 +136,7 @@ class Making:
     def __init__(self, trace: Trace, *, large: bool | None = None) -> None:
         self.path = trace.path
         wanted = is_large(trace.path) if large is None else large
-        self._file = SidecarWriter(trace.path) if wanted else None
+        self._file = SidecarWriter(trace.path, trace.opened) if wanted else None
         self.store: Shelf = self._file or Memory()
         self.keeper = Keeper(self.store)
         self._spans = Spans()
@@ -177,11 +177,13 @@ class Making:
         )
         for name, data in more:
             self.store.add(name, data)
+        self._done = True
         try:
             self.store.add(_OUTLINE, msgspec.msgpack.encode(outline))
         except OverflowError:  # numbers that no kernel has: for this once, and not to be kept
+            if self._file is not None:
+                self._file.drop()
             return Book(self.path, self.store, outline)
         if self._file is not None:
             self._file.finish()
-            self._done = True
         return Book(self.path, self.store, outline)

@@ -160,11 +160,12 @@ def test_an_abandoned_one_leaves_nothing(trace: Path) -> None:
     assert writer.get("one") is None
 
 
-def test_where_nothing_can_be_written_nothing_fails(tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_this_reading_has_its_use_of_it(tmp_path: Path) -> None:
     for path in ("/proc/self/maps", str(tmp_path / "none" / "t.json"), "/dev/null"):
         writer = SidecarWriter(path)
         writer.add("one", b"x")
-        assert writer.get("one") is None
+        assert writer.get("one") == b"x"
+        assert writer.get("two") is None
         writer.finish()
         assert Sidecar.of(path) is None
 
@@ -180,6 +181,72 @@ def test_a_full_disk_is_no_failure(trace: Path, monkeypatch: pytest.MonkeyPatch)
     writer.add("two", b"y")
     writer.finish()
     assert list(trace.parent.iterdir()) == [trace]
+    assert (writer.get("one"), writer.get("two")) == (b"x", b"y")
+
+
+def test_a_cache_that_is_not_whole_has_no_name(trace: Path) -> None:
+    try:
+        os.close(os.open(trace.parent, os.O_RDWR | os.O_TMPFILE, 0o600))
+    except OSError:
+        return  # a file system without: the next test's case
+    writer = SidecarWriter(str(trace))
+    writer.add("one", b"x")
+    assert list(trace.parent.iterdir()) == [trace]
+    writer.finish()
+    assert set(trace.parent.iterdir()) == {cache_of(trace), trace}
+    assert cache_of(trace).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_system_without_files_that_have_no_name(
+    trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def without(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, "Operation not supported")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", without)
+    made(trace)
+    assert found(trace) == BLOBS
+    assert set(trace.parent.iterdir()) == {cache_of(trace), trace}
+    writer = SidecarWriter(str(trace))
+    writer.add("one", b"x")
+    writer.drop()
+    assert writer.get("one") == b"x"
+    assert set(trace.parent.iterdir()) == {cache_of(trace), trace}
+
+
+def test_what_was_opened_is_what_the_cache_is_of(trace: Path) -> None:
+    opened = trace.stat()
+    other = trace.with_name("other")
+    other.write_bytes(bytes(len(trace.read_bytes())))
+    os.utime(other, ns=(opened.st_atime_ns, opened.st_mtime_ns))
+    other.rename(trace)
+    writer = SidecarWriter(str(trace), opened)
+    writer.finish()
+    assert list(trace.parent.iterdir()) == [trace]
+
+
+def test_a_change_whose_time_was_put_back_is_seen(trace: Path) -> None:
+    before = trace.stat()
+    writer = SidecarWriter(str(trace), before)
+    while True:  # the clock of files has ticks
+        trace.write_bytes(bytes(before.st_size))
+        os.utime(trace, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if trace.stat().st_ctime_ns != before.st_ctime_ns:
+            break
+    writer.finish()
+    assert list(trace.parent.iterdir()) == [trace]
+
+
+def test_a_descriptor_is_no_place_for_a_file_beside_it(trace: Path) -> None:
+    with trace.open("r+b") as f:
+        f.truncate(sidecar.LARGE)
+        for path in (f"/dev/fd/{f.fileno()}", f"/proc/self/fd/{f.fileno()}"):
+            assert is_file(path)
+            assert not is_large(path)
 
 
 def test_which_traces_get_one(tmp_path: Path, trace: Path) -> None:

@@ -59,6 +59,7 @@ class Trace:
         self.problems: list[tuple[int, str]] = []
         self.problems_total = 0
         self.mark = START
+        self.opened: os.stat_result | None = None
         self._blocks = _blocks(self)
         try:
             _, lines = next(self._blocks, (0, [b""]))
@@ -188,6 +189,7 @@ def _blocks(trace: Trace, begin: int = 0) -> Generator[tuple[int, list[bytes]]]:
         begin: offset of the line to begin with.
     """
     with _open(trace.path) as raw:
+        trace.opened = trace.opened or os.fstat(raw.fileno())
         head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
         f: Any = raw
         if head[:2] == b"\x1f\x8b":

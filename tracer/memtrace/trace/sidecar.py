@@ -5,7 +5,8 @@
 and it is used only if it says of itself that it was made of this very content (size and SHA-256 of
 the whole trace) by this very program (a digest of memtrace's own source), if it is the user's own
 file, and if the digest of every blob that is read is right. Whatever else is found is as if nothing
-were there. Writing one never fails: what cannot be written is not kept.
+were there. Writing one never fails: what cannot be written is not kept on disk. Until it is whole
+it has no name, so that nothing is left behind whatever ends memtrace (open(2), O_TMPFILE).
 """
 
 from __future__ import annotations
@@ -106,63 +107,94 @@ class SidecarWriter:
     """Writes the cache of a trace while the trace is read: `add`, then `finish` or `abandon`.
 
     The file gets its name at the end, and only if the trace is still what it was at the beginning.
-    Blobs can be read as long as it is open.
+    Blobs can be read as long as it is open; those that cannot be written are kept in memory.
+
+    Args:
+        path: the trace.
+        opened: what the file was when reading it began; None: what it is now.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, opened: os.stat_result | None = None) -> None:
         self.path = path
         self._new = f"{path}{SUFFIX}.{os.getpid()}.new"
+        self._named = False
         self._blobs: dict[str, tuple[int, int, bytes]] = {}
+        self._unwritten: dict[str, bytes] = {}
+        self._whole = False
         self._offset = len(_MAGIC)
         self._fd = -1
         try:
-            self._before = _identity(path)
+            self._before = _identity(opened or os.stat(path))
             _may_replace(path + SUFFIX)
-            self._fd = os.open(self._new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._fd = self._open()
             _write(self._fd, _MAGIC)
+            self._whole = True
         except OSError:
-            self.abandon()
+            self.drop()
+
+    def _open(self) -> int:
+        flags, folder = os.O_RDWR | os.O_CLOEXEC, os.path.dirname(self.path) or "."
+        with contextlib.suppress(OSError):  # a file system without
+            return os.open(folder, flags | os.O_TMPFILE, 0o600)
+        fd = os.open(self._new, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        self._named = True
+        return fd
 
     def add(self, name: str, data: bytes) -> None:
         """Keep a blob."""
-        if self._fd < 0:
-            return
-        try:
-            _write(self._fd, data)
-        except OSError:
-            self.abandon()
-            return
-        self._blobs[name] = self._offset, len(data), _short(data)
-        self._offset += len(data)
+        if self._whole:
+            try:
+                _write(self._fd, data)
+            except OSError:
+                self.drop()
+            else:
+                self._blobs[name] = self._offset, len(data), _short(data)
+                self._offset += len(data)
+                return
+        self._unwritten[name] = data
 
     def get(self, name: str) -> bytes | None:
         """A blob that was kept; None if there is none of the name."""
         where = self._blobs.get(name)
-        return None if where is None or self._fd < 0 else os.pread(self._fd, where[1], where[0])
+        if where is None:
+            return self._unwritten.get(name)
+        return None if self._fd < 0 else os.pread(self._fd, where[1], where[0])
 
     def finish(self) -> None:
         """The pass is over: the file is whole, and gets its name."""
-        if self._fd < 0:
-            return
-        try:
-            index = _Index(code_digest(), *_content(self.path), self._blobs)
-            data = msgspec.msgpack.encode(index)
-            _write(self._fd, data + self._offset.to_bytes(8, "little") + _short(data))
-            if _identity(self.path) == self._before:
-                os.replace(self._new, self.path + SUFFIX)
-                return
-        except (OSError, OverflowError, msgspec.MsgspecError):
-            pass
-        with contextlib.suppress(OSError):
-            os.unlink(self._new)
+        if self._whole:
+            with contextlib.suppress(OSError, OverflowError, msgspec.MsgspecError):
+                index = _Index(code_digest(), *_content(self.path), self._blobs)
+                data = msgspec.msgpack.encode(index)
+                _write(self._fd, data + self._offset.to_bytes(8, "little") + _short(data))
+                if _identity(os.stat(self.path)) == self._before:
+                    self._name()
+        self.drop()
+
+    def _name(self) -> None:
+        if not self._named:
+            # Only with a folder's descriptor is the link followed (linkat(2), AT_SYMLINK_FOLLOW).
+            os.link(f"/proc/self/fd/{self._fd}", self._new, src_dir_fd=self._fd)
+            self._named = True
+        os.replace(self._new, self.path + SUFFIX)
+        self._named = False
+
+    def drop(self) -> None:
+        """Nothing is to stay on disk; what was kept can be read."""
+        self._whole = False
+        if self._named:
+            self._named = False
+            with contextlib.suppress(OSError):
+                os.unlink(self._new)
 
     def abandon(self) -> None:
         """Leave nothing behind, not even for oneself."""
+        self.drop()
+        self._blobs.clear()
+        self._unwritten.clear()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            with contextlib.suppress(OSError):
-                os.unlink(self._new)
 
 
 @cache
@@ -207,12 +239,11 @@ def _content(path: str) -> tuple[int, bytes]:
         return f.tell(), digest
 
 
-def _identity(path: str) -> tuple[Any, ...]:
+def _identity(st: os.stat_result) -> tuple[Any, ...]:
     """What changes when a file does; OSError if it is no file that can be read twice."""
-    st = os.stat(path)
     if not stat.S_ISREG(st.st_mode):
         raise OSError
-    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns
+    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
 
 
 def _may_replace(path: str) -> None:
@@ -254,9 +285,13 @@ def is_file(path: str) -> bool:
 
 
 def is_large(path: str) -> bool:
-    """Whether a trace is so large that a file beside it saves time."""
+    """Whether a trace is so large that a file beside it saves time, and has a place for one:
+    /dev/stdin and /dev/fd/3 name a file that lies elsewhere.
+    """
     try:
         st = os.stat(path)
     except OSError:
         return False
-    return stat.S_ISREG(st.st_mode) and st.st_size >= LARGE
+    folder = os.path.realpath(os.path.dirname(path) or ".") + "/"
+    elsewhere = folder == "/dev/" or folder.startswith("/proc/")
+    return stat.S_ISREG(st.st_mode) and st.st_size >= LARGE and not elsewhere
