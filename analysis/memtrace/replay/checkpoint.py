@@ -37,7 +37,9 @@ class Blobs(Protocol):
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
-    """An address space that lives at a checkpoint; `blob` holds its map."""
+    """An address space that lives at a checkpoint; `blob` holds its map, `argv` no more of its
+    program's than the name.
+    """
 
     mm: int
     pid: int
@@ -45,6 +47,7 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     born_seq: int
     born_t: int
     inherited: bool
+    argv: list[str]
     blob: str
 
 
@@ -123,9 +126,11 @@ class Keeper:
         touched.clear()
         self._last = mark.seq
 
-    def finish(self, decoder: Decoder) -> None:
-        """The pass is over; without the files in the order of their definition nothing counts."""
-        self.failed = self.failed or decoder.redefined
+    def finish(self, decoder: Decoder, *, reused: bool) -> None:
+        """The pass is over; without the files in the order of their definition nothing counts, nor
+        where a number of an address space was `reused`: a checkpoint knows only the living.
+        """
+        self.failed = self.failed or decoder.redefined or reused
         if self.failed:
             self.kept.clear()
         else:
@@ -139,7 +144,10 @@ class Keeper:
         c = Checkpoint(
             mark.offset, mark.seq, mark.t, files, self._tasks_blob,
             [
-                Live(p.mm, p.pid, p.ppid, p.born_seq, p.born_t, p.inherited, self._blobs[p.mm])
+                Live(
+                    p.mm, p.pid, p.ppid, p.born_seq, p.born_t, p.inherited, p.start.argv[:1],
+                    self._blobs[p.mm],
+                )
                 for p in live.values()
             ],
         )  # fmt: skip

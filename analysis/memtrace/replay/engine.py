@@ -118,6 +118,7 @@ class _Pass:
         self.cache = MapsCache()
         self.live: dict[int, Process] = {}
         self.gone: set[int] = set()
+        self.reused = False  # an address space began with the number of another
         self.users: dict[int, set[int]] = {}  # of each mm that more than one process has used
         self.owners = _Owners()
         self.touched: set[int] = set()  # mms whose map may have changed since the last checkpoint
@@ -137,7 +138,7 @@ class _Pass:
         self.result.tasks = start.tasks
         self.result.last_seq, self.result.last_t = start.mark.seq, start.mark.t
         for known, space in start.live:
-            unknown = Exec(t=None, pid=known.pid, tid=known.pid, mm=known.mm)
+            unknown = Exec(t=None, pid=known.pid, tid=known.pid, mm=known.mm, argv=known.argv)
             p = Process(
                 known.mm, known.pid, known.ppid, unknown, None, known.born_seq, known.born_t, space
             )
@@ -241,7 +242,7 @@ class _Pass:
             r.events, r.last_seq, r.last_t = events, seq, t
             r.duration_ns = t
         if keeper is not None:
-            keeper.finish(trace.decoder)
+            keeper.finish(trace.decoder, reused=self.reused)
         if until_seq is None and until_t is None:
             for p in live.values():
                 self._farewell(p, seq, t)
@@ -269,6 +270,7 @@ class _Pass:
         before = r.tasks.mm_of.get(e.pid)
         if e.mm in r.by_mm:
             r.problem(seq, f"an exec into address space {e.mm}, which exists already")
+            self.reused = True
             return None
         parent = None if before is None else r.by_mm.get(before)
         p = Process(e.mm, e.pid, e.ppid, e, parent, seq, t, AddressSpace())
@@ -280,6 +282,7 @@ class _Pass:
         r = self.result
         if a.mm in r.by_mm:
             r.problem(seq, f"an attach to address space {a.mm}, which is known already")
+            self.reused = True
             return None
         if a.pid in r.tasks.mm_of:
             r.problem(seq, f"an attach to process {a.pid}, which is known already")
@@ -311,6 +314,7 @@ class _Pass:
         r = self.result
         if f.child_mm in r.by_mm:
             r.problem(seq, f"a fork into address space {f.child_mm}, which exists already")
+            self.reused = True
             return None
         r.tasks.apply(f)
         parent = self.live.get(f.mm)

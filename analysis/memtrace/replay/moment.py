@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from memtrace.replay import trust
 from memtrace.replay.book import Book, Outline
 from memtrace.replay.engine import replay
+from memtrace.replay.observer import Observer
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 from memtrace.trace.sidecar import is_file
@@ -18,9 +19,10 @@ from memtrace.trace.sizes import format_moment, format_time, parse_time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memtrace.replay.observer import Observer
     from memtrace.replay.process import Process
     from memtrace.replay.result import Replay
+    from memtrace.replay.spans import Span
+    from memtrace.trace.records import Call, LifeRecord, Unknown
 
 NAMES = ("start", "peak", "end")
 _FORMS = "a moment is an event's number, a time like 1.5s or 20ms, start, peak or end"
@@ -110,11 +112,11 @@ def state_at(
         return _straight(path, moment, pid, when)
     outline = book.outline
     if moment.name is not None:
-        seq, mm = _named(outline, path, moment.name, pid)
+        seq, mm = _named(book, path, moment.name, pid)
         r = _replayed(path, book, seq, None, observers)
         p = r.by_mm.get(mm)
     else:
-        _within(path, moment, outline)
+        _within(path, moment, outline, f"memtrace maps {quote(path)} --at end")
         r = _replayed(path, book, moment.seq, moment.t, observers)
         pid = outline.first_pid if pid is None else pid
         p = None if pid is None else r.process_of(pid)
@@ -135,22 +137,27 @@ def _replayed(
 
 def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:
     """Of what can be read but once."""
+    hint = f"cat {quote(path)} > trace.json"
     if moment.name is not None:
         raise UsageError(
             f"{path} can be read but once, and when its {moment.name} was is known only then",
-            hint=f"cat {quote(path)} > trace.json",
+            hint=hint,
         )
     with Trace(path) as trace:
+        if moment.t is not None and trace.header.clock == "none":
+            raise _timeless(path, hint)
         r = replay(trace, until_seq=moment.seq, until_t=moment.t)
         if r.stopped:  # only the footer is wanted of the rest
             for _ in trace.records():
                 pass
             complete = trace.complete and r.first_lost is None
             r.reason = "" if complete else "see memtrace verify"
+        else:
+            _within(path, moment, r, hint)
     pid = r.processes[0].pid if pid is None and r.processes else pid
     p = None if pid is None else r.process_of(pid)
     if p is None:
-        raise UsageError(f"no process {pid} at {when}", hint=f"cat {quote(path)} > trace.json")
+        raise UsageError(f"no process {pid} at {when}", hint=hint)
     return State(p, r.last_seq, r.last_t, r.reason, trust.first_drift(r))
 
 
@@ -160,26 +167,28 @@ def _timed(path: str) -> None:
         return
     with Trace(path) as trace:
         if trace.header.clock == "none":
-            raise UsageError(
-                f"{path} has no times: the log that it was made of has none",
-                hint=f"memtrace maps {quote(path)} --at peak",
-            )
+            raise _timeless(path, f"memtrace maps {quote(path)} --at peak")
 
 
-def _within(path: str, moment: Moment, outline: Outline) -> None:
+def _timeless(path: str, hint: str) -> UsageError:
+    return UsageError(f"{path} has no times: the log that it was made of has none", hint=hint)
+
+
+def _within(path: str, moment: Moment, whole: Outline | Replay, hint: str) -> None:
     """Refuse a moment after the trace's last."""
-    hint = f"memtrace maps {quote(path)} --at end"
-    if moment.seq is not None and moment.seq > outline.last_seq:
+    if moment.seq is not None and moment.seq > whole.last_seq:
         raise UsageError(
-            f"there is no event {moment.seq} in {path}: its last is {outline.last_seq}", hint=hint
+            f"there is no event {moment.seq} in {path}: its last is {whole.last_seq}", hint=hint
         )
-    if moment.t is not None and moment.t > outline.duration_ns:
-        end = format_moment(outline.duration_ns, outline.clock)
+    if moment.t is not None and moment.t > whole.duration_ns:
+        clock = whole.clock if isinstance(whole, Outline) else whole.header.clock
+        end = format_moment(whole.duration_ns, clock)
         raise UsageError(f"{path} ends at {end}, before {format_time(moment.t)}", hint=hint)
 
 
-def _named(outline: Outline, path: str, name: str, pid: int | None) -> tuple[int, int]:
+def _named(book: Book, path: str, name: str, pid: int | None) -> tuple[int, int]:
     """(seq, mm) of a named moment."""
+    outline = book.outline
     pid = outline.first_pid if pid is None else pid
     spans = outline.spans.get(pid) if pid is not None else None
     if not spans:
@@ -189,8 +198,49 @@ def _named(outline: Outline, path: str, name: str, pid: int | None) -> tuple[int
     if name == "end":
         last = spans[-1].last
         return outline.last_seq if last is None else last, spans[-1].mm
-    top = max((s.mm for s in spans), key=lambda mm: outline.peaks[mm][0])  # the first of equals
-    return outline.peaks[top][1], top
+    return _peak(book, path, spans)
+
+
+class _Highest(Observer):
+    """The first maximum of mapped bytes of an address space, from a record on."""
+
+    def __init__(self, mm: int, first: int) -> None:
+        self._mm = mm
+        self._first = first
+        self.size, self.seq = -1, first
+
+    def call(self, p: Process, seq: int, t: int, call: Call, name: str, change: object) -> None:
+        """See `Observer`."""
+        self._look(p, seq)
+
+    def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
+        """See `Observer`."""
+        if p is not None:
+            self._look(p, seq)
+
+    def _look(self, p: Process, seq: int) -> None:
+        if p.mm == self._mm and seq >= self._first and p.space.total > self.size:
+            self.size, self.seq = p.space.total, seq
+
+
+def _peak(book: Book, path: str, spans: Sequence[Span]) -> tuple[int, int]:
+    """(seq, mm) of the first maximum while a process used its address spaces: a vfork child uses
+    its parent's for a while only.
+    """
+    most, at = -1, (spans[0].first, spans[0].mm)
+    for span in spans:
+        size, seq = book.outline.peaks[span.mm]
+        if size <= most:
+            continue
+        if not span.first <= seq <= (book.outline.last_seq if span.last is None else span.last):
+            highest = _Highest(span.mm, span.first)
+            with Trace(path) as trace:
+                start = book.near(span.first - 1, None)
+                replay(trace, [highest], until_seq=span.last, start=start)
+            size, seq = highest.size, highest.seq
+        if size > most:
+            most, at = size, (seq, span.mm)
+    return at
 
 
 def _absent(outline: Outline, path: str, pid: int | None, seq: int, when: str) -> UsageError:
@@ -198,12 +248,22 @@ def _absent(outline: Outline, path: str, pid: int | None, seq: int, when: str) -
     spans = outline.spans.get(pid) if pid is not None else None
     if pid is None or not spans:
         return _unknown(outline, path, pid)
-    first, last = spans[0].first, spans[-1].last
-    lived = f"from event {first} to " + ("the end" if last is None else f"event {last}")
-    near = first if seq < first else last
+    lives: list[tuple[int, int | None]] = []  # more than one: its number was used again
+    for s in spans:
+        last = lives[-1][1] if lives else None
+        if last is not None and s.first <= last + 1:
+            lives[-1] = lives[-1][0], s.last
+        else:
+            lives.append((s.first, s.last))
+    lived = ", ".join(
+        f"from event {first} to " + ("the end" if last is None else f"event {last}")
+        for first, last in lives[:4]
+    ) + (", ..." if len(lives) > 4 else "")
+    before = [last for first, last in lives if first <= seq]
+    near = before[-1] if before else lives[0][0]
     return UsageError(
         f"process {pid} is not alive at {when}: it lives {lived}",
-        hint=f"memtrace maps {quote(path)} --at {near} --pid {pid}",
+        hint=f"memtrace maps {quote(path)} --at {'end' if near is None else near} --pid {pid}",
     )
 
 

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""WHEN: which map a moment means, and what is said where it means none."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from tests.unit.conftest import Scene
+
+from memtrace.replay import book as books
+from memtrace.replay.book import Book
+from memtrace.replay.checkpoint import Keeper
+from memtrace.replay.moment import State, state_at
+from memtrace.trace import reader
+from memtrace.trace.errors import UsageError
+from memtrace.trace.records import Clone, Exec, Exit, Fork, Gone
+from memtrace.trace.sidecar import Store
+
+CLONE_VM = 0x100
+
+
+@pytest.fixture
+def many_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One before each record, nearly."""
+    monkeypatch.setattr(reader, "_BLOCK", 80)
+
+    class Often(Keeper):
+        def __init__(self, store: Store) -> None:
+            super().__init__(store, every=1)
+            self.costly = True
+
+    monkeypatch.setattr(books, "Keeper", Often)
+
+
+def vfork(scene: Scene, pid: int) -> None:
+    scene.life(Clone(t=0, pid=1, tid=1, mm=1, child=pid, child_pid=pid, flags=CLONE_VM, stack=None))
+
+
+def ends(scene: Scene, pid: int, mm: int) -> None:
+    scene.life(Exit(t=0, pid=pid, tid=pid, mm=mm, code=0)).life(Gone(t=0, mm=mm))
+
+
+def piped(path: Path, when: str) -> State:
+    """The same by a pipe."""
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    feeder.start()
+    try:
+        return state_at(str(pipe), when)
+    finally:
+        feeder.join(10)
+        pipe.unlink()
+
+
+@pytest.mark.parametrize("how", ["from the start", "by checkpoints"])
+def test_the_peak_of_a_vfork_child_is_not_what_its_parent_had_before_and_later(
+    scene: Scene, how: str, request: pytest.FixtureRequest
+) -> None:
+    if how == "by checkpoints":
+        request.getfixturevalue("many_checkpoints")
+    scene.exec()
+    vfork(scene, 7)
+    own = scene.as_(1, 7).mmap(0x10000)
+    scene.munmap(own, 0x10000)
+    peak = scene.seq - 1
+    scene.exec(2, pid=7)
+    scene.as_(1, 1).mmap(0x900000)
+    scene.munmap(scene.mmap(0x1000), 0x1000)
+    highest = scene.seq - 1
+    path = str(scene.write())
+    state = state_at(path, "peak", 7)
+    assert (state.process.mm, state.seq) == (1, peak)
+    state = state_at(path, "peak", 1)
+    assert (state.process.mm, state.seq) == (1, highest)
+
+
+def test_a_number_that_was_used_again_has_lived_twice(scene: Scene) -> None:
+    scene.exec()
+    scene.fork(2, pid=7)
+    scene.as_(1, 1).mmap(0x1000)
+    ends(scene, 7, 2)
+    died = scene.seq
+    scene.as_(1, 1).mmap(0x1000)
+    between = scene.seq
+    scene.fork(3, pid=7)
+    scene.as_(1, 1).mmap(0x1000)
+    path = str(scene.write())
+    with pytest.raises(UsageError) as e:
+        state_at(path, str(between), 7)
+    assert e.value.message == (
+        f"process 7 is not alive at {between}: it lives from event 2 to event {died - 1}, "
+        f"from event {between + 1} to the end"
+    )
+    assert e.value.hint == f"memtrace maps {path} --at {died - 1} --pid 7"
+    assert state_at(path, str(died - 1), 7).process.mm == 2
+
+
+def test_a_moment_after_the_end_is_none_by_a_pipe_either(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    path = scene.write()
+    assert piped(path, "2").process.space.total == state_at(str(path), "2").process.space.total
+    for when in ("3", "99s"):
+        with pytest.raises(UsageError) as wanted:
+            state_at(str(path), when)
+        with pytest.raises(UsageError) as got:
+            piped(path, when)
+        assert got.value.message == wanted.value.message.replace(path.name, "pipe")
+
+
+def test_a_time_of_a_trace_without_times_is_none_by_a_pipe_either(scene: Scene) -> None:
+    scene.exec()
+    scene.header.clock = "none"
+    path = scene.write()
+    with pytest.raises(UsageError, match="has no times"):
+        state_at(str(path), "0s")
+    with pytest.raises(UsageError, match="has no times"):
+        piped(path, "0s")
+
+
+@pytest.mark.usefixtures("many_checkpoints")
+def test_the_number_of_a_dead_address_space_used_again_is_no_other_map_by_a_checkpoint(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.exec()
+    scene.fork(2, pid=7)
+    ends(scene, 7, 2)
+    for _ in range(4):
+        scene.as_(1, 1).mmap(0x1000)
+    scene.life(Fork(t=0, pid=1, tid=1, mm=1, child=8, child_mm=2))
+    scene.as_(1, 1).mmap(0x1000)
+    path = str(scene.write())
+    for size in range(60, 300, 20):  # a checkpoint somewhere between the end and the fork
+        monkeypatch.setattr(reader, "_BLOCK", size)
+        with pytest.raises(UsageError, match="no process 8"):
+            state_at(path, str(scene.seq), 8)
+
+
+@pytest.mark.usefixtures("many_checkpoints")
+def test_by_a_checkpoint_the_name_of_the_program_is_known(scene: Scene) -> None:
+    scene.exec()
+    scene.life(Exec(t=0, pid=1, tid=1, mm=2, exe="/bin/b", argv=["b", "secret"], maps=[]))
+    for _ in range(4):
+        scene.as_(2, 1).mmap(0x1000)
+    path = str(scene.write())
+    book = Book.read(path)
+    assert book is not None
+    assert book.near(scene.seq, None) is not None
+    state = state_at(path, str(scene.seq), book=book)
+    assert state.process.start.argv == ["b"]
