@@ -14,7 +14,7 @@ from memtrace.cli.output import write_file
 def test_a_result_replaces_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "r.html"
     for data in (b"first", b"second"):
-        write_file(str(path), data)
+        write_file(str(path), [data])
         assert path.read_bytes() == data
     assert os.listdir(tmp_path) == ["r.html"]
 
@@ -25,5 +25,5 @@ def test_a_link_that_waits_for_the_new_file_is_not_followed(tmp_path: Path) -> N
     victim.write_text("precious")
     (tmp_path / f".r.html.{os.getpid()}.new").symlink_to(victim)
     with pytest.raises(FileExistsError):
-        write_file(str(path), b"second")
+        write_file(str(path), [b"second"])
     assert (path.read_text(), victim.read_text()) == ("first", "precious")

@@ -20,6 +20,7 @@ from memtrace.malloc.caller import OWNERS
 from memtrace.replay.engine import replay
 from memtrace.replay.trust import sentence
 from memtrace.report.build import build
+from memtrace.report.rows import Rows
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Ext, Footer, Libc, Snap
@@ -119,15 +120,17 @@ def numbers(path: Path) -> Any:
     """Everything a report says but names."""
 
     def without(value: Any) -> Any:
+        if isinstance(value, msgspec.Struct):
+            value = msgspec.structs.asdict(value)
         if isinstance(value, dict):
             # `kernel` and `model` are a drift's lines; an allocator's evidence names its file.
             left = {"argv", "exe", "path", "kernel", "model"} | (
                 {"evidence"} if "rule" in value else set()
             )
             return {k: without(v) for k, v in value.items() if k not in left}
-        return [without(v) for v in value] if isinstance(value, list) else value
+        return [without(v) for v in value] if isinstance(value, list | Rows) else value
 
-    return without(msgspec.to_builtins(build(Trace(str(path)))))
+    return without(build(Trace(str(path))))
 
 
 @settings(max_examples=150, deadline=None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_file(name: str, data: bytes) -> None:
+def write_file(name: str, data: Iterable[bytes]) -> None:
     """Write a file through a new one beside it, so that no cut-off result ever bears the name.
 
     What is no regular file (/dev/stdout, a pipe) is written directly.
@@ -22,13 +23,14 @@ def write_file(name: str, data: bytes) -> None:
     except FileNotFoundError:
         regular = True
     if not regular:
-        path.write_bytes(data)
+        with path.open("wb") as f:
+            f.writelines(data)
         return
     path = path.resolve()  # through a link, not over it
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with new.open("xb") as f:  # never through a link that waits in /tmp
-            f.write(data)
+            f.writelines(data)
         new.replace(path)
     except FileExistsError as e:
         e.filename = name

@@ -7,12 +7,16 @@ import os
 import shutil
 import sys
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.trace.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LATER = ("html", "md")
 
@@ -67,14 +71,15 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
     if form == "json":
         from memtrace.report import json
 
-        data = json.render(report)
+        data: Iterable[bytes] = json.stream(report)
     else:
         from memtrace.report import text
 
         width = shutil.get_terminal_size().columns
-        data = text.render(report, color=_color(output), width=width).encode("utf-8", "replace")
+        data = [text.render(report, color=_color(output), width=width).encode("utf-8", "replace")]
     if output is None:
-        click.echo(data, nl=False, color=True)
+        for part in data:
+            click.echo(part, nl=False, color=True)
     else:
         write_file(output, data)
     if report.exactness in ("incomplete", "drift"):

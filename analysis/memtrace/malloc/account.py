@@ -52,14 +52,45 @@ _PATIENCE = 256
 _PATIENT = frozenset({"header", "library"})
 
 
+class Legacy:
+    """What a child has of its parent's account, as it was at a fork. It never changes, so that all
+    children of which nothing more is known than their birth share it.
+
+    Args:
+        parent: the account.
+        child: just born.
+    """
+
+    __slots__ = ("arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "tag")
+
+    def __init__(self, parent: Account, child: AddressSpace) -> None:
+        self.loading = parent.loading
+        self.callers = parent.callers.fork()
+        self.heap = parent.heap.fork()
+        self.arenas = parent.arenas.fork()
+        self.mallocs = parent.mallocs.fork()
+        self.libraries = frozenset(parent.libraries)
+        self.tag = child.next_tag
+        self.regions: list[Region] = []
+        sizes: dict[int, tuple[int, int, int]] = {}
+        for s, e, _, tag in child.pieces():
+            low, high, size = sizes.get(tag, (s, e, 0))
+            sizes[tag] = min(low, s), max(high, e), size + e - s
+        for tag, (low, high, size) in sizes.items():
+            mother = parent.regions.alive.get(tag)
+            r = Region(tag, low, high, 0, None) if mother is None else mother.copy(0)
+            r.start, r.end, r.bytes = low, high, size
+            self.regions.append(r)
+
+
 class Account:
     """What is known about one process's memory; final after `Observer.died`."""
 
-    def __init__(self, p: Process, callers: Callers, page: int) -> None:
+    def __init__(self, p: Process, callers: Callers, page: int, first_tag: int = 1) -> None:
         self.p = p
         self.callers = callers
         self.page = page
-        self.tags = Tags(p.space.next_tag if p.inherited else 1)
+        self.tags = Tags(first_tag)
         self.regions = Regions(self.tags)
         self.heap = Heap()
         self.arenas = Arenas()
@@ -72,6 +103,8 @@ class Account:
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
         self._calls = 0
+        self._told = 0  # of what it was told besides calls
+        self._legacy: tuple[tuple[int, int], Legacy] | None = None
         self._seen: Scene | None = None  # the last one
         # Mappings without a file are judged alike if they are made alike, from one place.
         self._judged: dict[tuple[object, ...], tuple[Decision, bool, tuple[str, int] | None]] = {}
@@ -129,24 +162,25 @@ class Account:
         static = self.callers.static and self._chunks() > 0
         self.mallocs.find(seq, sorted(there), header=static)
 
-    def inherit(self, parent: Account, seq: int) -> None:
-        """A fork: everything as the parent has it now, nothing of what it did."""
-        self.loading = parent.loading
-        self.heap = parent.heap.fork()
-        self.arenas = parent.arenas.fork()
-        self.mallocs = parent.mallocs.fork()
-        self.libraries = set(parent.libraries)
-        sizes: dict[int, tuple[int, int, int]] = {}
-        for s, e, _, tag in self.p.space.pieces():
-            low, high, size = sizes.get(tag, (s, e, 0))
-            sizes[tag] = min(low, s), max(high, e), size + e - s
-        for tag, (low, high, size) in sizes.items():
-            mother = parent.regions.alive.get(tag)
-            r = Region(tag, low, high, seq, None) if mother is None else mother.copy(seq)
-            r.start, r.end = low, high
-            r.bytes = r.peak = r.length = size
-            r.inherited = True
-            self.regions.born(r)
+    @classmethod
+    def heir(cls, p: Process, legacy: Legacy, page: int) -> Account:
+        """A forked child's: everything as its parent had it, nothing of what that did."""
+        a = cls(p, legacy.callers.fork(), page, legacy.tag)
+        a.loading = legacy.loading
+        a.heap = legacy.heap.fork()
+        a.arenas = legacy.arenas.fork()
+        a.mallocs = legacy.mallocs.fork()
+        a.libraries = set(legacy.libraries)
+        for r in legacy.regions:
+            a.regions.born(r.copy(p.born_seq))
+        return a
+
+    def legacy(self, child: AddressSpace) -> Legacy:
+        """What a child born now has of it."""
+        now = self._calls, self._told
+        if self._legacy is None or self._legacy[0] != now:
+            self._legacy = now, Legacy(self, child)
+        return self._legacy[1]
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -453,6 +487,7 @@ class Account:
 
     def clone(self, seq: int, record: Clone) -> None:
         """A task starts on a stack of its own."""
+        self._told += 1
         if not record.stack or record.child_pid != record.pid:
             return
         piece = self.p.space.at(record.stack - 1)
@@ -494,6 +529,7 @@ class Account:
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
         """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
+        self._told += 1
         r = self._headers.get(mmap_seq)
         if r is None:
             return
@@ -607,6 +643,7 @@ class Account:
 
     def libc(self, seq: int, record: Libc) -> None:
         """A C library was identified."""
+        self._told += 1
         copies = older.mapped_copies(self.p.space, record.path) if self.p.attached else 1
         self.mallocs.libc(seq, record, max(copies, 1))
         if record.name == "glibc":
@@ -617,6 +654,7 @@ class Account:
         """A snapshot: stacks may have grown; after a drift the map is the kernel's."""
         if not comparison.grown and comparison.drift is None:
             return
+        self._told += 1
         sizes: dict[int, list[Piece]] = {}
         for piece in self.p.space.pieces():
             sizes.setdefault(piece[3], []).append(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from memtrace.malloc.account import Account
+from memtrace.malloc.account import Account, Legacy
 from memtrace.malloc.caller import Callers, is_loader
 from memtrace.malloc.tags import blob_of
 from memtrace.replay.observer import Observer
@@ -19,63 +19,80 @@ from memtrace.trace.sidecar import Store
 
 
 class Accounts(Observer):
-    """Keeps an `Account` for every address space of a replay, `of[mm]`.
+    """Keeps an `Account` for every living address space of a replay; that of a forked child begins
+    with the first thing that it does.
 
     Args:
         trace: the trace that is replayed, for its table of call sites.
+        closed: takes each account when its process has died; it is not kept.
         store: takes what kind each region was.
     """
 
-    def __init__(self, trace: Trace, store: Store | None = None) -> None:
+    def __init__(
+        self, trace: Trace, closed: Callable[[Account], None], store: Store | None = None
+    ) -> None:
+        self._closed = closed
         self._store = store
-        self.of: dict[int, Account] = {}
+        self._of: dict[int, Account] = {}
+        self._heirs: dict[int, Legacy] = {}
         self._decoder = trace.decoder
         self._page = trace.header.page_size
 
     def born(self, p: Process, seq: int, t: int, record: Start | Fork) -> None:
         """Begin an account."""
-        parent = None if p.parent is None else self.of.get(p.parent.mm)
-        if isinstance(record, Fork) and parent is not None:
-            a = Account(p, parent.callers.fork(), self._page)
-            a.inherit(parent, seq)
-        else:
-            callers = Callers(self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p))
-            a = Account(p, callers, self._page)
-            if isinstance(p.start, Attach):
-                a.find(seq, p.start)
-            elif isinstance(p.start, Exec):
-                a.begin(seq, p.start)
-        self.of[p.mm] = a
+        if isinstance(record, Fork) and p.parent is not None:
+            # A parent that has done nothing itself hands on what it was born with.
+            legacy = self._heirs.get(p.parent.mm)
+            self._heirs[p.mm] = legacy or self._of[p.parent.mm].legacy(p.space)
+            return
+        callers = Callers(self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p))
+        a = Account(p, callers, self._page, p.space.next_tag if p.inherited else 1)
+        if isinstance(p.start, Attach):
+            a.find(seq, p.start)
+        elif isinstance(p.start, Exec):
+            a.begin(seq, p.start)
+        self._of[p.mm] = a
+
+    def _account(self, p: Process) -> Account:
+        """Of a living process."""
+        a = self._of.get(p.mm)
+        if a is None:
+            a = self._of[p.mm] = Account.heir(p, self._heirs.pop(p.mm), self._page)
+        return a
 
     def calls_of(self, p: Process) -> Callable[[int, int, Call, str, Change | None], None]:
         """The calls of one process are told to its account."""
-        return self.of[p.mm].call
+        return self._account(p).call
 
     def headers(self, p: Process, seq: int, headers: Sequence[tuple[int, int]]) -> None:
         """Chunk headers."""
-        a = self.of[p.mm]
-        for mmap_seq, word in headers:
-            a.header(seq, mmap_seq, word)
+        a = self._of.get(p.mm)
+        if a is not None:  # the dead are closed
+            for mmap_seq, word in headers:
+                a.header(seq, mmap_seq, word)
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | UnknownRecord) -> None:
         """A libc, or a new thread."""
-        if p is None or p.mm not in self.of:
+        if p is None:
             return
         if isinstance(record, Libc):
-            self.of[p.mm].libc(seq, record)
+            self._account(p).libc(seq, record)
         elif isinstance(record, Clone):
-            self.of[p.mm].clone(seq, record)
+            self._account(p).clone(seq, record)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """A snapshot."""
-        self.of[p.mm].compared(seq, comparison)
+        if comparison.grown or comparison.drift is not None:
+            self._account(p).compared(seq, comparison)
 
     def died(self, p: Process, seq: int, t: int) -> None:
         """Close the account."""
-        account = self.of[p.mm]
+        account = self._account(p)
         account.finish()
         if self._store is not None:
             self._store.add(blob_of(p.mm), account.tags.save())
+        del self._of[p.mm]
+        self._closed(account)
 
 
 def _loader_of(p: Process) -> str:

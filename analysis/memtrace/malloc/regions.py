@@ -66,15 +66,23 @@ class Region:
         self.call = call
 
     def copy(self, seq: int) -> Region:
-        """The forked child's region, born by the fork `seq`."""
-        r = Region(self.tag, self.start, self.end, seq, None)
-        for name in (
-            "length", "prot", "flags", "path", "call", "kind", "owner", "evidence", "candidates",
-            "verdict", "reason", "no_arena", "older", "t_high", "t_low",
-        ):  # fmt: skip
-            setattr(r, name, getattr(self, name))
+        """The forked child's region, born by the fork `seq` with as many bytes."""
+        r = Region(self.tag, self.start, self.end, seq, None, self.call)
+        r.length = r.bytes = r.peak = self.bytes
+        r.kind, r.evidence, r.path = self.kind, self.evidence, self.path
+        r.verdict, r.t_low = self.verdict, self.t_low
+        for name in _SELDOM:
+            value = getattr(self, name)
+            if value != getattr(Region, name):
+                setattr(r, name, value)
         r.inherited = True
         return r
+
+
+#: What a child's region has of its mother's, if that is out of the ordinary.
+_SELDOM = (
+    "prot", "flags", "owner", "candidates", "reason", "no_arena", "older", "t_high",
+)  # fmt: skip
 
 
 class Kind:

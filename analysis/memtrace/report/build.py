@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 
 import msgspec
@@ -15,6 +14,7 @@ from memtrace.malloc.regions import Region
 from memtrace.malloc.tags import Kinds
 from memtrace.replay.book import Book, Making
 from memtrace.replay.engine import replay
+from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
 from memtrace.replay.trust import exactness, process_exactness, sentence
@@ -39,6 +39,7 @@ from memtrace.report.model import (
     TraceFacts,
     Verification,
 )
+from memtrace.report.rows import Kept, Late, Rows, keep
 from memtrace.space.canonical import Run
 from memtrace.space.compare import Drift
 from memtrace.trace.reader import Trace
@@ -53,6 +54,8 @@ _BY_EVIDENCE = (
 #: Lines shown of each side of a drift.
 _DRIFT_LINES = 20
 _REPORT = "report"
+#: How a report is kept: without rows; then of each row what is late, and the rest of it.
+_DECODER = msgspec.msgpack.Decoder(tuple[Report, list[Late], list[msgspec.Raw]])
 
 
 def read(path: str) -> Report:
@@ -65,7 +68,8 @@ def read(path: str) -> Report:
     if book is not None:
         data = book.blobs.get(_REPORT)
         with suppress(msgspec.MsgspecError, ValueError):
-            return msgspec.msgpack.decode(data or b"", type=Report)
+            saved = _DECODER.decode(data or b"")
+            return msgspec.structs.replace(saved[0], processes=Rows(saved[2], saved[1]))
     with Trace(path) as trace, Making(trace) as making:
         return making_of(trace, making)[0]
 
@@ -88,38 +92,76 @@ def read_book(path: str) -> tuple[Book, Kinds] | None:
 
 def making_of(trace: Trace, making: Making) -> tuple[Report, Book]:
     """Read the trace, and make report and book of it."""
-    accounts = Accounts(trace, making.store)
-    result = replay(trace, [accounts, *making.observers], keeper=making.keeper)
-    report = _report(trace, accounts, result)
+    writer = _Writer()
+    accounts = Accounts(trace, writer.closed, making.store)
+    result = replay(trace, [accounts, writer, *making.observers], keeper=making.keeper)
+    report, rows = writer.report()
+    kept = [msgspec.Raw(k) for k in rows.kept if not isinstance(k, ProcessRow)]
+    if len(kept) < len(rows):  # numbers that no kernel has
+        return report, making.done(result)
+    head = msgspec.structs.replace(report, processes=[])
     try:
-        data = msgspec.msgpack.encode(report)
-    except OverflowError:  # numbers that no kernel has
+        data = msgspec.msgpack.encode((head, rows.late, kept))
+    except OverflowError:
         return report, making.done(result)
     return report, making.done(result, [(_REPORT, data)])
 
 
 def build(trace: Trace) -> Report:
     """Read the trace, which is consumed, and report on it."""
-    accounts = Accounts(trace)
-    return _report(trace, accounts, replay(trace, [accounts]))
+    writer = _Writer()
+    replay(trace, [Accounts(trace, writer.closed), writer])
+    return writer.report()[0]
 
 
 def of_process(report: Report, pid: int) -> Report:
     """Only the entries of one process; an exec starts a new one."""
-    chosen = [p for p in report.processes if pid in p.pids]
-    return msgspec.structs.replace(report, processes=chosen)
+    every = report.processes
+    chosen = [i for i, p in enumerate(every) if pid in p.pids]
+    only = every.only(chosen) if isinstance(every, Rows) else [every[i] for i in chosen]
+    return msgspec.structs.replace(report, processes=only)
 
 
-def _report(trace: Trace, accounts: Accounts, result: Replay) -> Report:
-    page = trace.header.page_size
-    execs = {(p.pid, p.born_seq) for p in result.processes if not p.inherited}
-    rows = [_process(result, accounts.of[p.mm], page, execs) for p in result.processes]
+class _Writer(Observer):
+    """Writes each process's row at its death."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+
+    def begin(self, replay: Replay) -> None:
+        """See `Observer`."""
+        self._result = replay
+
+    def closed(self, a: Account) -> None:
+        """A process's last moment."""
+        self._kept[a.p.mm] = keep(_process(self._result, a, self._result.header.page_size))
+
+    def report(self) -> tuple[Report, Rows]:
+        """The pass is over."""
+        result = self._result
+        execs = {(p.pid, p.born_seq) for p in result.processes if not p.inherited}
+        late = [
+            Late(
+                exit=_exit(p),
+                running=p.left and p.alive and _exit(p) is None,
+                replaced=any((pid, p.died_seq) in execs for pid in p.pids),
+                exactness=process_exactness(result, p),
+                lost=p.lost,
+            )
+            for p in result.processes
+        ]
+        rows = Rows([self._kept.pop(p.mm) for p in result.processes], late)
+        return _report(result, rows), rows
+
+
+def _report(result: Replay, rows: Rows) -> Report:
+    header = result.header
     return Report(
         format=FORMAT,
         trace=TraceFacts(
-            engine=trace.header.engine,
-            log=trace.header.log,
-            clock=trace.header.clock,
+            engine=header.engine,
+            log=header.log,
+            clock=header.clock,
             complete=result.complete,
             events=result.events,
             lost=result.lost,
@@ -127,19 +169,18 @@ def _report(trace: Trace, accounts: Accounts, result: Replay) -> Report:
         ),
         processes=rows,
         address_spaces=len(result.processes),
-        machine=trace.header.machine,
-        kernel=trace.header.kernel,
-        page_size=page,
-        argv=list(trace.header.argv),
+        machine=header.machine,
+        kernel=header.kernel,
+        page_size=header.page_size,
+        argv=list(header.argv),
         exactness=exactness(result),
         trust=sentence(result),
         problems=[f"#{seq}: {text}" for seq, text in result.problems],
     )
 
 
-def _process(
-    result: Replay, a: Account, page: int, execs: Collection[tuple[int, int | None]]
-) -> ProcessRow:
+def _process(result: Replay, a: Account, page: int) -> ProcessRow:
+    """The row of a process at its end, without what is `Late`."""
     p = a.p
     kinds = {
         name: KindRow(
@@ -164,8 +205,8 @@ def _process(
         pids=list(p.pids),
         argv=list(p.argv),
         exe=p.exe,
-        exit=_exit(p),
-        running=p.left and p.alive and _exit(p) is None,
+        exit=None,
+        running=False,
         assumed=assumed,
         attached=_attached(a, page, timed=result.timed),
         allocator=_allocator(a.mallocs.serving),
@@ -206,7 +247,7 @@ def _process(
         findings=[],
         born_seq=p.born_seq,
         died_seq=p.died_seq,
-        replaced=any((pid, p.died_seq) in execs for pid in p.pids),
+        replaced=False,
         inherited=p.inherited,
         env_lost=p.start.env_lost,
         threshold_inherited=a.mallocs.threshold.inherited,
@@ -215,7 +256,7 @@ def _process(
         steps_total=a.heap.steps_total,
         peak_seq=p.mapped_peak_seq,
         seen_bytes=p.mapped_peak,
-        exactness=process_exactness(result, p),
+        exactness="",
     )
 
 

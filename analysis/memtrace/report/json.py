@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -10,19 +11,42 @@ from typing import Any
 import msgspec
 
 from memtrace.report.model import TEXT_ONLY, Report
+from memtrace.report.rows import Rows
 
 
 def render(report: Report, *, indent: int = 2) -> bytes:
     """The report as UTF-8 JSON with a final newline; `indent` 0 for one line."""
-    raw = msgspec.json.encode(plain(report))
-    return (msgspec.json.format(raw, indent=indent) if indent else raw) + b"\n"
+    return b"".join(stream(report, indent=indent))
+
+
+def stream(report: Report, *, indent: int = 2) -> Iterator[bytes]:
+    """The same, process by process: of a trace with very many the whole is very large."""
+    empty = _text(plain(msgspec.structs.replace(report, processes=[])), indent)
+    head, tail = empty.rsplit(b"[]", 1)
+    yield head + b"["
+    between, last = b"", b""
+    margin = b"\n" + b" " * indent if indent else b""
+    for p in report.processes:
+        text = _text(plain(p), indent)
+        if indent:  # a line break within a string is written as an escape
+            text = text.replace(b"\n", margin + b" " * indent)
+            yield between + margin + b" " * indent + text
+        else:
+            yield between + text
+        between, last = b",", margin
+    yield last + b"]" + tail + b"\n"
+
+
+def _text(value: Any, indent: int) -> bytes:
+    raw = msgspec.json.encode(value)
+    return msgspec.json.format(raw, indent=indent) if indent else raw
 
 
 def plain(value: Any) -> Any:
     """The report as dicts and lists, without the fields that only the text shows."""
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in _fields(type(value))}
-    if isinstance(value, list):
+    if isinstance(value, list | Rows):
         return [plain(v) for v in value]
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}

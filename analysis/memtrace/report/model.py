@@ -2,10 +2,13 @@
 """The report as values: field for field the JSON that docs/report-json.md describes.
 
 Sizes are bytes, times nanoseconds since the trace's start, addresses integers, absent knowledge
-None. Fields under `# text only` are not part of the JSON.
+None. Fields under `# text only` are not part of the JSON. Rows are arrays where they are kept
+(`rows.py`): the names of their fields would be most of it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,7 +29,7 @@ class TraceFacts(msgspec.Struct, frozen=True, kw_only=True):
     duration_ns: int | None
 
 
-class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True):
+class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A malloc; `rule` is `mmap-threshold`, `not-applicable` or None."""
 
     name: str
@@ -35,14 +38,14 @@ class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str
 
 
-class CallCount(msgspec.Struct, frozen=True, kw_only=True):
+class CallCount(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """How often a call was made and failed."""
 
     count: int
     failed: int
 
 
-class DriftRow(msgspec.Struct, frozen=True, kw_only=True):
+class DriftRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A snapshot that was not reproduced; the differing lines on each side, at most 20."""
 
     seq: int
@@ -51,7 +54,7 @@ class DriftRow(msgspec.Struct, frozen=True, kw_only=True):
     kernel: list[str]
 
 
-class Verification(msgspec.Struct, frozen=True, kw_only=True):
+class Verification(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """How the replayed map compares with the kernel's."""
 
     snapshots: int
@@ -61,7 +64,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     drift: list[DriftRow]
 
 
-class AttachedRow(msgspec.Struct, frozen=True, kw_only=True):
+class AttachedRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What was there when memtrace attached: `regions` older than the trace, `regions_gone` of them
     since. All is None of a process that was there when an imported log began.
     """
@@ -76,7 +79,7 @@ class AttachedRow(msgspec.Struct, frozen=True, kw_only=True):
     resident_bytes: int | None
 
 
-class StepRow(msgspec.Struct, frozen=True, kw_only=True):
+class StepRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A move of the break, see malloc/heap.py."""
 
     seq: int
@@ -91,7 +94,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
 
 
-class HeapRow(msgspec.Struct, frozen=True, kw_only=True):
+class HeapRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The brk heap."""
 
     start: int | None
@@ -106,7 +109,7 @@ class HeapRow(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[StepRow]
 
 
-class MoveRow(msgspec.Struct, frozen=True, kw_only=True):
+class MoveRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A change of the threshold's interval."""
 
     seq: int
@@ -116,7 +119,7 @@ class MoveRow(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
 
 
-class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True):
+class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """glibc's mmap threshold, see malloc/threshold.py."""
 
     initial: int | None
@@ -128,14 +131,14 @@ class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True):
     first: Interval | None
 
 
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
+class Interval(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Bytes, both ends included."""
 
     min: int
     max: int
 
 
-class RegionRow(msgspec.Struct, frozen=True, kw_only=True):
+class RegionRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One region's lifetime."""
 
     start: int
@@ -159,7 +162,7 @@ class RegionRow(msgspec.Struct, frozen=True, kw_only=True):
     inherited: bool
 
 
-class ArenaRow(msgspec.Struct, frozen=True, kw_only=True):
+class ArenaRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One heap of a thread arena."""
 
     base: int
@@ -169,7 +172,7 @@ class ArenaRow(msgspec.Struct, frozen=True, kw_only=True):
     tid: int | None
 
 
-class KindRow(msgspec.Struct, frozen=True, kw_only=True):
+class KindRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """All regions of a kind: how many ever, `older` of them than the trace; the most bytes at one
     time, bytes at the end.
     """
@@ -183,7 +186,7 @@ class KindRow(msgspec.Struct, frozen=True, kw_only=True):
     alive: int
 
 
-class MapsRow(msgspec.Struct, frozen=True, kw_only=True):
+class MapsRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Lines of /proc/PID/maps, at the moments it was read."""
 
     peak: int | None
@@ -191,7 +194,7 @@ class MapsRow(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None
 
 
-class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The whole address space."""
 
     vm_peak_bytes: int | None
@@ -200,7 +203,7 @@ class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
     major_faults: int | None
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A statement about the program, with the records that prove it."""
 
     rule: str
@@ -210,7 +213,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
-class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One address space. `assumed`: its first map was not read but inferred from calls of a log."""
 
     pid: int
@@ -257,7 +260,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     format: str
     trace: TraceFacts
-    processes: list[ProcessRow]
+    processes: Sequence[ProcessRow]
     # text only
     address_spaces: int
     machine: str

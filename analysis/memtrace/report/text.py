@@ -7,6 +7,7 @@ Every number has the number of its record behind it (`#18`; `memtrace events` sh
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from memtrace.report import words
 from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
@@ -53,16 +54,21 @@ class _Text:
         report = self.report
         if not report.processes:
             return [*self._empty(), *self._trust()]
-        order = sorted(report.processes, key=_weight)
-        target = next((p for p in report.processes if p.attached is not None), None)
-        if target is not None:  # the one that was asked about, however small
-            order.remove(target)
-            order.insert(0, target)
-        main, shown = order[0], order[:_DETAILED]
+        weights, attached = [], None  # each row is made anew when it is asked for: once is enough
+        for i, p in enumerate(report.processes):
+            weights.append((*_weight(p), i))
+            if attached is None and p.attached is not None:
+                attached = i
+        order = [i for _, _, i in sorted(weights)]
+        if attached is not None:  # the one that was asked about, however small
+            order.remove(attached)
+            order.insert(0, attached)
+        shown = [report.processes[i] for i in order[:_DETAILED]]
+        main = shown[0]
         shown.sort(key=lambda p: p.born_seq)
         out = self._opening(main)
         if len(report.processes) > 1:
-            out += self._processes(shown)
+            out += self._processes(shown, (report.processes[i] for i in order[:_LISTED]))
         for p in shown:
             out += self._process(p, named=len(report.processes) > 1)
         return out + self._unseen(shown)
@@ -182,28 +188,27 @@ class _Text:
 
     # -- many processes -------------------------------------------------------------------------
 
-    def _processes(self, shown: list[ProcessRow]) -> list[str]:
-        every = self.report.processes
+    def _processes(self, shown: list[ProcessRow], listed: Iterable[ProcessRow]) -> list[str]:
         first = {p.mm for p in shown}
-        order = sorted(every, key=lambda p: (p.mm not in first, _weight(p)))
-        listed = sorted(order[:_LISTED], key=lambda p: (p.born_seq, p.mm))
-        rows = [("process", "born", "mapped", "heap", "calls", "end", "program")]
+        rows = {}
         for p in listed:
             calls = sum(c.count for c in p.calls.values())
-            rows.append((
-                f"{'*' if p in shown else ' '}{p.pid}",
+            rows[p.born_seq, p.mm] = (
+                f"{'*' if p.mm in first else ' '}{p.pid}",
                 f"#{p.born_seq}",
                 _mapped(p),
                 "" if p.heap.peak_bytes is None else format_size(p.heap.peak_bytes),
                 f"{calls:,}",
                 "running" if p.running else fit(words.ending(p), 10),
                 fit(words.command(p), 22) + _origin(p),
-            ))  # fmt: skip
+            )
+        lines = [("process", "born", "mapped", "heap", "calls", "end", "program")]
+        lines += [row for _, row in sorted(rows.items())]
         out = [
             self._heading("processes", "one line per address space: fork and exec begin a new one")
         ]
-        out += [fit(line, self.width) for line in table(rows, "<>>>><<")]
-        hidden = len(every) - len(listed)
+        out += [fit(line, self.width) for line in table(lines, "<>>>><<")]
+        hidden = len(self.report.processes) - len(rows)
         if hidden:
             out.append(f"  and {hidden:,} smaller ones")
         out += paragraph(
