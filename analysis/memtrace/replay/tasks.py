@@ -22,7 +22,7 @@ class Tasks:
         self.pid_of: dict[int, int] = {}
         self.mm_of: dict[int, int] = {}
         self.users: dict[int, set[int]] = {}
-        self._threads: dict[int, set[int]] = {}
+        self._threads: dict[int, set[int]] = {}  # where they are more or less than the leader
 
     def apply(self, record: Record) -> None:
         """Follow one record; calls change nothing."""
@@ -36,7 +36,7 @@ class Tasks:
             self.end(record.pid)
             self._begin(record.pid, record.mm)
             if record.tids:  # its leader may have ended before
-                self._threads[record.pid] = set(record.tids)
+                self._have(record.pid, record.tids)
                 self.pid_of.update((tid, record.pid) for tid in record.tids)
         elif isinstance(record, Fork):
             self.end(record.child)
@@ -46,11 +46,13 @@ class Tasks:
                 self.end(record.child_pid)
                 self._begin(record.child_pid, record.mm)
             self.pid_of[record.child] = record.child_pid
-            self._threads.setdefault(record.child_pid, set()).add(record.child)
+            leader = record.child == record.child_pid and record.child in self.mm_of
+            if not leader or record.child in self._threads:
+                self._threads_of(record.child_pid).add(record.child)
         elif isinstance(record, Exit):
-            threads = self._threads.get(record.pid)
-            if threads is None:
+            if record.pid not in self.mm_of and record.pid not in self._threads:
                 return
+            threads = self._threads_of(record.pid)
             threads.discard(record.tid)
             if record.tid != record.pid:
                 self.pid_of.pop(record.tid, None)
@@ -75,7 +77,7 @@ class Tasks:
 
     def save(self) -> list[tuple[int, int, list[int]]]:
         """(pid, mm, its threads) of each process, for `of`."""
-        return [(pid, mm, sorted(self._threads.get(pid, ()))) for pid, mm in self.mm_of.items()]
+        return [(pid, mm, sorted(self._threads.get(pid, (pid,)))) for pid, mm in self.mm_of.items()]
 
     @classmethod
     def of(cls, saved: Iterable[tuple[int, int, list[int]]]) -> Tasks:
@@ -83,7 +85,7 @@ class Tasks:
         tasks = cls()
         for pid, mm, threads in saved:
             tasks._begin(pid, mm)
-            tasks._threads[pid] = set(threads)
+            tasks._have(pid, threads)
             tasks.pid_of.update((tid, pid) for tid in threads)
         return tasks
 
@@ -91,4 +93,16 @@ class Tasks:
         self.pid_of[pid] = pid
         self.mm_of[pid] = mm
         self.users.setdefault(mm, set()).add(pid)
-        self._threads[pid] = {pid}
+        self._threads.pop(pid, None)
+
+    def _have(self, pid: int, threads: list[int]) -> None:
+        """These are the threads of a process just begun."""
+        if threads != [pid]:
+            self._threads[pid] = set(threads)
+
+    def _threads_of(self, pid: int) -> set[int]:
+        """The threads of a process, to be changed."""
+        threads = self._threads.get(pid)
+        if threads is None:
+            threads = self._threads[pid] = {pid} if pid in self.mm_of else set()
+        return threads
