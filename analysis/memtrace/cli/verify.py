@@ -89,8 +89,8 @@ def _mismatch(p: Process, drift: Drift) -> Iterator[str]:
     pairs = list(zip_longest(drift.model, drift.kernel))
     for ours, theirs in pairs[:_SHOWN]:
         yield f"  {_run(ours):<38} {_run(theirs)}".rstrip()
-    if len(pairs) > _SHOWN:
-        yield f"  ... and {len(pairs) - _SHOWN} more"
+    if drift.differing > _SHOWN:
+        yield f"  ... and {drift.differing - _SHOWN} more"
 
 
 def _run(r: Run | None) -> str:

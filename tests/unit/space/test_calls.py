@@ -229,9 +229,21 @@ def test_the_break_is_where_prctl_puts_it() -> None:
 
 def test_remap_file_pages_rounds_down() -> None:
     space = space_of()
-    do(space, "remap_file_pages", [0x21005, 0x1FFF, 0, 9, 0])
-    assert shown(space)[1:4] == ["20000-21000 r--p @1000", "21000-22000 r--p @9000",
-                                 "22000-24000 r--p @3000"]  # fmt: skip
+    change = do(space, "remap_file_pages", [0x31005, 0x1FFF, 0, 9, 0])
+    assert change is not None
+    assert not change.conflict
+    assert shown(space)[2:4] == ["30000-31000 rw-s @0", "31000-32000 rw-s @9000"]
+
+
+def test_of_a_drift_a_few_runs_are_kept_and_how_many_there_were() -> None:
+    far = range(0x100000, 0x100000 + 0x2000 * 500, 0x2000)
+    lines = [*START, *(f"{a:x}-{a + 0x1000:x} rw-p 00000000 00:00 0" for a in far)]
+    lines.sort(key=lambda line: int(line.partition("-")[0], 16))
+    drift = compare(space_of(), lines, CACHE, 6, 1, "exit").drift
+    assert drift is not None
+    assert (len(drift.model), drift.differing) == (0, 500)
+    assert [r.start for r in drift.kernel] == [*far][: len(drift.kernel)]
+    assert 20 <= len(drift.kernel) < 100
 
 
 @pytest.mark.parametrize("option", [0x53564D41, 0x53564D41 | 5 << 32])
@@ -251,6 +263,9 @@ def test_a_prctl_names_anonymous_memory(option: int) -> None:
         ("mremap", [0x90000, 0, 0x2000, 1], 0xA0000),
         ("brk", [0x50010], -1 << 20),
         ("munmap", [], 0),
+        ("remap_file_pages", [0x10000, 0x1000, 0, 0, 0], 0),  # anonymous, and private
+        ("remap_file_pages", [0x20000, 0x1000, 0, 0, 0], 0),  # private
+        ("remap_file_pages", [0x60000, 0x1000, 0, 0, 0], 0),  # nothing
     ],
 )
 def test_a_result_that_contradicts_the_map_is_a_conflict(
@@ -346,3 +361,18 @@ def test_shmdt_leaves_another_file_whose_offset_fits() -> None:
     )
     do(space, "shmdt", [0x60000])
     assert shown(space) == ["60000-61000 r--p @0"]
+
+
+@pytest.mark.parametrize(("call", "args", "ret", "expected"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("who", ["parent", "child", "grandchild"])
+def test_after_a_fork_nobody_changes_the_others(
+    call: str, args: list[int], ret: int | None, expected: list[str], who: str
+) -> None:
+    """They share their pieces until one of them does something."""
+    family = {"parent": space_of()}
+    family["child"] = family["parent"].fork()
+    family["grandchild"] = family["child"].fork()
+    do(family[who], call, args, ret)
+    for name, space in family.items():
+        assert shown(space) == (expected if name == who else [A, F, S, T]), name
+        assert space.total == sum(e - s for s, e, _, _ in space.pieces())

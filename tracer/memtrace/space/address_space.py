@@ -13,7 +13,7 @@ while replaying; neighbours are merged only on output. An exact munmap is one di
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, PLAIN, Attr, Run, merge
 from memtrace.trace.mapping import Mapping
@@ -74,8 +74,13 @@ class AddressSpace:
         for name in self.SCALARS:
             setattr(child, name, getattr(self, name))
         child.paths = dict(self.paths)
-        child._starts = [s for s in self._starts if not self._ends[s][1].flags & DONTFORK]
-        child._ends = {s: self._ends[s] for s in child._starts}
+        ends = self._ends
+        if self.__class__ is _Shared or not any(e[1].flags & DONTFORK for e in ends.values()):
+            child._starts, child._ends, child.total = self._starts, ends, self.total
+            self.__class__ = child.__class__ = _Shared
+            return child
+        child._starts = [s for s in self._starts if not ends[s][1].flags & DONTFORK]
+        child._ends = {s: ends[s] for s in child._starts}
         child.total = sum(e[0] - s for s, e in child._ends.items())
         return child
 
@@ -232,8 +237,43 @@ class AddressSpace:
 
     def flag(self, low: int, high: int, flag: int) -> None:
         """Set a flag that maps does not show on every page of [low, high)."""
-        for s, e, attr, tag in self.cut(low, high):
-            self.put(s, e, attr._replace(flags=attr.flags | flag), tag)
+        self.alter(low, high, lambda attr: attr._replace(flags=attr.flags | flag))
+
+    def alter(
+        self, low: int, high: int, how: Callable[[Attr], Attr]
+    ) -> tuple[list[Piece], list[Piece]]:
+        """Give the pages of [low, high) other attributes, however many pieces they are in.
+
+        Returns:
+            The pieces as they were, clipped, and as they are.
+        """
+        was: list[Piece] = []
+        now: list[Piece] = []
+        if high <= low:
+            return was, now
+        self._split(low)
+        self._split(high)
+        starts, ends = self._starts, self._ends
+        for i in range(bisect_left(starts, low), bisect_left(starts, high)):
+            s = starts[i]
+            e, attr, tag = ends[s]
+            new = how(attr)
+            was.append((s, e, attr, tag))
+            now.append((s, e, new, tag))
+            ends[s] = e, new, tag
+        return was, now
+
+    def _split(self, address: int) -> None:
+        """Make two pieces of the one that has the address within."""
+        i = bisect_left(self._starts, address)
+        if not i:
+            return
+        s = self._starts[i - 1]
+        e, attr, tag = self._ends[s]
+        if e > address:
+            self._ends[s] = address, attr, tag
+            self._ends[address] = e, attr, tag
+            self._starts.insert(i, address)
 
     def load(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
         """Replace everything by a kernel map (parsed by `MapsCache`); see `_continue` for what
@@ -305,3 +345,43 @@ class AddressSpace:
             e, attr, _ = self._ends[s]
             if attr.flags & GROWSDOWN:
                 yield s, e, attr
+
+
+class _Shared(AddressSpace):
+    """One that has its pieces in common with a child or a parent, none of them VM_DONTCOPY, until
+    either changes: most children exec, or only end. A class of its own, so that changing what is
+    not shared costs nothing.
+    """
+
+    __slots__ = ()
+
+    def cut(self, low: int, high: int) -> list[Piece]:
+        """See `AddressSpace`, as for all here."""
+        self._own()
+        return self.cut(low, high)
+
+    def place(self, low: int, high: int, attr: Attr, tag: int) -> list[Piece]:
+        self._own()
+        return self.place(low, high, attr, tag)
+
+    def put(self, low: int, high: int, attr: Attr, tag: int) -> None:
+        self._own()
+        self.put(low, high, attr, tag)
+
+    def grow_down(self, stack: int, start: int) -> int:
+        self._own()
+        return self.grow_down(stack, start)
+
+    def alter(
+        self, low: int, high: int, how: Callable[[Attr], Attr]
+    ) -> tuple[list[Piece], list[Piece]]:
+        self._own()
+        return self.alter(low, high, how)
+
+    def load(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
+        self._own()
+        self.load(parsed)
+
+    def _own(self) -> None:
+        self._starts, self._ends = list(self._starts), dict(self._ends)
+        self.__class__ = AddressSpace  # type: ignore[assignment]

@@ -341,11 +341,11 @@ def _mprotect(
             piece = space.at(low - 1)  # pieces that are alike are one VMA
             piece = piece if piece is not None and piece[2] == attr else None
     rwx = prot_perms(space, prot, "")
-    change.removed = space.cut(low, high)
-    for s, e, attr, tag in change.removed:
-        new = attr if attr.perms[:3] == rwx else attr._replace(perms=rwx + attr.perms[3])
-        space.put(s, e, new, tag)
-        change.added.append((s, e, new, tag))
+
+    def protected(attr: Attr) -> Attr:
+        return attr if attr.perms[:3] == rwx else attr._replace(perms=rwx + attr.perms[3])
+
+    change.removed, change.added = space.alter(low, high, protected)
 
 
 def _part_way(space: AddressSpace, a: list[int]) -> Change:
@@ -354,11 +354,9 @@ def _part_way(space: AddressSpace, a: list[int]) -> Change:
     """
     change = Change()
     if len(a) > 1:
-        change.removed = space.cut(*_range(a[0], a[1]))
-    for s, e, attr, tag in change.removed:
-        new = attr._replace(perms="???" + attr.perms[3])
-        space.put(s, e, new, tag)
-        change.added.append((s, e, new, tag))
+        change.removed, change.added = space.alter(
+            *_range(a[0], a[1]), lambda attr: attr._replace(perms="???" + attr.perms[3])
+        )
     return change
 
 
@@ -367,15 +365,14 @@ def _madvise(
 ) -> None:
     if a[2] not in (MADV_DONTFORK, MADV_DOFORK):
         return
-    for s, e, attr, tag in space.cut(*_range(a[0], a[1])):
-        flags = attr.flags & ~DONTFORK | (DONTFORK if a[2] == MADV_DONTFORK else 0)
-        space.put(s, e, attr._replace(flags=flags), tag)
+    flag = DONTFORK if a[2] == MADV_DONTFORK else 0
+    low, high = _range(a[0], a[1])
+    space.alter(low, high, lambda attr: attr._replace(flags=attr.flags & ~DONTFORK | flag))
 
 
 def _dontfork(space: AddressSpace, low: int, high: int, ranges: list[tuple[int, int]]) -> None:
     """Of [low, high) a child does not get exactly these ranges."""
-    for s, e, attr, tag in space.cut(low, high):
-        space.put(s, e, attr._replace(flags=attr.flags & ~DONTFORK), tag)
+    space.alter(low, high, lambda attr: attr._replace(flags=attr.flags & ~DONTFORK))
     for start, end in disjoint(ranges):
         space.flag(max(start, low), min(end, high), DONTFORK)
 
@@ -403,12 +400,13 @@ def _remap_file_pages(
 ) -> None:
     # Both are rounded down (`SYSCALL_DEFINE5(remap_file_pages)`).
     low, high = _user_range(a[0] & -4096, a[1] & -4096)
-    change.removed = space.cut(low, high)
-    for s, e, attr, tag in change.removed:
-        # do_mmap makes it anew, without VM_DONTCOPY.
-        new = attr._replace(delta=a[3] * 4096 - low, flags=0)
-        space.put(s, e, new, tag)
-        change.added.append((s, e, new, tag))
+    # do_mmap makes it anew, without VM_DONTCOPY.
+    change.removed, change.added = space.alter(
+        low, high, lambda attr: attr._replace(delta=a[3] * 4096 - low, flags=0)
+    )
+    # What is private it refuses (`if (!vma || !(vma->vm_flags & VM_SHARED))`).
+    private = any(attr.perms[3] == "p" for _, _, attr, _ in change.removed)
+    change.conflict = private or not (change.removed or space.assumed)
 
 
 def _io_destroy(

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.canonical import Attr, MapsCache, Run, merge
 
+#: Runs of a drift that are kept, of each side.
+KEEP = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
     """A snapshot that was not reproduced.
 
-    `model` and `kernel` are the canonical runs that differ, on each side.
+    `model` and `kernel` are the canonical runs that differ, on each side: the first `KEEP` of them;
+    `differing` is how many the side with more of them has.
     """
 
     seq: int
@@ -29,6 +33,7 @@ class Drift:
     why: str
     model: tuple[Run, ...]
     kernel: tuple[Run, ...]
+    differing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +68,11 @@ def compare(
     kernel = merge((s, e, a) for s, e, a, _ in parsed)
     model = space.canonical()
     theirs, ours = set(kernel), set(model)
+    model = [r for r in model if r not in theirs]
+    other = [r for r in kernel if r not in ours]
     drift = Drift(
-        seq, mm, why,
-        tuple(r for r in model if r not in theirs), tuple(r for r in kernel if r not in ours),
-    )  # fmt: skip
+        seq, mm, why, tuple(model[:KEEP]), tuple(other[:KEEP]), max(len(model), len(other))
+    )
     space.load(parsed)
     return Comparison(grown, drift, len(kernel))
 
