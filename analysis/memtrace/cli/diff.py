@@ -70,6 +70,7 @@ def command(
             before.space,
             after.space,
             (lambda tag: kinds.of(before.mm, tag), lambda tag: kinds.of(after.mm, tag)),
+            CARVED - 1,
         )
     width = shutil.get_terminal_size().columns
     text = render(one, two, fates, book.outline.clock, everything=everything, width=max(width, 100))

@@ -112,21 +112,24 @@ def difference(before: AddressSpace, after: AddressSpace, kind: Kind, mask: int)
     return fates
 
 
-def replaced(before: AddressSpace, after: AddressSpace, kinds: tuple[Kind, Kind]) -> list[Fate]:
+def replaced(
+    before: AddressSpace, after: AddressSpace, kinds: tuple[Kind, Kind], mask: int
+) -> list[Fate]:
     """The same of two address spaces that have nothing to do with each other: an exec lies between.
 
     Args:
         before: the map that went.
         after: the one that came.
         kinds: of a tag, of each.
+        mask: see `difference`.
     """
     fates = [
         Fate(kinds[0](tag), _extent(pages, before), None)
-        for tag, pages in _regions(before, -1).items()
+        for tag, pages in _regions(before, mask).items()
     ]
     fates += [
         Fate(kinds[1](tag), None, _extent(pages, after))
-        for tag, pages in _regions(after, -1).items()
+        for tag, pages in _regions(after, mask).items()
     ]
     fates.sort(key=lambda f: (-abs(f.delta), f.after is None, f.there.start))
     return fates

@@ -32,10 +32,14 @@ def render(
         width: columns to fit in.
     """
     old, new = before.process.space.total, after.process.space.total
+    assumed = before.process.space.assumed or after.process.space.assumed
+    least = "at least " if assumed else ""
     lines = [
         f"pid {after.process.pid}   {_moment(before, clock)} to {_moment(after, clock)}",
-        f"mapped   {format_size(old)} to {format_size(new)}: {_signed(new - old)}",
+        f"mapped   {least}{format_size(old)} to {least}{format_size(new)}: {_signed(new - old)}",
     ]
+    if assumed:
+        lines.append("what was mapped before the log begins counts from the call that proves it")
     if before.process is not after.process and before.process.mm != after.process.mm:
         lines.append(_replaced(before, after))
     if not fates:

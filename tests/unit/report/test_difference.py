@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace diff`: what it says, and that it says it however the moments were found."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from tests.unit.conftest import Scene
+
+from memtrace.cli.diff import command
+from memtrace.replay import book as books
+from memtrace.replay.checkpoint import Keeper
+from memtrace.trace import reader
+from memtrace.trace.records import Exec
+from memtrace.trace.sidecar import Store
+
+
+def said(path: str, one: int, two: int) -> list[str]:
+    done = CliRunner().invoke(
+        command, [path, "--at", str(one), "--at", str(two), "--all"], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def test_a_thread_stack_that_went_with_an_exec_is_one_region_by_a_checkpoint_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.glibc()
+    stack = scene.mmap(8 << 20, prot=0, flags=0x20022)
+    scene.call("mprotect", [stack + 0x1000, (8 << 20) - 0x1000, 3], 0)
+    scene.clone(2, stack + (8 << 20) - 0x1000)
+    for _ in range(8):
+        scene.mmap(0x1000)
+    before = scene.seq
+    scene.life(Exec(t=0, pid=1, tid=1, mm=2, exe="/bin/b", argv=["b"], maps=[]))
+    path = str(scene.write())
+    straight = said(path, before, before + 1)
+    kinds = next(line for line in straight if "thread-stack" in line)
+    assert kinds.split()[:4] == ["thread-stack", "-", "1", "8"]
+
+    class Often(Keeper):
+        def __init__(self, store: Store) -> None:
+            super().__init__(store, every=1)
+            self.costly = True
+
+    monkeypatch.setattr(reader, "_BLOCK", 200)
+    monkeypatch.setattr(books, "Keeper", Often)
+    assert said(path, before, before + 1) == straight
+
+
+def test_what_was_mapped_before_a_log_begins_is_not_known(scene: Scene) -> None:
+    scene.exec(assumed=True, maps=[])
+    scene.call("mremap", [0x7F0000200000, 8192, 16384, 1], 0x7F0000200000)
+    lines = said(str(scene.write()), 1, 2)
+    assert lines[1] == "mapped   at least 0 B to at least 16 KiB: +16 KiB"
+    assert lines[2] == "what was mapped before the log begins counts from the call that proves it"
+    scene.records.clear()
+    scene.exec()
+    scene.mmap(0x1000)
+    assert "at least" not in "".join(said(str(scene.write()), 1, 2))
