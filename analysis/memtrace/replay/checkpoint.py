@@ -93,6 +93,7 @@ class Keeper:
         self._tasks = b""
         self._tasks_blob = ""
         self._last = 0
+        self._enough = 0  # records since the last: before, it is not asked what one costs
         self._serial = 0
 
     def passing(
@@ -109,12 +110,13 @@ class Keeper:
             files: how many files the decoder knows.
         """
         distance = mark.seq - self._last
-        if distance < self.every or self.failed:
+        if distance < self.every or distance < self._enough or self.failed:
             return
         spaces = [(mm, live[mm].space) for mm in touched if mm in live]
         cost = len(live) + len(tasks.pid_of)
         cost += sum(len(space) + len(space.paths) for _, space in spaces)
         if distance < cost and not self.costly:
+            self._enough = cost
             return
         try:
             for mm, space in spaces:
@@ -124,7 +126,7 @@ class Keeper:
             self.failed = True
             return
         touched.clear()
-        self._last = mark.seq
+        self._last, self._enough = mark.seq, 0
 
     def finish(self, decoder: Decoder, *, reused: bool) -> None:
         """The pass is over; without the files in the order of their definition nothing counts, nor
