@@ -653,6 +653,6 @@ WRONG = {
 }  # fmt: skip
 #: How many make a large trace, where it is not the same number as for the others.
 SIZES = {
-    "wide_snapshots": 40, "wide_drifting": 500, "wide_forks": 500, "shm_detached": 4000,
+    "wide_snapshots": 40, "wide_drifting": 500, "wide_forks": 2000, "shm_detached": 4000,
     "protected_all": 10_000,
 }  # fmt: skip

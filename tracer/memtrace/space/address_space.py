@@ -109,6 +109,17 @@ class AddressSpace:
         e, attr, tag = self._ends[s]
         return (s, e, attr, tag) if address < e else None
 
+    def begun_at(self, address: int) -> list[Piece]:
+        """The pieces from an address on whose file would begin there: what is left of a mapping of
+        the whole file that was made there, and what else looks like it.
+        """
+        starts, ends = self._starts, self._ends
+        return [
+            (s, *ends[s])
+            for s in starts[bisect_left(starts, address) :]
+            if ends[s][1].delta == -address
+        ]
+
     def is_free(self, low: int, high: int) -> bool:
         """Whether nothing is mapped in [low, high)."""
         return next(self.pieces(low, high), None) is None
@@ -254,10 +265,11 @@ class AddressSpace:
         self._split(low)
         self._split(high)
         starts, ends = self._starts, self._ends
-        for i in range(bisect_left(starts, low), bisect_left(starts, high)):
-            s = starts[i]
+        last = new = None
+        for s in starts[bisect_left(starts, low) : bisect_left(starts, high)]:
             e, attr, tag = ends[s]
-            new = how(attr)
+            if new is None or attr is not last:
+                last, new = attr, how(attr)
             was.append((s, e, attr, tag))
             now.append((s, e, new, tag))
             ends[s] = e, new, tag

@@ -384,8 +384,8 @@ def _shmdt(
     # other file may lie there with such an offset: only a segment's is named /SYSV (`newseg`).
     base: Attr | None = None
     doomed = []
-    for s, e, attr, _tag in space.pieces(a[0]):
-        if attr.delta != -a[0] or not attr.ino or (base is not None and attr[1:3] != base[1:3]):
+    for s, e, attr, _tag in space.begun_at(a[0]):
+        if not attr.ino or (base is not None and attr[1:3] != base[1:3]):
             continue
         if base is None and not space.paths.get(attr[1:3], "").startswith("/SYSV"):
             continue
