@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from memtrace.replay.checkpoint import Keeper, Restored
     from memtrace.space.calls import Change
-    from memtrace.trace.reader import Numbered, Trace
+    from memtrace.trace.reader import Trace
     from memtrace.trace.records import LifeRecord
 
 _U64 = (1 << 64) - 1
@@ -153,91 +153,91 @@ class _Pass:
         names, files = self.trace.header.calls, self.trace.decoder.file
         brk = names.index("brk") if "brk" in names else -1
         page = self.trace.header.page_size
-        limits = None if until_seq is None and until_t is None else _limits(until_seq, until_t)
+        last_seq = _NEVER if until_seq is None else until_seq
+        last_t = _NEVER if until_t is None else until_t
         mm: int | None = None
         p: Process = None  # type: ignore[assignment]  # of the mm of the call before
         most = vm_most = rss_most = offset = 0  # of `p`
         began = 0  # the first of the calls of `p` without another record between
         seq, t, events = r.last_seq, r.last_t, 0
-        trace, touched = self.trace, self.touched
+        trace, mark, touched = self.trace, self.trace.mark, self.touched
         try:
-            for mark, whole in trace.batches():
-                batch = whole if limits is None else limits(whole)
-                r.stopped = len(batch) < len(whole)
-                if keeper is not None:
+            for now, when, record in trace.records():
+                if now > last_seq or when > last_t:
+                    r.stopped = True
+                    break
+                if keeper is not None and trace.mark is not mark:
+                    mark = trace.mark
                     keeper.passing(mark, live, touched, r.tasks, len(trace.decoder.files))
                     mm = None
-                for now, when, record in batch:
-                    if when < t:
-                        r.ordered = False
-                        self._back_in_time(now, t - when)
-                    seq, t = now, when
-                    if not isinstance(record, Call):
-                        self._other(seq, t, record)
-                        mm = None
+                if when < t:
+                    r.ordered = False
+                    self._back_in_time(now, t - when)
+                seq, t = now, when
+                if not isinstance(record, Call):
+                    self._other(seq, t, record)
+                    mm = None
+                    continue
+                call = record
+                events += 1
+                if call.mm != mm:
+                    if call.mm not in live:
+                        self._homeless(seq, call)
                         continue
-                    call = record
-                    events += 1
-                    if call.mm != mm:
-                        if call.mm not in live:
-                            self._homeless(seq, call)
-                            continue
-                        mm = call.mm
-                        p = live[mm]
-                        on_call = [of(p) for of in callers]
-                        offset, most = p.statm_offset, p.mapped_peak
-                        vm_most, rss_most = p.vm_peak, p.rss_peak
-                        touched.add(mm)
-                        began = seq
-                        self.owners.begins(seq, p.index)
-                    number, ret, ext, space = call.call, call.ret, call.ext, p.space
-                    name = names[number]
-                    change = file = None
-                    if ext is not None:
-                        if ext.f is not None:
-                            file = files(ext.f)
-                        headers = ext.h
-                        if headers is None:
-                            pass
-                        elif len(headers) == 1 and began <= headers[0][0] < seq:
-                            for tell in self.on_headers:
-                                tell(p, seq, headers)
-                        else:
-                            self._headers(seq, headers)
-                    try:
-                        change = apply(space, name, call.args, ret, ext, file, cache)
-                        if change is not None and change.conflict:
-                            p.conflict(seq)
-                    except (ValueError, OverflowError) as e:
-                        r.problem(seq, f"{name} carries no maps text: {_short(e)}")
-                    count = p.calls.get(name)
-                    if count is None:
-                        count = p.calls[name] = [0, 0]
-                    count[0] += 1
-                    if ret is None:
+                    mm = call.mm
+                    p = live[mm]
+                    on_call = [of(p) for of in callers]
+                    offset, most = p.statm_offset, p.mapped_peak
+                    vm_most, rss_most = p.vm_peak, p.rss_peak
+                    touched.add(mm)
+                    began = seq
+                    self.owners.begins(seq, p.index)
+                number, ret, ext, space = call.call, call.ret, call.ext, p.space
+                name = names[number]
+                change = file = None
+                if ext is not None:
+                    if ext.f is not None:
+                        file = files(ext.f)
+                    headers = ext.h
+                    if headers is None:
                         pass
-                    elif ret < 0:
-                        count[1] += ret > -4096
-                    elif number == brk and _refused(space, call.args, ret):
-                        count[1] += 1
-                    total = space.total
-                    if total > most:
-                        most = p.mapped_peak = total
-                        p.mapped_peak_seq = seq
-                    vm, rss = call.vm, call.rss
-                    if vm is None:
-                        p.unread += 1
+                    elif len(headers) == 1 and began <= headers[0][0] < seq:
+                        for tell in self.on_headers:
+                            tell(p, seq, headers)
                     else:
-                        if vm * page != total + offset:
-                            p.checksum_differs(seq, vm * page - total)
-                        if vm > vm_most:
-                            vm_most = p.vm_peak = vm
-                        if rss is not None and rss > rss_most:
-                            rss_most = p.rss_peak = rss
-                    for hook in on_call:
-                        hook(seq, t, call, name, change)
-                if r.stopped:
-                    break
+                        self._headers(seq, headers)
+                try:
+                    change = apply(space, name, call.args, ret, ext, file, cache)
+                    if change is not None and change.conflict:
+                        p.conflict(seq)
+                except (ValueError, OverflowError) as e:
+                    r.problem(seq, f"{name} carries no maps text: {_short(e)}")
+                count = p.calls.get(name)
+                if count is None:
+                    count = p.calls[name] = [0, 0]
+                count[0] += 1
+                if ret is None:
+                    pass
+                elif ret < 0:
+                    count[1] += ret > -4096
+                elif number == brk and _refused(space, call.args, ret):
+                    count[1] += 1
+                total = space.total
+                if total > most:
+                    most = p.mapped_peak = total
+                    p.mapped_peak_seq = seq
+                vm, rss = call.vm, call.rss
+                if vm is None:
+                    p.unread += 1
+                else:
+                    if vm * page != total + offset:
+                        p.checksum_differs(seq, vm * page - total)
+                    if vm > vm_most:
+                        vm_most = p.vm_peak = vm
+                    if rss is not None and rss > rss_most:
+                        rss_most = p.rss_peak = rss
+                for hook in on_call:
+                    hook(seq, t, call, name, change)
         finally:
             r.events, r.last_seq, r.last_t = events, seq, t
             r.duration_ns = t
@@ -506,22 +506,6 @@ def _damage(record: Start, space: AddressSpace, parsed: Sequence[tuple[int, int,
     if any(space.at(address) is None for address, _ in record.chunks):
         return "it has a chunk header where nothing is mapped"
     return ""
-
-
-def _limits(
-    until_seq: int | None, until_t: int | None
-) -> Callable[[list[Numbered]], list[Numbered]]:
-    """What of a batch is not behind a limit."""
-    last_seq = _NEVER if until_seq is None else until_seq
-    last_t = _NEVER if until_t is None else until_t
-
-    def within(batch: list[Numbered]) -> list[Numbered]:
-        for i, (seq, t, _) in enumerate(batch):
-            if seq > last_seq or t > last_t:
-                return batch[:i]
-        return batch
-
-    return within
 
 
 def _refused(space: AddressSpace, args: list[int], ret: int) -> bool:

@@ -28,10 +28,6 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _RERECORD = "memtrace run -o trace.json -- PROG ARGS..."
 
 
-#: A record with its sequence number and its time, ns since the trace's start.
-Numbered = tuple[int, int, Record]
-
-
 class Mark(NamedTuple):
     """A place between two records: `offset` in the file's (decompressed) bytes, `seq` and `t` of
     the record before it.
@@ -50,7 +46,8 @@ class Trace:
     """An opened trace: its header at once, its records in one pass of `records()`.
 
     After the pass, `footer` (None when there is none) and `problems` ([(line number, sentence)], at
-    most 20 kept, `problems_total` counts all) are final.
+    most 20 kept, `problems_total` counts all) are final. `mark` is where the block of lines begins
+    that the last record came from.
 
     Raises:
         TraceFormatError: no readable header.
@@ -61,7 +58,7 @@ class Trace:
         self.footer: Footer | None = None
         self.problems: list[tuple[int, str]] = []
         self.problems_total = 0
-        self._begin = START
+        self.mark = START
         self.opened: os.stat_result | None = None
         self._blocks = _blocks(self)
         try:
@@ -88,25 +85,19 @@ class Trace:
         if len(self.problems) < 20:
             self.problems.append((line, text))
 
-    def records(self) -> Iterator[Numbered]:
+    def records(self) -> Iterator[tuple[int, int, Record]]:
         """Yield (sequence number, time in ns since the start, record), in order of application.
 
         Sequence numbers are line numbers: the header is 0, the first record 1. All times are 0 in a
         trace whose header says that it has none (`clock`). The `h` of a record,
         which counts records back in the file, comes with sequence numbers.
         """
-        for _, batch in self.batches():
-            yield from batch
-
-    def batches(self) -> Iterator[tuple[Mark, list[Numbered]]]:
-        """The same some at a time, each time with the place where they begin."""
         decode = self.decoder.decode
-        t, seq = self._begin.t, self._begin.seq
+        t, seq = self.mark.t, self.mark.seq
         pending_error: tuple[int, str] | None = None
         odd = False  # there was a line that is no record
         for offset, lines in self.blocks():
-            mark = Mark(offset, seq, t)
-            batch: list[Numbered] = []
+            self.mark = Mark(offset, seq, t)
             for line in lines:
                 seq += 1
                 try:
@@ -122,7 +113,6 @@ class Trace:
                         seq -= 1
                     elif line[:1] == b"]":
                         self.close()
-                        yield mark, batch
                         return
                     elif line.strip():
                         # The last line may be torn: that is only known when no other follows.
@@ -149,8 +139,7 @@ class Trace:
                         t = record.t
                     if isinstance(record, Life) and record.h is not None:
                         record.h = [(seq - back, word) for back, word in record.h]
-                batch.append((seq, t, record))
-            yield mark, batch
+                yield seq, t, record
         self.close()  # a pending error was the torn last line: dropped
 
     def seek(self, mark: Mark) -> None:
@@ -158,14 +147,13 @@ class Trace:
         self._blocks.close()
         self._blocks = _blocks(self, mark.offset)
         self._first = [], mark.offset
-        self._begin = mark
+        self.mark = mark
 
     def blocks(self) -> Iterator[tuple[int, list[bytes]]]:
         """The lines after the header, without their newlines, some at a time, each time with the
         offset of the first; the trace is consumed.
         """
         lines, offset = self._first
-        self._first = [], offset
         if lines:
             yield offset, lines
         yield from self._blocks
