@@ -154,6 +154,7 @@ class Trace:
         offset of the first; the trace is consumed.
         """
         lines, offset = self._first
+        self._first = [], offset
         if lines:
             yield offset, lines
         yield from self._blocks
