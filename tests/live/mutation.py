@@ -92,7 +92,8 @@ def outside(ranges: list[Range], low: int, high: int) -> list[Range]:
 
 
 def inside(ranges: list[Range], low: int, high: int) -> list[Range]:
-    return [(max(s, low), min(e, high), w) for s, e, w in ranges if s < high and e > low]
+    cut = [(max(s, low), min(e, high), w) for s, e, w in ranges]
+    return [(s, e, w) for s, e, w in cut if s < e]  # of a length of 0 nothing
 
 
 def shown(ranges: list[Range]) -> list[Range]:
