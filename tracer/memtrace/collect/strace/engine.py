@@ -44,7 +44,7 @@ from memtrace.collect.tracee import FirstStop, Mm, Tracee
 _SENT = re.compile(
     rb"^(\d+) +--- SIG\w+ \{si_signo=\w+, si_code=(-?\w+)(?:, si_pid=(\d+))?", re.MULTILINE
 )
-_FORKS = frozenset(("fork", "vfork", "clone", "clone3"))
+_FORKS = frozenset(("fork", "clone", "clone3"))
 
 
 class StraceEngine:
@@ -189,12 +189,15 @@ class StraceEngine:
                 self._exiting.add(tracee.tid)
                 self._exits(tracee, whole=call == "exit_group")
             return
+        if call == "vfork":
+            return  # shares the map, changes nothing of it
         tracee.role = Role.FORK if call in _FORKS else role_of(call)
-        tracee.pending, tracee.t0 = True, time.monotonic_ns()
         self.observer.reach(mm, tracee.tid)
         found = self._registers.read(tracee.tid)
         printed = () if tracee.role else event.args or ()
-        fill(tracee, call, found, printed, evidence=self.options.evidence)
+        if not fill(tracee, call, found, printed, evidence=self.options.evidence):
+            return  # not its call
+        tracee.pending, tracee.t0 = True, time.monotonic_ns()
         if tracee.role is Role.EXEC:
             self._execs(tracee)
             return
@@ -218,7 +221,7 @@ class StraceEngine:
         elif call == "clone":
             tracee.clone = (e[4], e[5] or None)
         else:
-            tracee.clone = (CLONE_VM if call == "vfork" else 0, None)
+            tracee.clone = (0, None)
         return tracee.clone
 
     def _called(self, event: Called) -> None:
@@ -229,16 +232,15 @@ class StraceEngine:
         self.observer.reach(mm, tracee.tid)
         if not tracee.pending:
             self._first_look(tracee)
-            fill(
-                tracee, event.call, self._registers.read(tracee.tid), event.args,
-                evidence=self.options.evidence,
-            )  # fmt: skip
+            found = self._registers.read(tracee.tid)
+            fill(tracee, event.call, found, event.args, evidence=self.options.evidence)
             tracee.t0 = now
         tracee.pending, tracee.role = False, Role.MEMORY
-        if event.ret is not None and event.ret in ERESTART:
+        never_made = not tracee.entry[0] if event.ret is None else event.ret in ERESTART
+        if never_made:
             self._turns.settle(tracee)
             return
-        if tracee.abi is NATIVE and event.call not in POINTERS:
+        if event.ret is not None and tracee.abi is NATIVE and event.call not in POINTERS:
             fill_again(tracee, event)
         quiet = self._quiet(tracee)
         self._turns.settle(tracee, self._message(tracee, event.ret, now, quiet=quiet))
@@ -393,7 +395,9 @@ class StraceEngine:
         self.family.ended(event.tid, event.code, event.signal)
 
     def _killed_in_call(self, tracee: Tracee) -> None:
-        """Killed between a call's entry and its exit: whether it was made is not known."""
+        """Killed between a call's entry and its exit: whether it was made is not known, but where
+        it had gone before its registers could be read (the kernel skips it then).
+        """
         if not tracee.entry[0]:
             self._turns.settle(tracee)
             return

@@ -65,7 +65,7 @@ class RegisterFiles:
 
 
 def interface(number: int, call: str) -> Abi | None:
-    """By which system call interface a number means that call."""
+    """By which system call interface a number means that call; None by none."""
     if NATIVE.names.get(number & ~X32_BIT) == call:
         return NATIVE
     name = I386.names.get(number, "")
@@ -74,8 +74,12 @@ def interface(number: int, call: str) -> Abi | None:
 
 def fill(
     tracee: Tracee, call: str, found: Registers | None, args: Sequence[int], *, evidence: bool
-) -> None:
+) -> bool:
     """Fill `tracee.entry`, `stack`, `abi` and `name` at a call's entry.
+
+    Returns False if the registers say that the task is in another call. Where one is killed at its
+    entry, and has left that stop, strace 6.1 prints the call that it read last, another task's
+    (`get_scno`); the kernel skips the true one. The entry is then without registers.
 
     Args:
         tracee: stands in the stop.
@@ -87,10 +91,10 @@ def fill(
     e = tracee.entry
     tracee.abi, tracee.name, tracee.stack = NATIVE, call, b""
     e[ENTRY_OP] = e[1] = e[2] = 0
-    if found is None:
+    abi = None if found is None else interface(found.number, call)
+    if found is None or abi is None:
         set_arguments(tracee, _NUMBERS.get(call, 0), args)
-        return
-    abi = interface(found.number, call) or NATIVE
+        return found is None
     tracee.abi, e[1], e[2] = abi, found.ip, found.sp
     if evidence:
         tracee.stack = tracee.mm.bytes_at(found.sp, _STACK_BYTES.get(call, 8))
@@ -98,9 +102,15 @@ def fill(
     if abi is I386:
         tracee.name = I386.names[found.number]
         set_arguments(tracee, found.number, found.args)
-        return
-    known = call in POINTERS or not args
-    set_arguments(tracee, found.number, found.args if known else args)
+        return True
+    told = args and call not in POINTERS and all(map(_same, args, found.args))
+    set_arguments(tracee, found.number, args if told else found.args)
+    return True
+
+
+def _same(printed: int, register: int) -> bool:
+    """Whether strace has printed that register, which it may take for an int."""
+    return not (printed ^ register) & 0xFFFFFFFF
 
 
 def fill_again(tracee: Tracee, event: Called) -> None:
