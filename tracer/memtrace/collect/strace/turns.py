@@ -56,7 +56,8 @@ class Turns:
         self._in_flight = in_flight
         self._is_first = is_first
         self._read_back = ReadBack()
-        self._places: dict[int, Place] = {}  # tid -> that of its call in flight
+        self._places: dict[int, tuple[Place, Tracee]] = {}  # tid -> that of its call in flight
+        self._late: set[int] = set()  # whose call in flight has lost its place
         self._last: dict[int, int] = {}  # mm -> the task that was let in last
         self._done: dict[int, Done] = {}  # tid -> of its call in flight, which has ended
 
@@ -74,20 +75,30 @@ class Turns:
         if late:
             self._overlap(mm, [*late, tracee])
         for t in others:
-            if t not in late and t.tid not in self._done and t.role is Role.MEMORY:
+            if t in late:
+                continue
+            if t.tid not in self._done and t.role is Role.MEMORY:
                 self._done[t.tid] = self._look_back(t)
-        self._places[tracee.tid] = self._channel.place()
+            if t.tid in self._late:  # it has ended, and is told of before this one after all
+                self._late.discard(t.tid)
+                self._places[t.tid] = self._channel.place(), t
+        self._places[tracee.tid] = self._channel.place(), tracee
         self._last[mm.id] = tracee.tid
 
     def give_up_late(self) -> None:
-        """Calls that take long lose their places, or all that is sent would wait for them. Of their
-        own mm no call can follow them unless it is let overlap (`enter`).
+        """Calls that take long lose their places, or all that is sent would wait for them. The next
+        call of their mm gives them another one, before its own, unless it is let overlap (`enter`);
+        if it is in flight already, strace tells which comes first, and that may be wrong.
         """
         now = time.monotonic_ns()
-        for tid, place in list(self._places.items()):
-            if now - place.since > LIMIT_NS:
-                del self._places[tid]
-                self._channel.settle(place)
+        late = [t for place, t in self._places.values() if now - place.since > LIMIT_NS]
+        for t in late:
+            others = [o for _, o in self._places.values() if o.mm is t.mm]
+            place, _ = self._places.pop(t.tid)
+            self._late.add(t.tid)
+            if len(others) > 1:
+                self._tell_overlap(t.mm, others)
+            self._channel.settle(place)
 
     def all_ended(self, mm: Mm, tracee: Tracee) -> bool:
         """Whether all calls of the mm but the tracee's come to their end, now that no other begins,
@@ -118,27 +129,32 @@ class Turns:
 
     def place(self, tracee: Tracee) -> Place | None:
         """Where the message of its call in flight will stand."""
-        return self._places.get(tracee.tid)
+        found = self._places.get(tracee.tid)
+        return None if found is None else found[0]
 
     def settle(self, tracee: Tracee, message: bytes = b"") -> None:
         """Put a call's message where it belongs; one that has lost its place goes last."""
-        place = self._places.pop(tracee.tid, None)
+        found = self._places.pop(tracee.tid, None)
         self._done.pop(tracee.tid, None)
+        self._late.discard(tracee.tid)
         tracee.mm.overlapping.discard(tracee)
-        if place is not None:
-            self._channel.settle(place, message)
+        if found is not None:
+            self._channel.settle(found[0], message)
         elif message:
             self._channel.send(message)
 
     def _overlap(self, mm: Mm, tracees: list[Tracee]) -> None:
+        self._tell_overlap(mm, tracees)
+        for t in tracees[:-1]:
+            self.settle(t)
+            mm.overlapping.add(t)
+
+    def _tell_overlap(self, mm: Mm, tracees: list[Tracee]) -> None:
         self._channel.send(wire.life({
             "rec": "overlap", "t": self._channel.now(), "mm": mm.id,
             "tids": [t.tid for t in tracees],
         }))  # fmt: skip
         mm.disordered = True
-        for t in tracees[:-1]:
-            self.settle(t)
-            mm.overlapping.add(t)
 
     def _look_back(self, tracee: Tracee) -> Done:
         failed = self._read_back.after(tracee, -1)
