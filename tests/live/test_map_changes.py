@@ -142,6 +142,19 @@ def test_a_case_by_python_ptrace(run: Callable[..., Traced], case: str) -> None:
     check(done, CASES[case], case)
 
 
+@pytest.mark.parametrize("options", [(), ("--engine", "strace")], ids=["filter", "strace"])
+def test_the_first_segment_of_all_has_inode_0(
+    run: Callable[..., Traced], options: tuple[str, ...]
+) -> None:
+    alone = ("unshare", "--ipc" if os.geteuid() == 0 else "-Uri")
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel has no user namespaces for everybody")
+    done = run(*alone, built("map_changes"), "segments", options=options)
+    seq = done.calls("shmat")[0]["seq"]
+    assert [r.ino for r in done.maps([seq])[seq] if r.perms == "rw-s"] == [0]
+    check(done, CASES["segments"], "segments")
+
+
 def test_what_grew_is_looked_at_before_a_call_changes_it(run: Callable[..., Traced]) -> None:
     done = run(built("map_changes"), "stack")
     (process, _child) = done.replayed.processes

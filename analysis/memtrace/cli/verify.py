@@ -96,5 +96,5 @@ def _mismatch(p: Process, drift: Drift) -> Iterator[str]:
 def _run(r: Run | None) -> str:
     if r is None:
         return "-"
-    what = r.name or (f"{r.dev} {r.ino}" if r.ino else "")
+    what = r.name or (f"{r.dev} {r.ino}" if r.is_file else "")
     return f"{r.start:x}-{r.end:x} {r.perms} {what}".rstrip()

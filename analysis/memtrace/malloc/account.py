@@ -30,8 +30,9 @@ from memtrace.malloc.tags import CARVED, Tags
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
-from memtrace.space.canonical import ANON_DEV, ASSUMED, Attr
+from memtrace.space.canonical import ASSUMED, Attr
 from memtrace.space.compare import Comparison
+from memtrace.trace.mapping import ANON_DEV
 from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
 
 MADV_DONTNEED = 4
@@ -117,11 +118,13 @@ class Account:
         self.loading = True
         # Where the heap begins the first brk would tell: if it is not in the log, no call does.
         self.heap = Heap.begin(space, older=record.assumed and space.start_brk is None)
-        runnable = {(a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2] == "x"}
+        runnable = {
+            (a.dev, a.ino) for _, _, a, _ in space.pieces() if a.is_file and a.perms[2] == "x"
+        }
         self.libraries |= runnable
         for s, e, attr, tag in list(space.pieces()):
             r = Region(tag, s, e, seq, record.tid)
-            r.path = space.paths.get((attr.dev, attr.ino), attr.name) if attr.ino else attr.name
+            r.path = space.paths.get((attr.dev, attr.ino), attr.name) if attr.is_file else attr.name
             r.call = "exec"
             d = self._of_start(attr, s, e, space)
             r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
@@ -134,7 +137,7 @@ class Account:
             return named
         if attr.name == ASSUMED:
             return Decision("unknown", "none")
-        if attr.ino or attr.dev != ANON_DEV:
+        if attr.is_file:
             known = (attr.dev, attr.ino) in self.libraries
             return Decision("library" if known else "file", "sequence")
         if space.start_stack is not None and s <= space.start_stack < e:
@@ -247,7 +250,7 @@ class Account:
         return name == "munmap" and any(
             paths.get((attr.dev, attr.ino), "").endswith("/ld.so.cache")
             for _, _, attr, _ in change.removed
-            if attr.ino
+            if attr.is_file
         )
 
     def _refused(self, call: Call) -> str:
@@ -310,7 +313,7 @@ class Account:
         r.t_low = threshold.low
         if threshold.unseen:
             r.t_high = threshold.high
-        if attr.ino:
+        if attr.is_file:
             r.path = self.p.space.paths.get((attr.dev, attr.ino), "")
         if name == "mmap" and len(args) >= 4:
             d = self._mapped(seq, call, attr, r)
@@ -339,7 +342,8 @@ class Account:
         """What a new mmap is; notes what else it tells."""
         args, tid = call.args, call.tid
         r.prot, r.flags = args[2], args[3]
-        if attr.ino:
+        is_file = attr.is_file
+        if is_file:
             self._note_file(seq, attr, r.path)
         if args[2] == 0 and args[3] & MAP_FIXED and (closed := self._in_arena(r.start)) is not None:
             return closed
@@ -350,14 +354,14 @@ class Account:
             self._judged.clear()
             self._seen = scene
         key = call.site, tuple(args)
-        judged = None if attr.ino else self._judged.get(key)
+        judged = None if is_file else self._judged.get(key)
         if judged is None:
             caller = self.callers.of(call.site)
-            library = attr.ino != 0 and (attr.dev, attr.ino) in self.libraries
+            library = is_file and (attr.dev, attr.ino) in self.libraries
             d = origin.of_mmap(args, attr, caller, scene, is_library=library)
             site = self.callers.place(call.site) if caller.who == LIBC else None
             judged = d, origin.is_chunk_shape(args, self.page), site
-            if not attr.ino:
+            if not is_file:
                 if len(self._judged) >= _REMEMBERED:
                     self._judged.clear()
                 self._judged[key] = judged
@@ -561,7 +565,7 @@ class Account:
         """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
         for _, _, attr, tag in change.removed:
             r = self.regions.alive.get(tag)
-            if r is None or attr.ino or attr.perms != "rw-p":
+            if r is None or attr.is_file or attr.perms != "rw-p":
                 return
             maybe = r.kind == "unknown" and (r.older or "malloc-chunk" in r.candidates)
             if not maybe and not (r.older and r.kind == "thread-stack"):
@@ -670,7 +674,7 @@ class Account:
             r.length = r.bytes = r.peak = sum(e - s for s, e, _, _ in pieces)
             attr = pieces[0][2]
             r.call = "snapshot"
-            r.path = self.p.space.paths.get((attr.dev, attr.ino), "") if attr.ino else ""
+            r.path = self.p.space.paths.get((attr.dev, attr.ino), "") if attr.is_file else ""
             d = origin.special(attr, heap=tag == self.p.space.heap_tag) or origin.of_other("", attr)
             r.kind, r.evidence = d.kind, d.evidence
             self._rule_on(r)

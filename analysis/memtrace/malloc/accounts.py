@@ -101,7 +101,7 @@ def _loader_of(p: Process) -> str:
     """
     exe = p.start.exe
     for _, _, attr, _ in p.space.pieces():
-        if attr.ino and attr.perms[2] == "x":
+        if attr.is_file and attr.perms[2] == "x":
             path = p.space.paths.get((attr.dev, attr.ino), "")
             if path and path != exe and (not p.attached or is_loader(path)):
                 return path

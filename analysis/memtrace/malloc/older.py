@@ -20,7 +20,7 @@ from memtrace.malloc import origin
 from memtrace.malloc.glibc import DEFAULT_THRESHOLD, HEAP_MAX, Layout, settings
 from memtrace.malloc.origin import Decision
 from memtrace.space.address_space import READ_IMPLIES_EXEC, AddressSpace
-from memtrace.space.canonical import ANON_DEV, Attr
+from memtrace.space.canonical import Attr
 from memtrace.trace.records import Attach
 from memtrace.trace.sizes import round_up
 
@@ -59,7 +59,7 @@ class Line(NamedTuple):
     def plain(self) -> bool:
         """Whether it is private memory of no file and no name."""
         a = self.attr
-        return a.dev == ANON_DEV and not a.ino and not a.name and a.perms[3:] == "p"
+        return not a.is_file and not a.name and a.perms[3:] == "p"
 
     @property
     def shut(self) -> bool:
@@ -96,7 +96,7 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
             start, end = min(known.start, line.start), max(known.end, line.end)
             found[tag] = known._replace(start=start, end=end, size=known.size + size)
             continue
-        path = space.paths.get((attr.dev, attr.ino), "") if attr.ino else attr.name
+        path = space.paths.get((attr.dev, attr.ino), "") if attr.is_file else attr.name
         if tag in chunks:
             d = Decision("malloc-chunk", "header")
         elif tag in arenas:
@@ -113,7 +113,7 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
             d = Decision("stack", "shape")
         elif line.plain:
             d = Decision("unknown", "none", None, _candidates(lines, i, arenas))
-        elif attr.dev == ANON_DEV and not attr.ino:
+        elif not attr.is_file:
             d = _named(attr)
         else:
             known_file = (attr.dev, attr.ino) in runnable
@@ -125,7 +125,7 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
 def executable(space: AddressSpace) -> set[tuple[str, int]]:
     """(dev, inode) of the files with private executable pages."""
     return {
-        (a.dev, a.ino) for _, _, a, _ in space.pieces() if a.ino and a.perms[2:] == "xp"
+        (a.dev, a.ino) for _, _, a, _ in space.pieces() if a.is_file and a.perms[2:] == "xp"
     }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _candidates(lines: list[Line], i: int, arenas: set[int]) -> tuple[str, ...]:
         return "jit", "anon"
     if not line.open:
         return "loader", "anon"
-    if below is not None and below.attr.ino and below.attr.perms[1:] == "w-p":
+    if below is not None and below.attr.is_file and below.attr.perms[1:] == "w-p":
         return (
             "loader",
             "malloc-chunk",

@@ -179,7 +179,7 @@ def of_other(name: str, attr: Attr) -> Decision:
     """The kind of pages that came by another call than mmap, or by a snapshot."""
     if name == "shmat":
         return Decision("shared-anon", "shape")
-    if attr.ino or attr.dev != "00:00":
+    if attr.is_file:
         if attr.perms[3:] == "s":
             return Decision("shared-file", "shape")
         return Decision("library" if attr.perms[2] == "x" else "file", "shape")

@@ -167,7 +167,7 @@ def _regions(space: AddressSpace, mask: int) -> dict[int, Pages]:
 def _extent(pages: Pages, space: AddressSpace) -> Extent:
     by_perms = _by_perms(pages)
     attr = pages[0][2]
-    path = space.paths.get((attr.dev, attr.ino), "") if attr.ino else attr.name
+    path = space.paths.get((attr.dev, attr.ino), "") if attr.is_file else attr.name
     size = sum(end - start for start, end, _ in pages)
     return Extent(pages[0][0], pages[-1][1], size, by_perms.most_common(1)[0][0], path)
 

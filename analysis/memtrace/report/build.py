@@ -296,7 +296,7 @@ def _drift(d: Drift) -> DriftRow:
 
 
 def _line(r: Run) -> str:
-    file = f" {r.dev} {r.ino} +{r.delta + r.start:#x}" if r.ino or r.dev != "00:00" else ""
+    file = f" {r.dev} {r.ino} +{r.delta + r.start:#x}" if r.is_file else ""
     return f"{r.start:x}-{r.end:x} {r.perms}{file}{' ' + r.name if r.name else ''}"
 
 

@@ -349,6 +349,15 @@ def test_prot_growsdown_begins_where_the_mapping_does_not_where_a_cut_was() -> N
     assert shown(space) == ["f0000-f4000 r--p"]
 
 
+def test_shmdt_takes_the_first_segment_since_boot() -> None:
+    """Its shmid is 0, and so is its inode's number (`newseg`)."""
+    space = AddressSpace()
+    space.load(CACHE.parse(["60000-62000 rw-s 00000000 00:01 0 /SYSV00000000 (deleted)"]))
+    assert [m.path for m in space.mappings()] == ["/SYSV00000000 (deleted)"]
+    do(space, "shmdt", [0x60000])
+    assert shown(space) == []
+
+
 def test_shmdt_leaves_another_file_whose_offset_fits() -> None:
     space = AddressSpace()
     space.load(

@@ -200,7 +200,7 @@ class Scribe:
         if len(parsed) == 1 and high == low + round_up(args[1]):
             start, end, attr, path = parsed[0]
             if (
-                start <= low and end >= high and attr.ino and attr.delta == args[5] - low
+                start <= low and end >= high and attr.is_file and attr.delta == args[5] - low
                 and not args[3] & MAP_ANONYMOUS
                 and attr.perms == prot_perms(space, args[2], "s" if args[3] & 15 in (1, 3) else "p")
             ):  # fmt: skip
@@ -294,7 +294,7 @@ class Scribe:
         """The C libraries that were mapped before the trace began."""
         model = self._models[mm]
         for _, _, attr, _ in list(model.space.pieces()):
-            if attr.ino and attr.perms[2] == "x":
+            if attr.is_file and attr.perms[2] == "x":
                 path = model.space.paths.get((attr.dev, attr.ino), "")
                 self._look_for_libc(mm, model, attr.dev, attr.ino, path)
 
@@ -366,6 +366,6 @@ def _place(space: AddressSpace, address: int) -> Place | None:
     if piece is None or piece[2].perms[2] != "x":
         return None
     attr = piece[2]
-    if not attr.ino:
+    if not attr.is_file:
         return address
     return attr.dev, attr.ino, space.paths.get((attr.dev, attr.ino), ""), address + attr.delta

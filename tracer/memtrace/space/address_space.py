@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 
-from memtrace.space.canonical import ANON_DEV, DONTFORK, GROWSDOWN, PLAIN, Attr, Run, merge
+from memtrace.space.canonical import DONTFORK, GROWSDOWN, PLAIN, Attr, Run, merge
 from memtrace.trace.mapping import Mapping
 
 Piece = tuple[int, int, Attr, int]
@@ -163,7 +163,7 @@ class AddressSpace:
         out = []
         for r in self.canonical():
             name, offset = r.name, 0
-            if r.ino or r.dev != ANON_DEV:
+            if r.is_file:
                 name = self.paths.get((r.dev, r.ino), "")
                 offset = r.delta + r.start
             elif not name and self._in_heap(r):
@@ -299,7 +299,7 @@ class AddressSpace:
                 continue
             if not self.is_free(start, end):
                 self.cut(start, end)
-            if path and attr.ino:
+            if path and attr.is_file:
                 self.paths[attr.dev, attr.ino] = path
             for piece in self._continue(start, end, attr, old.pieces(start, end)):
                 self.put(*piece)
@@ -314,7 +314,7 @@ class AddressSpace:
         for start, end, attr, path in parsed:
             if start < high and end > low:
                 want.append((max(start, low), min(end, high), attr))
-                if path and attr.ino:
+                if path and attr.is_file:
                     self.paths[attr.dev, attr.ino] = path
         if merge(want) == self.canonical(low, high):
             return [], []

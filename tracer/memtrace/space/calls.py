@@ -19,8 +19,9 @@ from typing import Protocol
 import msgspec
 
 from memtrace.space.address_space import ANON_RW, ANON_RWX, READ_IMPLIES_EXEC, AddressSpace, Piece
-from memtrace.space.canonical import ANON_DEV, ASSUMED, DONTFORK, GROWSDOWN, PLAIN, Attr, MapsCache
+from memtrace.space.canonical import ASSUMED, DONTFORK, GROWSDOWN, PLAIN, Attr, MapsCache
 from memtrace.space.seed import disjoint
+from memtrace.trace.mapping import ANON_DEV
 from memtrace.trace.records import FileId
 from memtrace.trace.sizes import round_up
 
@@ -324,7 +325,7 @@ def _resize_in_place(space: AddressSpace, old: int, old_end: int, end: int, chan
 
 def _moved(attr: Attr, distance: int) -> Attr:
     """The attribute of pages moved up by `distance`: the file offset moves along."""
-    if attr.ino or attr.dev != ANON_DEV:
+    if attr.is_file:
         return attr._replace(delta=attr.delta - distance)
     return attr
 
@@ -385,7 +386,7 @@ def _shmdt(
     base: Attr | None = None
     doomed = []
     for s, e, attr, _tag in space.begun_at(a[0]):
-        if not attr.ino or (base is not None and attr[1:3] != base[1:3]):
+        if not attr.is_file or (base is not None and attr[1:3] != base[1:3]):
             continue
         if base is None and not space.paths.get(attr[1:3], "").startswith("/SYSV"):
             continue
@@ -414,7 +415,7 @@ def _io_destroy(
 ) -> None:
     # kill_ioctx unmaps the whole ring, into however many pieces an mprotect has cut it.
     piece = space.at(a[0])
-    if piece is None or piece[2].delta != -a[0] or not piece[2].ino:
+    if piece is None or piece[2].delta != -a[0] or not piece[2].is_file:
         return
     backing, end = piece[2][1:4], a[0]
     for _start, e, attr, _tag in space.pieces(a[0]):
@@ -442,7 +443,7 @@ def _prctl(
         text = f"[anon:{name}]" if name else ""
         change.removed = space.cut(*_user_range(a[2], a[3]))
         for s, e, attr, tag in change.removed:
-            new = attr if attr.ino else attr._replace(name=text)
+            new = attr if attr.is_file else attr._replace(name=text)
             space.put(s, e, new, tag)
             change.added.append((s, e, new, tag))
 

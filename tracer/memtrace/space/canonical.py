@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from memtrace.trace.mapping import Mapping, parse_line
+from memtrace.trace.mapping import ANON_DEV, Mapping, parse_line
 
 DONTFORK = 1  # VM_DONTCOPY, from madvise(MADV_DONTFORK)
 GROWSDOWN = 2  # VM_GROWSDOWN: the main stack, or mmap(MAP_GROWSDOWN)
@@ -36,6 +36,11 @@ class Attr(NamedTuple):
     name: str
     flags: int = 0
 
+    @property
+    def is_file(self) -> bool:
+        """See `Mapping.is_file`."""
+        return self.ino != 0 or self.dev != ANON_DEV
+
 
 class Run(NamedTuple):
     """A maximal run [start, end) of pages with one (perms, dev, ino, delta, name)."""
@@ -48,8 +53,12 @@ class Run(NamedTuple):
     delta: int
     name: str
 
+    @property
+    def is_file(self) -> bool:
+        """See `Mapping.is_file`."""
+        return self.ino != 0 or self.dev != ANON_DEV
 
-ANON_DEV = "00:00"
+
 #: Name of pages that an imported log's calls prove to have been mapped, and nothing else of them.
 ASSUMED = "[assumed]"
 
@@ -70,7 +79,7 @@ def is_label(name: str) -> bool:
 
 def attr_of(m: Mapping) -> Attr:
     """The attributes of a line of maps."""
-    if m.ino or m.dev != ANON_DEV:
+    if m.is_file:
         return Attr(m.perms, m.dev, m.ino, m.offset - m.start, "", 0)
     if m.path in _PLAIN_NAMES:
         plain = PLAIN.get(m.perms)

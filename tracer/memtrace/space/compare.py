@@ -57,7 +57,7 @@ def compare(
     """
     parsed = cache.parse(lines)
     for _, _, attr, path in parsed:
-        if path and attr.ino:
+        if path and attr.is_file:
             space.paths[attr.dev, attr.ino] = path
     runs = space.agrees(parsed)
     if runs is not None:

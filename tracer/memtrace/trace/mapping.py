@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+#: The device of memory without a file.
+ANON_DEV = "00:00"
+
 
 class Mapping(msgspec.Struct, frozen=True, gc=False):
     """A line of /proc/PID/maps.
@@ -28,8 +31,10 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_file(self) -> bool:
-        """Whether the kernel backs it with an inode (memfd, shmem and aio rings included)."""
-        return self.ino != 0 or self.dev != "00:00"
+        """Whether the kernel backs it with an inode (memfd, shmem and aio rings included). The
+        inode of the first System V segment since boot has number 0 (`newseg`: its shmid).
+        """
+        return self.ino != 0 or self.dev != ANON_DEV
 
 
 def parse_line(line: str) -> Mapping:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import MREMAP_FIXED, apply
-from memtrace.space.canonical import ANON_DEV, ASSUMED, Attr, MapsCache
+from memtrace.space.canonical import ASSUMED, Attr, MapsCache
+from memtrace.trace.mapping import ANON_DEV
 from memtrace.trace.records import Ext, FileId
 from memtrace.trace.sizes import PAGE, round_up
 
