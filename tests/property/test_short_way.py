@@ -43,7 +43,7 @@ def test_both_ways_lead_to_the_same_map(
     long.personality = short.personality = personality
     long.start_brk = long.brk = short.start_brk = short.brk = 8 * PAGE
     for name, args, ret, ext, file in script:
-        with mock.patch.object(space_calls, "_short_way", return_value=None):
+        with mock.patch.object(space_calls, "most_calls", return_value=None):
             want = apply(long, name, list(args), ret, ext, file, cache)
         got = apply(short, name, list(args), ret, ext, file, cache)
         assert got == want, (name, args, ret)

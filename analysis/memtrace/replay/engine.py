@@ -17,7 +17,7 @@ from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import TASK_MAX, apply
+from memtrace.space.calls import TASK_MAX, apply, most_calls
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.space.seed import seed
@@ -153,23 +153,27 @@ class _Pass:
         names, files = self.trace.header.calls, self.trace.decoder.file
         brk = names.index("brk") if "brk" in names else -1
         page = self.trace.header.page_size
+        limited = until_seq is not None or until_t is not None
         last_seq = _NEVER if until_seq is None else until_seq
         last_t = _NEVER if until_t is None else until_t
         mm: int | None = None
         p: Process = None  # type: ignore[assignment]  # of the mm of the call before
+        space: AddressSpace = None  # type: ignore[assignment]  # of `p`
+        counts: dict[str, list[int]] = {}  # of `p`
         most = vm_most = rss_most = offset = 0  # of `p`
         began = 0  # the first of the calls of `p` without another record between
         seq, t, events = r.last_seq, r.last_t, 0
         trace, mark, touched = self.trace, self.trace.mark, self.touched
         try:
             for now, when, record in trace.records():
-                if now > last_seq or when > last_t:
+                if limited and (now > last_seq or when > last_t):
                     r.stopped = True
                     break
-                if keeper is not None and trace.mark is not mark:
+                if trace.mark is not mark:
                     mark = trace.mark
-                    keeper.passing(mark, live, touched, r.tasks, len(trace.decoder.files))
-                    mm = None
+                    if keeper is not None:
+                        keeper.passing(mark, live, touched, r.tasks, len(trace.decoder.files))
+                        mm = None
                 if when < t:
                     r.ordered = False
                     self._back_in_time(now, t - when)
@@ -186,15 +190,16 @@ class _Pass:
                         continue
                     mm = call.mm
                     p = live[mm]
+                    space, counts = p.space, p.calls
                     on_call = [of(p) for of in callers]
                     offset, most = p.statm_offset, p.mapped_peak
                     vm_most, rss_most = p.vm_peak, p.rss_peak
                     touched.add(mm)
                     began = seq
                     self.owners.begins(seq, p.index)
-                number, ret, ext, space = call.call, call.ret, call.ext, p.space
+                number, args, ret, ext = call.call, call.args, call.ret, call.ext
                 name = names[number]
-                change = file = None
+                file = None
                 if ext is not None:
                     if ext.f is not None:
                         file = files(ext.f)
@@ -206,21 +211,27 @@ class _Pass:
                             tell(p, seq, headers)
                     else:
                         self._headers(seq, headers)
+                change = None
                 try:
-                    change = apply(space, name, call.args, ret, ext, file, cache)
+                    if ext is None and ret is not None:
+                        change = most_calls(space, name, args, ret)
+                    if change is None:
+                        change = apply(space, name, args, ret, ext, file, cache)
+                    elif not change.removed and not change.added:
+                        change = None
                     if change is not None and change.conflict:
                         p.conflict(seq)
                 except (ValueError, OverflowError) as e:
                     r.problem(seq, f"{name} carries no maps text: {_short(e)}")
-                count = p.calls.get(name)
+                count = counts.get(name)
                 if count is None:
-                    count = p.calls[name] = [0, 0]
+                    count = counts[name] = [0, 0]
                 count[0] += 1
                 if ret is None:
                     pass
                 elif ret < 0:
                     count[1] += ret > -4096
-                elif number == brk and _refused(space, call.args, ret):
+                elif number == brk and _refused(space, args, ret):
                     count[1] += 1
                 total = space.total
                 if total > most:
@@ -477,6 +488,7 @@ class _Pass:
                     p.left = True
         r.reason = _incomplete(self.trace, r)
         r.complete = not r.reason
+        r.counted = r.complete and footer is not None and "records" in footer.counts
 
 
 def _incomplete(trace: Trace, r: Replay) -> str:
@@ -491,6 +503,13 @@ def _incomplete(trace: Trace, r: Replay) -> str:
         return f"{where}{text}"
     if r.first_lost is not None:
         return f"{r.lost:,} events were lost, the first at event {r.first_lost}"
+    counts = trace.footer.counts
+    if counts.get("lost"):
+        return f"its writer counted {counts['lost']:,} lost events, of which no record tells"
+    for name, here in (("records", r.last_seq), ("calls", r.events)):
+        written = counts.get(name, here)
+        if written != here:
+            return f"its writer counted {written:,} {name}, and {here:,} are here"
     return ""
 
 

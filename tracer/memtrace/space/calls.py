@@ -113,7 +113,7 @@ def apply(
             )
         )
     ):  # nothing was read back: most calls
-        change = _short_way(space, call, args, ret)
+        change = most_calls(space, call, args, ret)
         if change is not None:
             return change if change.removed or change.added else None
     change = None
@@ -153,9 +153,10 @@ def apply(
     return None
 
 
-def _short_way(space: AddressSpace, call: str, args: list[int], ret: int) -> Change | None:
-    """What `apply` does of a munmap and of an mmap of private memory without a file: nearly every
-    call of a trace. An empty change: nothing was there; None: it is none of these.
+def most_calls(space: AddressSpace, call: str, args: list[int], ret: int) -> Change | None:
+    """What `apply` does of a munmap and of an mmap of private memory without a file, of which
+    nothing was read back: nearly every call of a trace. An empty change: nothing was there; None:
+    it is none of these.
     """
     if call == "munmap":
         if ret == 0 and len(args) > 1:
