@@ -191,10 +191,12 @@ def trace(calls: int, mappings: int, every: int, number: int = 1) -> Iterator[by
         if n % every == 0:
             p.seq += 1
             yield encode(p.snapshot(t, "periodic"))
+    p.seq += 1
     yield encode(p.snapshot(t, "exit"))
     yield encode(Exit(t=t, pid=100, tid=100, mm=1, code=0))
     yield encode(Gone(t=t, mm=1))
-    yield encode_footer(Footer(stop=t, complete=True, counts={"calls": calls}))
+    counts = {"records": p.seq + 2, "calls": calls}
+    yield encode_footer(Footer(stop=t, complete=True, counts=counts))
 
 
 def main() -> None:

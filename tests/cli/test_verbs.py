@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 import memtrace.cli.main
@@ -78,6 +79,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def write(path: Path, records: Sequence[Call | Life], footer: Footer | None = COMPLETE) -> Path:
     data = encode_header(Header(calls=["brk", "mmap", "munmap"], engine="ptrace"))
     data += b"".join(encode(r) for r in records)
+    if footer:
+        footer = msgspec.structs.replace(footer, counts={"records": len(records)})
     path.write_bytes(data + (encode_footer(footer) if footer else b""))
     return path
 

@@ -21,6 +21,30 @@ if TYPE_CHECKING:
 KEEP = 20
 
 
+@dataclass(slots=True)
+class _Excess:
+    """What statm counted more than the replayed map since the last snapshot, in bytes.
+
+    `first`: the record it began with, which was checksum number `begun`; `count` calls of those
+    since had an excess, `least` to `most`; `fell`: one had less than the one before.
+    """
+
+    first: int
+    begun: int
+    least: int
+    most: int
+    last: int
+    count: int = 1
+    fell: bool = False
+
+    def add(self, excess: int) -> None:
+        """Another one."""
+        self.count += 1
+        self.fell = self.fell or excess < self.last
+        self.least, self.most = min(self.least, excess), max(self.most, excess)
+        self.last = excess
+
+
 @dataclass(slots=True, eq=False)
 class Process:
     """One mm from its birth to its death; filled while the pass goes on.
@@ -101,7 +125,7 @@ class Process:
     majflt: int | None = None
     overlaps: int = 0
     lost: int = 0
-    _pending: list[int] | None = None  # [first seq, count, least excess, most excess] in bytes
+    _pending: _Excess | None = None
 
     @property
     def exe(self) -> str:
@@ -153,31 +177,29 @@ class Process:
     def checksum_differs(self, seq: int, excess: int) -> None:
         """Note that statm counted `excess` bytes more (or less) than the replayed map."""
         self.checksum_mismatches += 1
-        pending = self._pending
-        if pending is None:
-            self._pending = [seq, 1, excess, excess]
-            return
-        pending[1] += 1
-        pending[2] = min(pending[2], excess)
-        pending[3] = max(pending[3], excess)
+        if self._pending is None:
+            self._pending = _Excess(seq, self.checksums, excess, excess, excess)
+        else:
+            self._pending.add(excess)
 
     def settle(self, grown: int, offset: int, *, drifted: bool) -> None:
         """Judge the disagreeing checksums since the last snapshot by what this one showed.
 
-        Stack growth explains them if each missed no more than it brought: a stack never shrinks.
+        Stack growth explains them if none missed more than it brought, none less than the one
+        before it, and none after the first agreed: a stack never shrinks.
         If the snapshot is reproduced and statm still counts the same bytes more than that map has,
         then it is statm that is wrong (`mm->total_vm` is only an account), and nothing disagreed.
         """
-        pending, self._pending = self._pending, None
-        if pending is None:
+        x, self._pending = self._pending, None
+        if x is None:
             return
-        first, count, least, most = pending
-        if not drifted and least > 0 and most <= grown:
-            self.checksum_growth += count
-        elif not drifted and least == most == offset:
-            self.checksum_mismatches -= count
+        lasting = not x.fell and x.count == self.checksums - x.begun + 1
+        if not drifted and x.least > 0 and x.most <= grown and lasting:
+            self.checksum_growth += x.count
+        elif not drifted and x.least == x.most == offset:
+            self.checksum_mismatches -= x.count
         elif self.first_mismatch is None:
-            self.first_mismatch = first
+            self.first_mismatch = x.first
 
     def conflict(self, seq: int) -> None:
         """Note a call whose result contradicts the map."""

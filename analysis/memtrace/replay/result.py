@@ -26,6 +26,7 @@ class Replay:
         first_lost: seq of the first `lost` record.
         last_seq: the last record applied, 0 for none; `last_t` its time, `duration_ns` the trace's.
         complete: whether nothing is missing; `reason` says why not, "" if complete.
+        counted: the footer says how many records there are, and so many were here.
         ordered: no record is earlier than the one before it.
         stopped: the pass ended before the trace did; `complete` is not known.
         problems: [(seq, sentence)] of contradicting records, at most 20 of `problems_total`.
@@ -43,6 +44,7 @@ class Replay:
     duration_ns: int = 0
     complete: bool = False
     reason: str = ""
+    counted: bool = False
     ordered: bool = True
     stopped: bool = False
     problems: list[tuple[int, str]] = field(default_factory=list)

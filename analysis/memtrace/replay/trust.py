@@ -66,8 +66,10 @@ def sentence(replay: Replay) -> str:
         parts.append(f"first at event {first[0]}: {first[1]}")
     if word == "incomplete":
         parts.append(replay.reason)
-    else:
+    elif replay.counted:
         parts.append("no gaps")
+    else:
+        parts.append("gaps unknown: the footer does not count its records")
     return f"{word}: " + ", ".join(parts)
 
 
@@ -93,4 +95,7 @@ def _counts(replay: Replay, processes: list[Process]) -> str:
         grown = sum(p.checksum_growth for p in processes)
         if grown:
             text += f" ({grown:,} by stack growth)"
+    unread = sum(p.unread for p in processes)
+    if unread and replay.header.log is None:
+        text += f", {unread:,} {'call' if unread == 1 else 'calls'} without a checksum"
     return text

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from memtrace.replay import trust
@@ -68,6 +69,8 @@ def path(tmp_path: Path) -> Path:
 def run(path: Path) -> Run:
     def go(*records: Call | Life, footer: Footer | None = LEFT) -> Replay:
         header = encode_header(Header(calls=["brk", "mmap", "munmap", "madvise"]))
+        if footer:
+            footer = msgspec.structs.replace(footer, counts={"records": len(records)})
         end = encode_footer(footer) if footer else b""
         path.write_bytes(header + b"".join(encode(r) for r in records) + end)
         with Trace(path) as trace:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from memtrace.replay import trust
@@ -76,6 +77,8 @@ def run(tmp_path: Path) -> Any:
     ) -> Replay:
         path = tmp_path / "t.json"
         header = encode_header(Header(calls=["brk", "mmap", "munmap", "mprotect"]))
+        if footer and not footer.counts:
+            footer = msgspec.structs.replace(footer, counts={"records": len(records)})
         end = encode_footer(footer) if footer else b""
         path.write_bytes(header + b"".join(encode(r) for r in records) + end)
         with Trace(path) as trace:
@@ -109,6 +112,32 @@ def test_without_a_footer_or_with_lost_events_it_is_incomplete(run: Any) -> None
     assert (killed.complete, killed.reason) == (False, "the tracer was killed")
     lost = run(started(), Lost(t=1, why="x", count=4), *GROWN, snap(FULL))
     assert (lost.lost, lost.first_lost, trust.exactness(lost)) == (4, 2, "incomplete")
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"records": 5}, "its writer counted 5 records, and 4 are here"),
+        ({"records": 4, "calls": 3}, "its writer counted 3 calls, and 2 are here"),
+        ({"records": 4, "calls": 2, "lost": 7},
+         "its writer counted 7 lost events, of which no record tells"),
+    ],
+)  # fmt: skip
+def test_what_the_footer_counts_and_is_not_here_is_missing(
+    run: Any, counts: dict[str, int], reason: str
+) -> None:
+    whole = [started(), *GROWN, snap(FULL)]
+    r = run(*whole, footer=Footer(stop=9, complete=True, counts=counts))
+    assert (trust.exactness(r), r.reason) == ("incomplete", reason)
+    counts |= {"records": 4, "calls": 2, "lost": 0}
+    r = run(*whole, footer=Footer(stop=9, complete=True, counts=counts))
+    assert trust.sentence(r).endswith(", no gaps")
+
+
+def test_where_the_footer_counts_no_records_gaps_are_unknown(run: Any) -> None:
+    r = run(started(), *GROWN, snap(FULL), footer=Footer(stop=9, complete=True, counts={"a": 1}))
+    assert "no gaps" not in trust.sentence(r)
+    assert "gaps unknown" in trust.sentence(r)
 
 
 VISIBLE = [
@@ -171,6 +200,18 @@ def test_checksums_that_stack_growth_explains_are_no_drift(run: Any) -> None:
     assert (p.checksum_mismatches, p.checksum_growth, p.unexplained) == (1, 1, 0)
     assert p.stack_growth_bytes == 8192
     assert trust.exactness(r) == "exact"
+
+
+@pytest.mark.parametrize("then", [[67, 69], [68, 69], [69, 68, 69]], ids=str)
+def test_a_stack_does_not_shrink(run: Any, then: list[int]) -> None:
+    """What was counted and then was not is no stack growth, though it was no more than that."""
+    taller = "7fee000-8000000 rw-p 00000000 00:00 0 [stack]"
+    late = [brk(0x610000, 0x610000, 33), mmap(0x700000, 0x22000, 69)]
+    asks = [brk(0, 0x610000, vm) for vm in then]
+    r = run(started(), *late, *asks, snap([TEXT, HEAP, CHUNK, taller], vm=69))
+    (p,) = r.processes
+    assert (p.checksum_growth, p.first_mismatch) == (0, 3)
+    assert trust.exactness(r) == "drift"
 
 
 def test_checksums_that_nothing_explains_are_drift(run: Any) -> None:
