@@ -195,7 +195,7 @@ def trace(calls: int, mappings: int, every: int, number: int = 1) -> Iterator[by
     yield encode(p.snapshot(t, "exit"))
     yield encode(Exit(t=t, pid=100, tid=100, mm=1, code=0))
     yield encode(Gone(t=t, mm=1))
-    counts = {"records": p.seq + 2, "calls": calls}
+    counts = {"records": p.seq + 2, "calls": calls + 1}  # and the library's mmap
     yield encode_footer(Footer(stop=t, complete=True, counts=counts))
 
 

@@ -46,6 +46,8 @@ _REMEMBERED = 4096
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
 #: Who unmaps otherwise than by free.
 _NOT_FREE = frozenset({PROGRAM, LIBRARY, ALLOCATOR, LOADER})
+#: Whose munmap is not malloc's, and whose may be.
+_ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
 #: Calls of most of a trace, which no arena makes of its reservation.
 _MAPPING = frozenset({"mmap", "munmap"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
@@ -103,6 +105,7 @@ class Account:
         self._headers: dict[int, Region] = {}
         self._reserves: dict[int, Region] = {}
         self._stacks: dict[int, Region] = {}
+        self._settled = False  # nothing waits for the next call of any thread
         self._calls = 0
         self._told = 0  # of what it was told besides calls
         self._legacy: tuple[tuple[int, int], Legacy] | None = None
@@ -189,7 +192,26 @@ class Account:
 
     def call(self, seq: int, t: int, call: Call, name: str, change: Change | None) -> None:
         """One memory call, already applied to the map."""
-        self._calls += 1
+        calls = self._calls = self._calls + 1
+        if not calls & 31:
+            self.regions.expire(calls)
+        if self._settled and change is not None and (ret := call.ret) is not None and (
+            ret >= 0 or ret < -4095
+        ):  # fmt: skip
+            if name == "munmap":
+                self._unmapped(seq, t, call, change)
+                return
+            if name == "mmap" and not change.removed and len(change.added) == 1:
+                self._birth(seq, t, call, name, change.added[0], change)
+                return
+        self._any_call(seq, t, call, name, change)
+        self._settled = not (
+            self.loading or self.mallocs.rivals or self.heap.second is not False
+            or self._failed or self._stacks or self._reserves
+        )  # fmt: skip
+
+    def _any_call(self, seq: int, t: int, call: Call, name: str, change: Change | None) -> None:
+        """A call when more than the map is to be told of it."""
         if self.loading:
             self._perhaps_runs(call, name, change)
         if self.mallocs.rivals:
@@ -213,14 +235,14 @@ class Account:
             self._opened_or_shrunk(call, name)
         if change is None:
             pass
+        elif name == "munmap":
+            self._unmapped(seq, t, call, change)
         elif name == "mmap" and not change.removed and len(change.added) == 1:
             self._birth(seq, t, call, name, change.added[0], change)
         else:
             self._follow(seq, t, call, name, change)
         if self._failed and not failed:
             self._failed.pop(tid, None)
-        if not self._calls & 31:
-            self.regions.expire(self._calls)
 
     def _opened_or_shrunk(self, call: Call, name: str) -> None:
         """What an arena does to its reservation."""
@@ -278,20 +300,22 @@ class Account:
         if change is not None:
             self._follow(seq, t, call, "brk", change)
 
+    def _unmapped(self, seq: int, t: int, call: Call, change: Change) -> None:
+        who, removed = self.callers.of(call.site).who, change.removed
+        if who in _ELSEWHERE_THAN_LIBC:
+            self._unmapped_elsewhere(change)
+        elif who in _PERHAPS_LIBC and removed:
+            first = self.regions.alive.get(removed[0][3])
+            if first is not None and (first.older or first.kind == "unknown"):
+                self._perhaps_freed(seq, t, call.args, change)
+        if len(removed) != 1 or change.added:
+            self._follow(seq, t, call, "munmap", change)
+            return
+        dead = self.regions.unmapped(removed[0], seq)
+        if dead is not None:
+            self._died(seq, t, call, "munmap", dead)
+
     def _follow(self, seq: int, t: int, call: Call, name: str, change: Change) -> None:
-        if name == "munmap":
-            who = self.callers.of(call.site).who
-            if who in (PROGRAM, LIBRARY):
-                self._unmapped_elsewhere(change)
-            elif who in (LIBC, STATIC, UNKNOWN) and change.removed:
-                first = self.regions.alive.get(change.removed[0][3])
-                if first is not None and (first.older or first.kind == "unknown"):
-                    self._perhaps_freed(seq, t, call.args, change)
-            if len(change.removed) == 1 and not change.added:
-                dead = self.regions.unmapped(change.removed[0], seq)
-                if dead is not None:
-                    self._died(seq, t, call, name, dead)
-                return
         births, died, changed = self.regions.shift(change.removed, change.added, seq)
         for r in died:
             self._died(seq, t, call, name, r)
@@ -313,10 +337,11 @@ class Account:
         r.t_low = threshold.low
         if threshold.unseen:
             r.t_high = threshold.high
-        if attr.is_file:
+        is_file = attr.is_file
+        if is_file:
             r.path = self.p.space.paths.get((attr.dev, attr.ino), "")
         if name == "mmap" and len(args) >= 4:
-            d = self._mapped(seq, call, attr, r)
+            d = self._mapped(seq, call, attr, r, is_file=is_file)
         elif name == "brk":
             d = Decision("heap", "sequence")
         elif name == "mremap" and (source := self._source(args)) is not None:
@@ -338,11 +363,10 @@ class Account:
         else:
             self._rule_on(r)
 
-    def _mapped(self, seq: int, call: Call, attr: Attr, r: Region) -> Decision:
+    def _mapped(self, seq: int, call: Call, attr: Attr, r: Region, *, is_file: bool) -> Decision:
         """What a new mmap is; notes what else it tells."""
         args, tid = call.args, call.tid
         r.prot, r.flags = args[2], args[3]
-        is_file = attr.is_file
         if is_file:
             self._note_file(seq, attr, r.path)
         if args[2] == 0 and args[3] & MAP_FIXED and (closed := self._in_arena(r.start)) is not None:
@@ -376,6 +400,7 @@ class Account:
 
     def _await(self, what: str, tid: int, r: Region) -> None:
         """The thread's next call tells what it is (`Decision.wait`)."""
+        self._settled = False
         table = self._stacks if what == "stack" else self._reserves
         self._settle_previous(table, tid)
         table[tid] = r
@@ -689,7 +714,7 @@ class Account:
             extents[tag] = min(low, s), max(high, e)
         for tag, r in self.regions.alive.items():
             r.start, r.end = extents.get(tag, (r.start, r.end))
-            self.tags.note(r)
+            self.tags.note(tag, r.kind)
         for r in self.regions.rows():
             self._last_word(r)
         self.heap.trim_steps()

@@ -266,8 +266,9 @@ class Regions:
         r.died_seq = seq
         self.older_gone += r.older
         r.bytes = last  # the map knows it no more: the row shows its last size
-        self.settle(r)
-        self._tags.note(r)
+        if not r.settled:
+            self.settle(r)
+        self._tags.note(r.tag, r.kind)
         self._serial += 1
         if len(self._dead) < ROWS:
             heapq.heappush(self._dead, (r.peak, -self._serial, r))
@@ -295,28 +296,24 @@ class Regions:
 
     def _count(self, r: Region, delta: int) -> None:
         k = r.sum
-        if k is None:
-            k = r.sum = self._first(r)
-        r.counted += delta
-        k.bytes += delta
-        if k.bytes > k.peak:
-            k.peak = k.bytes
-        if not r.counted:
+        if k is None:  # the first time
+            kind = r.counted_as = r.kind
+            k = self.kinds.get(kind)
+            if k is None:
+                k = self.kinds[kind] = Kind()
+            r.sum = k
+            k.count += 1
+            k.alive += 1
+            if r.older:
+                k.older += 1
+            elif not r.inherited:
+                k.born += 1
+        counted = r.counted = r.counted + delta
+        held = k.bytes = k.bytes + delta
+        if held > k.peak:
+            k.peak = held
+        if not counted:
             k.alive -= 1
-
-    def _first(self, r: Region) -> Kind:
-        """Begin to count a region."""
-        k = self.kinds.get(r.kind)
-        if k is None:
-            k = self.kinds[r.kind] = Kind()
-        r.counted_as = r.kind
-        k.count += 1
-        k.alive += 1
-        if r.older:
-            k.older += 1
-        elif not r.inherited:
-            k.born += 1
-        return k
 
     def _recount(self, r: Region) -> None:
         """Move what was counted under another kind."""

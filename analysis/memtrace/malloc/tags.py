@@ -17,7 +17,6 @@ from memtrace.replay.observer import Observer
 from memtrace.trace.records import Attach
 
 if TYPE_CHECKING:
-    from memtrace.malloc.regions import Region
     from memtrace.replay.checkpoint import Blobs
     from memtrace.replay.process import Process
     from memtrace.trace.records import Fork, Start
@@ -52,16 +51,16 @@ class Tags:
         self._own = bytearray()
         self._inherited: dict[int, int] = {}
 
-    def note(self, r: Region) -> None:
+    def note(self, tag: int, kind: str) -> None:
         """The kind of a region that will not change any more."""
-        i = r.tag - self._base
-        if i < 0:
-            self._inherited[r.tag] = _NUMBERS[r.kind]
+        i, own = tag - self._base, self._own
+        if 0 <= i < len(own):
+            own[i] = _NUMBERS[kind]
+        elif i < 0:
+            self._inherited[tag] = _NUMBERS[kind]
         elif i < CARVED // 2:
-            own = self._own
-            if i >= len(own):
-                own.extend(bytes(i + 256 - len(own)))
-            own[i] = _NUMBERS[r.kind]
+            own.extend(bytes(i + 4096 - len(own)))
+            own[i] = _NUMBERS[kind]
 
     def save(self) -> bytes:
         """As bytes, for `load`."""

@@ -159,10 +159,10 @@ class _Pass:
         mm: int | None = None
         p: Process = None  # type: ignore[assignment]  # of the mm of the call before
         space: AddressSpace = None  # type: ignore[assignment]  # of `p`
-        counts: dict[str, list[int]] = {}  # of `p`
+        made: dict[int, int] = {}  # of `p`
         most = vm_most = rss_most = offset = 0  # of `p`
         began = 0  # the first of the calls of `p` without another record between
-        seq, t, events = r.last_seq, r.last_t, 0
+        seq, t, homeless = r.last_seq, r.last_t, 0
         trace, mark, touched = self.trace, self.trace.mark, self.touched
         try:
             for now, when, record in trace.records():
@@ -183,14 +183,14 @@ class _Pass:
                     mm = None
                     continue
                 call = record
-                events += 1
                 if call.mm != mm:
                     if call.mm not in live:
+                        homeless += 1
                         self._homeless(seq, call)
                         continue
                     mm = call.mm
                     p = live[mm]
-                    space, counts = p.space, p.calls
+                    space, made = p.space, p.made
                     on_call = [of(p) for of in callers]
                     offset, most = p.statm_offset, p.mapped_peak
                     vm_most, rss_most = p.vm_peak, p.rss_peak
@@ -223,16 +223,11 @@ class _Pass:
                         p.conflict(seq)
                 except (ValueError, OverflowError) as e:
                     r.problem(seq, f"{name} carries no maps text: {_short(e)}")
-                count = counts.get(name)
-                if count is None:
-                    count = counts[name] = [0, 0]
-                count[0] += 1
+                made[number] += 1
                 if ret is None:
                     pass
-                elif ret < 0:
-                    count[1] += ret > -4096
-                elif number == brk and _refused(space, args, ret):
-                    count[1] += 1
+                elif -4096 < ret < 0 or (number == brk and _refused(space, args, ret)):
+                    p.failed[number] += 1
                 total = space.total
                 if total > most:
                     most = p.mapped_peak = total
@@ -250,7 +245,8 @@ class _Pass:
                 for hook in on_call:
                     hook(seq, t, call, name, change)
         finally:
-            r.events, r.last_seq, r.last_t = events, seq, t
+            r.events = homeless + sum(p.events for p in r.processes)
+            r.last_seq, r.last_t = seq, t
             r.duration_ns = t
         if keeper is not None:
             keeper.finish(trace.decoder, reused=self.reused)
@@ -344,6 +340,7 @@ class _Pass:
     def _born(self, p: Process, seq: int, t: int, record: Start | Fork) -> Process:
         r = self.result
         p.index = len(r.processes)
+        p.names = r.header.calls
         p.pids.append(p.pid)
         p.mapped_peak, p.mapped_peak_seq = p.space.total, seq
         r.processes.append(p)

@@ -7,12 +7,15 @@ CLONE_VM children share their parent's.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memtrace.trace.records import Attach
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memtrace.space.address_space import AddressSpace
     from memtrace.space.compare import Comparison, Drift
     from memtrace.trace.records import Libc, Snap, Start
@@ -63,7 +66,7 @@ class Process:
         exit_code, exit_signal: of `pid`'s leader, both None if not seen to exit.
         space: the map, current during the pass; emptied after `Observer.died`, so that thousands of
             dead processes cost nothing.
-        calls: name -> [count, failed].
+        names: of the calls; by their number in these `made` of each, `failed` of those.
         snapshots: kernel maps compared, `exact` of them reproduced.
         unread: calls without a statm total. Of the others (`checksums`) `checksum_mismatches`
             disagreed; `checksum_growth` of these are explained by stack growth that the next
@@ -99,7 +102,9 @@ class Process:
     left: bool = False
     exit_code: int | None = None
     exit_signal: int | None = None
-    calls: dict[str, list[int]] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    made: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    failed: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     libcs: list[Libc] = field(default_factory=list)
     snapshots: int = 0
     exact: int = 0
@@ -148,9 +153,14 @@ class Process:
         return self.died_seq is None
 
     @property
+    def calls(self) -> dict[str, tuple[int, int]]:
+        """By name: how often it was made, and failed."""
+        return {self.names[i]: (n, self.failed.get(i, 0)) for i, n in self.made.items()}
+
+    @property
     def events(self) -> int:
         """Calls replayed."""
-        return sum(n for n, _ in self.calls.values())
+        return sum(self.made.values())
 
     @property
     def checksums(self) -> int:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from memtrace.report.model import TEXT_ONLY, Report
 from memtrace.report.rows import Rows
+
+_SCALARS = frozenset((int, str, float, bool, type(None)))
 
 
 def render(report: Report, *, indent: int = 2) -> bytes:
@@ -45,7 +48,11 @@ def _text(value: Any, indent: int) -> bytes:
 def plain(value: Any) -> Any:
     """The report as dicts and lists, without the fields that only the text shows."""
     if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in _fields(type(value))}
+        fields, values = _fields(type(value))
+        return {
+            name: v if v.__class__ in _SCALARS else plain(v)
+            for name, v in zip(fields, values(value), strict=True)
+        }
     if isinstance(value, list | Rows):
         return [plain(v) for v in value]
     if isinstance(value, dict):
@@ -54,9 +61,15 @@ def plain(value: Any) -> Any:
 
 
 @cache
-def _fields(cls: type[Any]) -> tuple[str, ...]:
+def _fields(cls: type[Any]) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    """The names that JSON shows, and what gets their values."""
     hidden = TEXT_ONLY.get(cls, ())
-    return tuple(f for f in cls.__struct_fields__ if f not in hidden)
+    names = tuple(f for f in cls.__struct_fields__ if f not in hidden)
+    return names, attrgetter(*names) if len(names) > 1 else _one(names[0])
+
+
+def _one(name: str) -> Callable[[Any], tuple[Any, ...]]:
+    return lambda value: (getattr(value, name),)
 
 
 def schema() -> dict[str, Any]:

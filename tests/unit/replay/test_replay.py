@@ -93,7 +93,7 @@ def test_an_exact_trace_says_so_with_its_numbers(run: Any) -> None:
         "exact: 1 of 1 kernel snapshots reproduced, 2 of 2 checksums, no gaps"
     )
     (p,) = r.processes
-    assert (p.pid, p.exit_code, p.calls) == (5, 3, {"brk": [1, 0], "mmap": [1, 0]})
+    assert (p.pid, p.exit_code, p.calls) == (5, 3, {"brk": (1, 0), "mmap": (1, 0)})
     assert (p.mapped_peak, p.mapped_peak_seq) == (67 * 4096, 3)
     assert (p.vm_peak, p.maps_peak, r.events, r.duration_ns) == (67, 4, 2, 2000)
 
@@ -242,7 +242,7 @@ def test_a_fork_copies_and_a_vfork_shares(run: Any) -> None:
     assert trust.exactness(r) == "exact"
     assert (first.pids, child.pids) == ([5, 7], [6])
     assert (child.parent, child.inherited, child.ppid, child.start) == (first, True, 5, first.start)
-    assert first.calls == {"brk": [2, 0], "mmap": [1, 0]}
+    assert first.calls == {"brk": (2, 0), "mmap": (1, 0)}
 
 
 def test_an_exec_ends_one_map_and_begins_the_next(run: Any) -> None:
@@ -269,7 +269,7 @@ def test_an_exec_ends_one_map_and_begins_the_next(run: Any) -> None:
 def test_a_brk_has_failed_if_it_asked_for_a_break_and_got_another(
     run: Any, asked: int, ret: int, failed: int
 ) -> None:
-    assert run(started(), brk(asked, ret)).processes[0].calls == {"brk": [1, failed]}
+    assert run(started(), brk(asked, ret)).processes[0].calls == {"brk": (1, failed)}
 
 
 def test_contradictions_are_problems_with_their_number(run: Any) -> None:
