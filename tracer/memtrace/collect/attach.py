@@ -113,7 +113,7 @@ class Attachment:
 
     def _seize_new(self, pid: int) -> bool:
         """Seize the threads of a process that are not ours yet; whether there were any."""
-        tracees, found = self.engine.family.tracees, False
+        tracees, seized = self.engine.family.tracees, []
         for tid in procfs.tasks(pid):
             if tid in tracees or tid in self._refused:
                 continue
@@ -126,11 +126,14 @@ class Attachment:
                         self._refused[tid] = e.errno or errno.EPERM
                     continue  # else it has ended, as a leader may do before its threads
                 # Born of a thread that is ours already: it stops by itself.
-            found = True
+            seized.append(tid)
             self.engine.family.take(self.mm, pid, tid)
+        # None stops before all are ours: a signal to one that stands in a stop may wake any other
+        # (`complete_signal`), though the program ignores it, and only of a tracee we would see it.
+        for tid in seized:
             if request(INTERRUPT, tid, 0, 0) == 0:
                 self._awaited[tid] = time.monotonic_ns()
-        return found
+        return bool(seized)
 
     # -- what the loop tells ------------------------------------------------------------------
 

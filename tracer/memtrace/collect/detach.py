@@ -7,12 +7,18 @@ stop, with the signal it was to get, and to have one it is interrupted. Not so o
 call which would fail with EINTR: it never stops, and is freed by the end of this process
 (`exit_ptrace` unlinks a tracee without waking it). So is whoever is in uninterruptible sleep. Where
 the interrupt came a moment late, the call is put back.
+
+Those go first that signals are sent to. One that the program ignores wakes nobody (`sig_ignored`),
+unless the task that it is sent to is traced; and if that one is in a stop, any other is woken
+(`complete_signal`), whose call fails with EINTR. Of one that is let go already nobody could put it
+back.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from memtrace.collect import broken_off, procfs, ptrace, turns, wire
 from memtrace.collect.abi import NATIVE
@@ -41,6 +47,10 @@ from memtrace.collect.tracee import FirstStop, Mm, Tracee
 PATIENCE_NS = 2_000_000_000
 _SLEEPERS_NS = 30_000_000
 _NAP = 0.0005
+#: So many stops at most are dealt with before those that stand in them are let go.
+_TOGETHER = 64
+#: How long those are waited for that go first.
+_FIRST_NS = 10_000_000
 
 
 class Departure:
@@ -58,6 +68,7 @@ class Departure:
         self._left: set[int] = set()
         self._interrupted: set[int] = set()
         self._unknown: set[int] = set()
+        self._first: set[int] = set()  # to be let go before any other
 
     def go(self) -> None:
         """Detach from everything; on return no tracee is stopped."""
@@ -70,14 +81,20 @@ class Departure:
                 self._stopped[waiting.tid] = 0
             mm.waiting.clear()
             self._close(mm)
-        for tid in list(tracees):
-            if tid not in self._stopped:
-                self._interrupt(tid)
+        self._first = {tid for tid in tracees if self._is_sent_signals(tid)}
+        for tid in self._first - self._stopped.keys():
+            self._interrupt(tid)
         while engine.unhandled:
             self._stop(*engine.unhandled.popleft())
         begun = time.monotonic_ns()
-        while self._pending() and (waited := time.monotonic_ns() - begun) < PATIENCE_NS:
-            self._release()
+        while self._pending(self._first) and time.monotonic_ns() - begun < _FIRST_NS:
+            if not self.serve():
+                time.sleep(_NAP)
+        self._first.clear()
+        for tid in list(tracees):
+            if tid not in self._stopped and tid not in self._interrupted:
+                self._interrupt(tid)
+        while self._pending(tracees) and (waited := time.monotonic_ns() - begun) < PATIENCE_NS:
             if not self.serve():
                 if waited > _SLEEPERS_NS:
                     self._leave_sleepers()
@@ -91,24 +108,27 @@ class Departure:
         """Deal with the stops that are there; False when there were none. To be called until the
         end of the process: who was not interrupted may wake up and stop meanwhile.
         """
-        found = False
+        found = 0
         while True:
             try:
                 tid, status = os.waitpid(-1, WALL | os.WNOHANG)
             except ChildProcessError:
-                return found
+                tid = 0
             if not tid:
-                return found
-            found = True
+                self._release()
+                return found > 0
+            found += 1
             self._stop(tid, status)
-            self._release()
+            if not found % _TOGETHER:
+                self._release()
 
-    def _pending(self) -> bool:
-        """Whether somebody is still to stop, or some mm to be closed."""
-        engine = self.engine
-        if any(mm.id not in self._closed for mm in engine.family.mms.values()):
+    def _pending(self, tids: Iterable[int]) -> bool:
+        """Whether one of these is still to stop, or some mm to be closed."""
+        family = self.engine.family
+        if any(mm.id not in self._closed for mm in family.mms.values()):
             return True
-        return any(t not in self._left and t not in self._dying for t in engine.family.tracees)
+        away = self._left | self._dying
+        return any(t in family.tracees and t not in away for t in tids)
 
     def _leave_sleepers(self) -> None:
         """Who does not stop and sleeps in a call that changes no map is left as it is."""
@@ -248,12 +268,22 @@ class Departure:
                 "why": f"thread {t.tid} was inside a memory call at the detach",
             }))  # fmt: skip
 
+    def _is_sent_signals(self, tid: int) -> bool:
+        """Whether signals to its process are sent to this thread: to the leader by kill(2), to one
+        that has children when they end (`do_notify_parent`).
+        """
+        return tid == self.engine.family.tracees[tid].pid or procfs.has_children(tid)
+
     def _release(self) -> None:
-        """Detach the stopped threads of closed mms."""
+        """Detach the stopped threads of closed mms; as long as there are some that go first, only
+        those.
+        """
         tracees = self.engine.family.tracees
         open_mms = any(mm.id not in self._closed for mm in self.engine.family.mms.values())
         for tid, number in list(self._stopped.items()):
             tracee = tracees.get(tid)
+            if self._first and tid not in self._first:
+                continue
             if tracee.mm.id in self._closed if tracee is not None else not open_mms:
                 del self._stopped[tid]
                 self._unknown.discard(tid)

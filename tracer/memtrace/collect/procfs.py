@@ -235,6 +235,11 @@ def children(pid: int) -> list[int]:
     ]
 
 
+def has_children(tid: int) -> bool:
+    """Whether a thread has made processes that live; False also where the kernel does not tell."""
+    return bool(read(f"/proc/{tid}/task/{tid}/children"))
+
+
 def is_elf32(pid: int) -> bool:
     """Whether the program of a process is a 32-bit one (e_ident[EI_CLASS])."""
     try:
