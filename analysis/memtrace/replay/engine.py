@@ -49,6 +49,9 @@ _U64 = (1 << 64) - 1
 _NEVER = 1 << 63
 #: More C libraries than this no address space has: dlmopen(3) makes 16 namespaces at most.
 _LIBCS = 64
+#: Pieces in copies at one time: as many as 5,000 forked children of 400 mappings have. A report
+#: takes about a KiB for each.
+_COPIED = 2_000_000
 #: Engines whose times are one clock's, in the order of the records. strace tells when each call
 #: began and how long it took.
 _ONE_CLOCK = ("ptrace", "python-ptrace")
@@ -121,6 +124,7 @@ class _Pass:
         self.reused = False  # an address space began with the number of another
         self.users: dict[int, set[int]] = {}  # of each mm that more than one process has used
         self.owners = _Owners()
+        self.copied = 0  # pieces that forked children have beside their parents', at most
         self.touched: set[int] = set()  # mms whose map may have changed since the last checkpoint
         hooks = {name: _hooks(observers, name) for name in _HOOKS}
         self.on_born, self.on_died = hooks["born"], hooks["died"]
@@ -188,8 +192,11 @@ class _Pass:
                         homeless += 1
                         self._homeless(seq, call)
                         continue
+                    p = live[call.mm]
+                    if p.inherited and not p.made and not self._room(seq, p, len(p.space)):
+                        self._die(call.mm, seq, t)
+                        continue
                     mm = call.mm
-                    p = live[mm]
                     space, made = p.space, p.made
                     on_call = [of(p) for of in callers]
                     offset, most = p.statm_offset, p.mapped_peak
@@ -334,6 +341,10 @@ class _Pass:
             p = Process(f.child_mm, f.child, f.pid, parent.start, parent, seq, t, space)
             p.libcs = list(parent.libcs)
             p.statm_offset = parent.statm_offset
+            if space.store != parent.lent or parent.space.store != parent.lent:
+                parent.lent = parent.space.store  # what it may keep when the parent changes
+                if not self._room(seq, p, len(space)):
+                    return None
         p.inherited = True
         return self._born(p, seq, t, f)
 
@@ -444,6 +455,18 @@ class _Pass:
         what = "has ended" if dead else "no exec, attach or fork began"
         self.result.problem(seq, f"a call in address space {call.mm}, which {what}")
 
+    def _room(self, seq: int, p: Process, pieces: int) -> bool:
+        """Whether there may be as many pieces more, in a copy that is `p`'s. A trace says "fork" in
+        one line, whatever the size of the map: only copies are not bounded by the trace's length.
+        """
+        if self.copied + pieces > _COPIED:
+            text = f"more than {_COPIED:,} mappings in copies: address space {p.mm} is given up"
+            self.result.problem(seq, text)
+            return False
+        self.copied += pieces
+        p.copied += pieces
+        return True
+
     def _headers(self, seq: int, headers: list[tuple[int, int]]) -> None:
         # A header belongs to the mm whose mmap had that seq, not to the record that brings it.
         if len(headers) == 1 and headers[0][0] < seq:
@@ -468,6 +491,7 @@ class _Pass:
         p = self.live.pop(mm, None)
         if p is not None:
             p.died_seq, p.died_t = seq, t
+            self.copied -= p.copied
             self._farewell(p, seq, t)
 
     def _farewell(self, p: Process, seq: int, t: int) -> None:

@@ -84,6 +84,8 @@ class Process:
         canonical_peak: maximal runs at snapshots, a lower bound of the kernel's count.
         minflt, majflt: page faults of `pid`, at the last snapshot that carried them.
         overlaps, lost: records of that name for this mm.
+        copied: pieces that its map has, or keeps, beside its parent's; `lent`: the `store` that its
+            last child was given.
     """
 
     mm: int
@@ -130,6 +132,8 @@ class Process:
     majflt: int | None = None
     overlaps: int = 0
     lost: int = 0
+    copied: int = 0
+    lent: int = 0
     _pending: _Excess | None = None
 
     @property

@@ -62,6 +62,11 @@ class AddressSpace:
     def __len__(self) -> int:
         return len(self._starts)
 
+    @property
+    def store(self) -> int:
+        """The same number for those that have their pieces in common (see `fork`)."""
+        return id(self._ends)
+
     def new_tag(self) -> int:
         """A tag no piece has."""
         tag = self.next_tag
