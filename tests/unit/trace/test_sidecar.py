@@ -92,26 +92,68 @@ def test_another_version_of_memtrace_makes_its_own(
     assert found(trace) is None
 
 
+def copied_source(to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """memtrace's own source once more, in `to`; returns the folder of `malloc`."""
+    for i, root in enumerate(list(memtrace.__path__)):
+        shutil.copytree(root, to / str(i))
+    monkeypatch.setattr(memtrace, "__path__", [str(one) for one in to.iterdir()])
+    return next(one for one in to.glob("*/malloc"))
+
+
 def test_the_digest_of_the_program_covers_what_makes_the_blobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = sidecar.code_digest()
     roots = [Path(folder) for folder in memtrace.__path__]
     assert all(any((root / part).is_dir() for root in roots) for part in sidecar.PARTS[:4])
-    copies = []
-    for i, root in enumerate(roots):
-        shutil.copytree(root, tmp_path / str(i))
-        copies.append(tmp_path / str(i))
-    monkeypatch.setattr(memtrace, "__path__", list(map(str, copies)))
+    file = copied_source(tmp_path, monkeypatch) / "regions.py"
     sidecar.code_digest.cache_clear()
     try:
         assert sidecar.code_digest() == real
-        file = next(c / "malloc" / "regions.py" for c in copies if (c / "malloc").is_dir())
         file.write_text(file.read_text() + "\n")
         sidecar.code_digest.cache_clear()
         assert sidecar.code_digest() != real
     finally:
         sidecar.code_digest.cache_clear()
+
+
+def test_an_editors_lock_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sidecar.code_digest()
+    folder = copied_source(tmp_path, monkeypatch)
+    (folder / ".#codec.py").symlink_to("ann@host.1234:1700000000")
+    os.mkfifo(folder / "pipe.py")
+    sidecar.code_digest.cache_clear()
+    try:
+        assert sidecar.code_digest() == real
+    finally:
+        sidecar.code_digest.cache_clear()
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_cannot_be_checked_is_not_used(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(trace)
+    before = open_files()
+
+    def unreadable() -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    def interrupted() -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(sidecar, "code_digest", unreadable)
+        assert found(trace) is None
+    with monkeypatch.context() as m:
+        m.setattr(sidecar, "code_digest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            found(trace)
+    assert found(trace) == BLOBS
+    trace.unlink()
+    assert found(trace) is None
+    assert open_files() == before
 
 
 def test_what_others_may_have_written_is_not_used(trace: Path) -> None:

@@ -77,15 +77,16 @@ class Sidecar:
             fd = os.open(path + SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None
-        index = None
-        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-            index = _index(fd)
-            if not _ours(os.fstat(fd)) or (index is not None and not _made_of(index, path)):
-                index = None
-        if index is None:
-            os.close(fd)
-            return None
-        return cls(fd, index.blobs)
+        beside = None
+        try:
+            with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+                index = _index(fd)
+                if _ours(os.fstat(fd)) and index is not None and _made_of(index, path):
+                    beside = cls(fd, index.blobs)
+        finally:
+            if beside is None:
+                os.close(fd)
+        return beside
 
     def get(self, name: str) -> bytes | None:
         """A blob; None if there is none of the name, or it is damaged."""
@@ -204,7 +205,8 @@ def code_digest() -> bytes:
     for root in memtrace.__path__:  # two in a checkout, one where it is installed
         for part in PARTS:
             for file in (Path(root) / part).glob("*.py"):
-                sources.setdefault(f"{part}/{file.name}", file)
+                if file.is_file():  # not an editor's lock, a link to nowhere (Emacs, `.#x.py`)
+                    sources.setdefault(f"{part}/{file.name}", file)
     found = hashlib.sha256()
     for name, file in sorted(sources.items()):
         found.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
