@@ -9,6 +9,7 @@ for, and lies in a file beside a trace that is large enough (`trace/sidecar.py`)
 from __future__ import annotations
 
 from bisect import bisect_right
+from shlex import quote
 from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
@@ -17,8 +18,9 @@ from memtrace.replay import trust
 from memtrace.replay.checkpoint import Blobs, Keeper, Restored, restore
 from memtrace.replay.engine import replay
 from memtrace.replay.spans import Span, Spans
+from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.sidecar import Memory, Sidecar, SidecarWriter, is_file, is_large
+from memtrace.trace.sidecar import Memory, Sidecar, SidecarWriter, Source, is_file, is_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,12 +73,14 @@ class Book:
         path: the trace.
         blobs: where they lie.
         outline: of the trace.
+        source: the file that the trace was read from.
     """
 
-    def __init__(self, path: str, blobs: Blobs, outline: Outline) -> None:
+    def __init__(self, path: str, blobs: Blobs, outline: Outline, source: Source) -> None:
         self.path = path
         self.blobs = blobs
         self.outline = outline
+        self.source = source
 
     @classmethod
     def found(cls, path: str) -> Book | None:
@@ -89,7 +93,7 @@ class Book:
         except (msgspec.MsgspecError, ValueError):
             beside.close()
             return None
-        return cls(path, beside, outline)
+        return cls(path, beside, outline, beside.source)
 
     @classmethod
     def read(cls, path: str) -> Book | None:
@@ -106,6 +110,19 @@ class Book:
             return found
         with Trace(path) as trace, Making(trace) as making:
             return making.done(replay(trace, making.observers, keeper=making.keeper))
+
+    def again(self) -> Trace:
+        """The trace, opened once more.
+
+        Raises:
+            TraceFormatError: it cannot be read any more.
+            UsageError: the file of this name is not what was read.
+        """
+        trace = Trace(self.path)
+        if not self.source.holds(Source.of(trace.opened), whole=self.outline.complete):
+            trace.close()
+            raise changed(self.path)
+        return trace
 
     def near(self, seq: int | None, t: int | None) -> Restored | None:
         """The last checkpoint that is not after a moment: None if there is none.
@@ -134,7 +151,7 @@ class Making:
     """
 
     def __init__(self, trace: Trace, *, large: bool | None = None) -> None:
-        self.path = trace.path
+        self.path, self._source = trace.path, Source.of(trace.opened)
         wanted = is_large(trace.path) if large is None else large
         self._file = SidecarWriter(trace.path, trace.opened) if wanted else None
         self.store: Shelf = self._file or Memory()
@@ -183,7 +200,12 @@ class Making:
         except OverflowError:  # numbers that no kernel has: for this once, and not to be kept
             if self._file is not None:
                 self._file.drop()
-            return Book(self.path, self.store, outline)
+            return Book(self.path, self.store, outline, self._source)
         if self._file is not None:
             self._file.finish()
-        return Book(self.path, self.store, outline)
+        return Book(self.path, self.store, outline, self._source)
+
+
+def changed(path: str) -> UsageError:
+    """What is said where the passes over a trace have not read the same."""
+    return UsageError(f"{path} changed while it was read", hint=f"memtrace verify {quote(path)}")

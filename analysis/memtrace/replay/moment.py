@@ -8,12 +8,11 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from memtrace.replay import trust
-from memtrace.replay.book import Book, Outline
+from memtrace.replay.book import Book, Outline, changed
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.sidecar import is_file
 from memtrace.trace.sizes import format_moment, format_time, parse_time
 
 if TYPE_CHECKING:
@@ -105,34 +104,35 @@ def state_at(
         TraceFormatError: the trace cannot be read.
     """
     moment = parse_when(when, path)
-    if moment.t is not None:
-        _timed(path)
     book = book or Book.read(path)
     if book is None:
         return _straight(path, moment, pid, when)
     outline = book.outline
+    if moment.t is not None and outline.clock == "none":
+        raise _timeless(path, f"memtrace maps {quote(path)} --at peak")
     if moment.name is not None:
         seq, mm = _named(book, path, moment.name, pid)
-        r = _replayed(path, book, seq, None, observers)
+        r = _replayed(book, seq, None, observers)
         p = r.by_mm.get(mm)
     else:
         _within(path, moment, outline, f"memtrace maps {quote(path)} --at end")
-        r = _replayed(path, book, moment.seq, moment.t, observers)
+        r = _replayed(book, moment.seq, moment.t, observers)
         pid = outline.first_pid if pid is None else pid
         p = None if pid is None else r.process_of(pid)
         if p is None:
             raise _absent(outline, path, pid, r.last_seq, when)
-    if p is None:  # a trace that has changed since
-        raise UsageError(f"{path} changed while it was read", hint=f"memtrace verify {quote(path)}")
+    if p is None:
+        raise changed(path)
     drift = outline.drift if outline.drift is not None and outline.drift[0] <= r.last_seq else None
     return State(p, r.last_seq, r.last_t, outline.reason, drift)
 
 
-def _replayed(
-    path: str, book: Book, seq: int | None, t: int | None, observers: Sequence[Observer]
-) -> Replay:
-    with Trace(path) as trace:
-        return replay(trace, observers, until_seq=seq, until_t=t, start=book.near(seq, t))
+def _replayed(book: Book, seq: int | None, t: int | None, observers: Sequence[Observer]) -> Replay:
+    with book.again() as trace:
+        r = replay(trace, observers, until_seq=seq, until_t=t, start=book.near(seq, t))
+    if not r.stopped and r.last_seq < book.outline.last_seq:  # it has become shorter
+        raise changed(book.path)
+    return r
 
 
 def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:
@@ -159,15 +159,6 @@ def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:
     if p is None:
         raise UsageError(f"no process {pid} at {when}", hint=hint)
     return State(p, r.last_seq, r.last_t, r.reason, trust.first_drift(r))
-
-
-def _timed(path: str) -> None:
-    """Refuse a time where the records have none."""
-    if not is_file(path):
-        return
-    with Trace(path) as trace:
-        if trace.header.clock == "none":
-            raise _timeless(path, f"memtrace maps {quote(path)} --at peak")
 
 
 def _timeless(path: str, hint: str) -> UsageError:
@@ -198,7 +189,7 @@ def _named(book: Book, path: str, name: str, pid: int | None) -> tuple[int, int]
     if name == "end":
         last = spans[-1].last
         return outline.last_seq if last is None else last, spans[-1].mm
-    return _peak(book, path, spans)
+    return _peak(book, spans)
 
 
 class _Highest(Observer):
@@ -223,7 +214,7 @@ class _Highest(Observer):
             self.size, self.seq = p.space.total, seq
 
 
-def _peak(book: Book, path: str, spans: Sequence[Span]) -> tuple[int, int]:
+def _peak(book: Book, spans: Sequence[Span]) -> tuple[int, int]:
     """(seq, mm) of the first maximum while a process used its address spaces: a vfork child uses
     its parent's for a while only.
     """
@@ -234,7 +225,7 @@ def _peak(book: Book, path: str, spans: Sequence[Span]) -> tuple[int, int]:
             continue
         if not span.first <= seq <= (book.outline.last_seq if span.last is None else span.last):
             highest = _Highest(span.mm, span.first)
-            with Trace(path) as trace:
+            with book.again() as trace:
                 start = book.near(span.first - 1, None)
                 replay(trace, [highest], until_seq=span.last, start=start)
             size, seq = highest.size, highest.seq

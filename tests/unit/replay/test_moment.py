@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.unit.conftest import Scene
 
 from memtrace.replay import book as books
-from memtrace.replay.book import Book
+from memtrace.replay.book import Book, Making
 from memtrace.replay.checkpoint import Keeper
+from memtrace.replay.engine import replay
 from memtrace.replay.moment import State, state_at
 from memtrace.trace import reader
+from memtrace.trace.codec import encode
 from memtrace.trace.errors import UsageError
+from memtrace.trace.reader import Trace
 from memtrace.trace.records import Clone, Exec, Exit, Fork, Gone
-from memtrace.trace.sidecar import Store
+from memtrace.trace.sidecar import Source, Store
 
 CLONE_VM = 0x100
 
@@ -152,3 +156,85 @@ def test_by_a_checkpoint_the_name_of_the_program_is_known(scene: Scene) -> None:
     assert book.near(scene.seq, None) is not None
     state = state_at(path, str(scene.seq), book=book)
     assert state.process.start.argv == ["b"]
+
+
+def two_traces(scene: Scene, scenes: Callable[[str], Scene]) -> tuple[str, Path]:
+    """One of some calls, and another that is longer."""
+    other = scenes("other")
+    for one, size in ((scene, 0x1000), (other, 0x5000)):
+        one.exec()
+        for _ in range(6):
+            one.mmap(size)
+    other.mmap(0x1000)
+    return str(scene.write()), other.write()
+
+
+@pytest.mark.parametrize("how", ["read", "found"])
+@pytest.mark.parametrize("when", ["3", "2us", "end", "peak"])
+def test_another_trace_of_the_same_name_is_no_answer(
+    scene: Scene, scenes: Callable[[str], Scene], how: str, when: str
+) -> None:
+    path, other = two_traces(scene, scenes)
+    if how == "found":
+        with Trace(path) as trace, Making(trace, large=True) as making:
+            making.done(replay(trace, making.observers))
+    book = Book.found(path) if how == "found" else Book.read(path)
+    assert book is not None
+    state_at(path, when, book=book)
+    other.rename(path)
+    with pytest.raises(UsageError, match="changed while it was read"):
+        state_at(path, when, book=book)
+    assert state_at(path, when).process.space.total > 0x5000
+
+
+def test_a_trace_written_over_is_no_answer(scene: Scene, scenes: Callable[[str], Scene]) -> None:
+    path, other = two_traces(scene, scenes)
+    book = Book.read(path)
+    Path(path).write_bytes(other.read_bytes())
+    with pytest.raises(UsageError, match="changed while it was read"):
+        state_at(path, "3", book=book)
+
+
+def test_a_trace_that_grows_is_the_same(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    scene.complete = False
+    path = scene.write()
+    book = Book.read(str(path))
+    before = state_at(str(path), "2", book=book)
+    short = path.read_bytes()
+    scene.mmap(0x1000)
+    with path.open("ab") as f:
+        f.write(b"".join(encode(record) for record in scene.records[2:]))
+    after = state_at(str(path), "end", book=book)
+    assert (after.seq, after.process.space.total) == (2, before.process.space.total)
+    with path.open("r+b") as f:
+        f.truncate(len(short) - 20)
+    with pytest.raises(UsageError, match="changed while it was read"):
+        state_at(str(path), "2", book=book)
+
+
+def test_a_shorter_trace_of_the_same_file_is_told_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    scene.mmap(0x1000)
+    path = scene.write()
+    book = Book.read(str(path))
+    scene.records.pop()
+    scene.write()
+    monkeypatch.setattr(Source, "holds", lambda *_, whole: True)
+    with pytest.raises(UsageError, match="changed while it was read"):
+        state_at(str(path), "3", book=book)
+
+
+def test_a_damaged_line_is_a_moment_all_the_same(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    scene.mmap(0x1000)
+    path = scene.write()
+    lines = path.read_bytes().split(b"\n")
+    lines[3] = b"damage"
+    path.write_bytes(b"\n".join(lines))
+    assert state_at(str(path), "2").seq == 2

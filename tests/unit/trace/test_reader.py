@@ -12,7 +12,7 @@ import pytest
 from memtrace.replay.engine import replay
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.errors import TraceFormatError
-from memtrace.trace.reader import Trace
+from memtrace.trace.reader import START, Mark, Trace
 from memtrace.trace.records import Call, Exec, Footer, Gone, Header, Record, Unknown
 from memtrace.trace.stream import Output
 
@@ -225,3 +225,18 @@ def test_a_record_behind_the_footer_makes_the_trace_incomplete(tmp_path: Path) -
     trace, records = read(tmp_path / "t", HEADER + BODY[0] + footer + BODY[3])
     assert len(records) == 2
     assert not trace.complete
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_seeking_goes_on_in_the_file_that_was_opened(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.json{suffix}"
+    output = Output(str(path))
+    output.write(WHOLE)
+    output.close()
+    with Trace(path) as trace:
+        (tmp_path / "another").write_bytes(HEADER + FOOTER)
+        (tmp_path / "another").rename(path)
+        trace.seek(Mark(len(HEADER) + len(BODY[0]), 1, 5))
+        assert [(seq, t) for seq, t, _ in trace.records()] == [(2, 15), (3, 25), (4, 40)]
+        with pytest.raises(ValueError, match="closed"):
+            trace.seek(START)

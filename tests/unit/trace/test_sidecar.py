@@ -11,7 +11,7 @@ import pytest
 
 import memtrace
 from memtrace.trace import sidecar
-from memtrace.trace.sidecar import SUFFIX, Memory, Sidecar, SidecarWriter, is_file, is_large
+from memtrace.trace.sidecar import SUFFIX, Memory, Sidecar, SidecarWriter, Source, is_file, is_large
 
 BLOBS = {"one": b"first" * 100, "two": b"", "three": bytes(range(256))}
 
@@ -304,3 +304,17 @@ def test_which_traces_get_one(tmp_path: Path, trace: Path) -> None:
     memory = Memory()
     memory.add("a", b"b")
     assert (memory.get("a"), memory.get("c")) == (b"b", None)
+
+
+@pytest.mark.parametrize(
+    ("size", "mtime", "ino", "whole", "same"),
+    [
+        (10, 5, 2, True, True), (10, 5, 2, False, True), (11, 6, 2, False, True),
+        (11, 6, 2, True, False), (9, 6, 2, False, False), (10, 6, 2, False, False),
+        (10, 6, 2, True, False), (10, 5, 3, True, False), (11, 6, 3, False, False),
+    ],
+)  # fmt: skip
+def test_which_file_still_holds_what_was_read(
+    *, size: int, mtime: int, ino: int, whole: bool, same: bool
+) -> None:
+    assert Source(1, 2, 10, 5).holds(Source(1, ino, size, mtime), whole=whole) is same

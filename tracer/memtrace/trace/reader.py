@@ -47,7 +47,7 @@ class Trace:
 
     After the pass, `footer` (None when there is none) and `problems` ([(line number, sentence)], at
     most 20 kept, `problems_total` counts all) are final. `mark` is where the block of lines begins
-    that the last record came from.
+    that the last record came from. `opened` is what the file was when it was opened.
 
     Raises:
         TraceFormatError: no readable header.
@@ -59,9 +59,11 @@ class Trace:
         self.problems: list[tuple[int, str]] = []
         self.problems_total = 0
         self.mark = START
-        self.opened: os.stat_result | None = None
-        self._blocks = _blocks(self)
+        self._file: IO[bytes] | None = None
         try:
+            self._file = _open(self.path)
+            self.opened = os.fstat(self._file.fileno())
+            self._blocks = _blocks(self, self._file)
             _, lines = next(self._blocks, (0, [b""]))
             if not lines[0].strip():
                 raise TraceFormatError("it is empty")
@@ -143,9 +145,15 @@ class Trace:
         self.close()  # a pending error was the torn last line: dropped
 
     def seek(self, mark: Mark) -> None:
-        """Go on reading at a mark, as if all before it had been read; `decoder` is the caller's."""
+        """Go on reading at a mark, as if all before it had been read; `decoder` is the caller's.
+
+        It is the opened file that is read, whatever has its name by now.
+        """
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
         self._blocks.close()
-        self._blocks = _blocks(self, mark.offset)
+        self._file.seek(0)
+        self._blocks = _blocks(self, self._file, mark.offset)
         self._first = [], mark.offset
         self.mark = mark
 
@@ -161,7 +169,10 @@ class Trace:
 
     def close(self) -> None:
         """Release the file; harmless when already done."""
-        self._blocks.close()
+        if self._file is not None:
+            self._blocks.close()
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +183,7 @@ class Trace:
 
 def _open(path: str) -> IO[bytes]:
     try:
-        f = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - closed by the generator
+        f = open(path, "rb", buffering=1 << 18)  # noqa: SIM115 - `Trace.close`
     except FileNotFoundError as e:
         raise TraceFormatError("no such file", hint=_RERECORD) from e
     except OSError as e:
@@ -181,48 +192,47 @@ def _open(path: str) -> IO[bytes]:
     return f
 
 
-def _blocks(trace: Trace, begin: int = 0) -> Generator[tuple[int, list[bytes]]]:
+def _blocks(trace: Trace, raw: IO[bytes], begin: int = 0) -> Generator[tuple[int, list[bytes]]]:
     """The file's lines without their newlines, decompressed, some at a time, each time with the
     offset of the first; damage ends the stream with a note, never an error.
 
     Args:
         trace: to note it in.
+        raw: the file, at its beginning.
         begin: offset of the line to begin with.
     """
-    with _open(trace.path) as raw:
-        trace.opened = trace.opened or os.fstat(raw.fileno())
-        head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
-        f: Any = raw
-        if head[:2] == b"\x1f\x8b":
-            f = gzip.GzipFile(fileobj=raw)
-        elif head == _ZSTD:
-            f = zstd.ZstdFile(raw)
-        parts: list[bytes] = []
-        offset, size = begin, 0
-        damage: Exception | None = None
-        while damage is None:
-            try:
-                if begin:
-                    f.seek(begin)
-                    begin = 0
-                data = f.read1(_BLOCK)
-            except (OSError, EOFError, zlib.error, zstd.ZstdError) as e:
-                data, damage = b"", e
-            whole, newline, rest = data.rpartition(b"\n")
-            if newline:
-                block = b"".join([*parts, whole])
-                yield offset, block.split(b"\n")
-                offset += len(block) + 1
-                parts, size = [], 0
-            elif not data:
-                break
-            parts.append(rest)
-            size += len(rest)
-            if size >= MAX_LINE:
-                raise TraceFormatError(f"a line is longer than {MAX_LINE >> 20} MiB")
-        if size:
-            yield offset, [b"".join(parts)]
-        # A compressed file cut short: every whole block before the cut has been read, and the
-        # footer is missing. Damage behind the footer is damage all the same.
-        if not (damage is None or isinstance(damage, EOFError) or trace.footer is None):
-            trace.problem(0, f"damaged compression: {damage}")
+    head = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
+    f: Any = raw
+    if head[:2] == b"\x1f\x8b":
+        f = gzip.GzipFile(fileobj=raw)
+    elif head == _ZSTD:
+        f = zstd.ZstdFile(raw)
+    parts: list[bytes] = []
+    offset, size = begin, 0
+    damage: Exception | None = None
+    while damage is None:
+        try:
+            if begin:
+                f.seek(begin)
+                begin = 0
+            data = f.read1(_BLOCK)
+        except (OSError, EOFError, zlib.error, zstd.ZstdError) as e:
+            data, damage = b"", e
+        whole, newline, rest = data.rpartition(b"\n")
+        if newline:
+            block = b"".join([*parts, whole])
+            yield offset, block.split(b"\n")
+            offset += len(block) + 1
+            parts, size = [], 0
+        elif not data:
+            break
+        parts.append(rest)
+        size += len(rest)
+        if size >= MAX_LINE:
+            raise TraceFormatError(f"a line is longer than {MAX_LINE >> 20} MiB")
+    if size:
+        yield offset, [b"".join(parts)]
+    # A compressed file cut short: every whole block before the cut has been read, and the
+    # footer is missing. Damage behind the footer is damage all the same.
+    if not (damage is None or isinstance(damage, EOFError) or trace.footer is None):
+        trace.problem(0, f"damaged compression: {damage}")

@@ -15,9 +15,10 @@ import contextlib
 import hashlib
 import os
 import stat
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -54,6 +55,34 @@ class Memory:
         return self._blobs.get(name)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that a trace was read from, as it was before that."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, st: os.stat_result) -> Source:
+        """Of an opened file."""
+        return cls(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns)
+
+    def holds(self, now: Source, *, whole: bool) -> bool:
+        """Whether what was read is in the file still, as far as can be told without reading it.
+
+        Args:
+            now: the file that has the name now.
+            whole: the trace had its end. If it had not, a recorder may have gone on writing it.
+        """
+        if (now.dev, now.ino) != (self.dev, self.ino):
+            return False
+        if whole or now.size == self.size:
+            return now == self
+        return now.size > self.size
+
+
 class _Index(msgspec.Struct, array_like=True):
     """What stands at the end: `blobs` are [offset, length, digest] by name."""
 
@@ -64,9 +93,10 @@ class _Index(msgspec.Struct, array_like=True):
 
 
 class Sidecar:
-    """An opened cache that belongs to its trace."""
+    """An opened cache that belongs to its trace, which was read from `source`."""
 
-    def __init__(self, fd: int, blobs: dict[str, tuple[int, int, bytes]]) -> None:
+    def __init__(self, fd: int, blobs: dict[str, tuple[int, int, bytes]], source: Source) -> None:
+        self.source = source
         self._fd = fd
         self._blobs = blobs
 
@@ -81,8 +111,9 @@ class Sidecar:
         try:
             with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
                 index = _index(fd)
-                if _ours(os.fstat(fd)) and index is not None and _made_of(index, path):
-                    beside = cls(fd, index.blobs)
+                if index is not None and _ours(os.fstat(fd)):
+                    source = _made_of(index, path)
+                    beside = None if source is None else cls(fd, index.blobs, source)
         finally:
             if beside is None:
                 os.close(fd)
@@ -165,7 +196,8 @@ class SidecarWriter:
         """The pass is over: the file is whole, and gets its name."""
         if self._whole:
             with contextlib.suppress(OSError, OverflowError, msgspec.MsgspecError):
-                index = _Index(code_digest(), *_content(self.path), self._blobs)
+                with open(self.path, "rb") as f:
+                    index = _Index(code_digest(), *_content(f), self._blobs)
                 data = msgspec.msgpack.encode(index)
                 _write(self._fd, data + self._offset.to_bytes(8, "little") + _short(data))
                 if _identity(os.stat(self.path)) == self._before:
@@ -227,18 +259,21 @@ def _index(fd: int) -> _Index | None:
     return msgspec.msgpack.decode(data, type=_Index)
 
 
-def _made_of(index: _Index, path: str) -> bool:
-    """Whether an index speaks of this trace and this program; the cheap questions first."""
-    if index.code != code_digest() or index.size != os.stat(path).st_size:
-        return False
-    return (index.size, index.digest) == _content(path)
-
-
-def _content(path: str) -> tuple[int, bytes]:
-    """Size and digest of a file."""
+def _made_of(index: _Index, path: str) -> Source | None:
+    """The trace, if an index speaks of it and of this program; the cheap questions first."""
+    if index.code != code_digest():
+        return None
     with open(path, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").digest()
-        return f.tell(), digest
+        source = Source.of(os.fstat(f.fileno()))
+        if index.size != source.size or (index.size, index.digest) != _content(f):
+            return None
+    return source
+
+
+def _content(f: BinaryIO) -> tuple[int, bytes]:
+    """Size and digest of an opened file."""
+    digest = hashlib.file_digest(f, "sha256").digest()  # type: ignore[arg-type,unused-ignore]
+    return f.tell(), digest
 
 
 def _identity(st: os.stat_result) -> tuple[Any, ...]:
