@@ -49,7 +49,7 @@ def command(
             f"two moments are needed, {len(moments) or 'none'} given",
             hint=f"memtrace diff {quote(trace)} --at start --at end",
         )
-    found = read_book(trace)
+    found = read_book(trace, pid)
     if found is None:
         raise UsageError(
             f"{trace} can be read but once, and two moments need more",

@@ -7,6 +7,7 @@ knows what that region was: a chunk's header may be read after its birth. One by
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,23 +73,30 @@ class Kinds:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._known: dict[int, _Saved] = {}
+        self._known: dict[int, _Saved | None] = {}
+
+    def holds(self, mm: int) -> bool:
+        """Whether those of an address space are here, and whole."""
+        return self._saved(mm) is not None
 
     def of(self, mm: int, tag: int) -> str:
         """The kind of the region; "unknown" also if it was never accounted for."""
-        saved = self._known.get(mm)
+        saved = self._saved(mm)
         if saved is None:
-            data = self._blobs.get(blob_of(mm))
-            try:
-                saved = msgspec.msgpack.decode(data or b"", type=_Saved)
-            except (msgspec.MsgspecError, ValueError):
-                saved = _Saved(0, b"", {})
-            self._known[mm] = saved
+            return "unknown"
         tag &= CARVED - 1
         number, i = saved.inherited.get(tag, 0), tag - saved.base
         if 0 <= i < len(saved.own):
             number = saved.own[i]
         return _KINDS[number] if number < len(_KINDS) else "unknown"
+
+    def _saved(self, mm: int) -> _Saved | None:
+        if mm not in self._known:
+            saved = None
+            with suppress(msgspec.MsgspecError, ValueError):
+                saved = msgspec.msgpack.decode(self._blobs.get(blob_of(mm)) or b"", type=_Saved)
+            self._known[mm] = saved
+        return self._known[mm]
 
 
 class Cuts(Observer):

@@ -74,9 +74,13 @@ def read(path: str) -> Report:
         return making_of(trace, making)[0]
 
 
-def read_book(path: str) -> tuple[Book, Kinds] | None:
+def read_book(path: str, pid: int | None = None) -> tuple[Book, Kinds] | None:
     """The book of a trace and what kind each region was; None if it is no file, which can be read
     but once.
+
+    Args:
+        path: the trace.
+        pid: of the process whose regions are wanted; None: of the first.
 
     Raises:
         TraceFormatError: the trace cannot be read.
@@ -84,9 +88,14 @@ def read_book(path: str) -> tuple[Book, Kinds] | None:
     if not is_file(path):
         return None
     book = Book.found(path)
-    if book is None or book.blobs.get(_REPORT) is None:
-        with Trace(path) as trace, Making(trace) as making:
-            book = making_of(trace, making)[1]
+    if book is not None:
+        kinds, spans = Kinds(book.blobs), book.outline.spans
+        of = book.outline.first_pid if pid is None else pid
+        wanted = () if of is None else spans.get(of, ())
+        if book.blobs.get(_REPORT) is not None and all(kinds.holds(s.mm) for s in wanted):
+            return book, kinds
+    with Trace(path) as trace, Making(trace) as making:
+        book = making_of(trace, making)[1]
     return book, Kinds(book.blobs)
 
 

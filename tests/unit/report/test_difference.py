@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 from tests.unit.conftest import Scene
@@ -10,9 +12,9 @@ from tests.unit.conftest import Scene
 from memtrace.cli.diff import command
 from memtrace.replay import book as books
 from memtrace.replay.checkpoint import Keeper
-from memtrace.trace import reader
+from memtrace.trace import reader, sidecar
 from memtrace.trace.records import Exec
-from memtrace.trace.sidecar import Store
+from memtrace.trace.sidecar import SUFFIX, Sidecar, Store
 
 
 def said(path: str, one: int, two: int) -> list[str]:
@@ -59,3 +61,38 @@ def test_what_was_mapped_before_a_log_begins_is_not_known(scene: Scene) -> None:
     scene.exec()
     scene.mmap(0x1000)
     assert "at least" not in "".join(said(str(scene.write()), 1, 2))
+
+
+def damage(path: str, name: str) -> bytes:
+    """Change a byte of a blob in the cache beside a trace; returns the whole before that."""
+    beside = Sidecar.of(path)
+    assert beside is not None
+    data = beside.get(name)
+    assert data
+    beside.close()
+    cache = Path(path + SUFFIX)
+    whole = cache.read_bytes()
+    assert whole.count(data) == 1
+    cache.write_bytes(whole.replace(data, bytes([data[0] ^ 0xFF]) + data[1:]))
+    return whole
+
+
+def test_a_cache_whose_kinds_are_damaged_is_made_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidecar, "LARGE", 1)
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.mmap(0x30000)
+    scene.fork(2)
+    scene.as_(2, 2).mmap(0x40000)
+    path = str(scene.write())
+    wanted = said(path, 1, scene.seq - 2)
+    assert not any(line.split()[:1] == ["unknown"] for line in wanted)
+    whole = damage(path, "kinds1")
+    assert said(path, 1, scene.seq - 2) == wanted
+    assert Path(path + SUFFIX).read_bytes() == whole
+    damage(path, "kinds2")  # of another process: not wanted
+    damaged = Path(path + SUFFIX).read_bytes()
+    assert said(path, 1, scene.seq - 2) == wanted
+    assert Path(path + SUFFIX).read_bytes() == damaged
