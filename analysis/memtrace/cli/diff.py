@@ -75,7 +75,6 @@ def command(
     width = shutil.get_terminal_size().columns
     text = render(one, two, fates, book.outline.clock, everything=everything, width=max(width, 100))
     click.echo(text, nl=False)
-    if two.reason:
-        warn(f"the trace is incomplete: {two.reason}")
-    if two.drift is not None:
-        warn(f"the replay had drifted at event {two.drift[0]}: {two.drift[1]}")
+    said = [s.cautions(f"the map at #{s.seq}") for s in (one, two)]
+    for text in dict.fromkeys(said[0] + said[1]):
+        warn(text)

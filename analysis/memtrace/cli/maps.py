@@ -29,7 +29,5 @@ def command(trace: str, when: str, pid: int | None) -> None:
     state = state_at(trace, when, pid)
     lines = [format_mapping(m) + "\n" for m in state.process.space.mappings()]
     click.echo("".join(lines), nl=False)
-    if state.reason:
-        warn(f"the trace is incomplete: {state.reason}")
-    if state.drift is not None:
-        warn(f"the replay had drifted at event {state.drift[0]}: {state.drift[1]}")
+    for text in state.cautions():
+        warn(text)

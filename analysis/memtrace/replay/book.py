@@ -17,6 +17,7 @@ import msgspec
 from memtrace.replay import trust
 from memtrace.replay.checkpoint import Blobs, Keeper, Restored, restore
 from memtrace.replay.engine import replay
+from memtrace.replay.process import Doubt
 from memtrace.replay.spans import Span, Spans
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
@@ -40,7 +41,8 @@ class Outline(msgspec.Struct, frozen=True):
         first_pid: of the first process; None if there is none.
         last_seq, duration_ns, complete, reason: as in `Replay`; `clock`, `page_size` as in the
             header.
-        drift: the first failed check: (record, what it was).
+        doubts: where the map of each mm is not proven, in order; see `trust.doubts`.
+        problem: the first record that contradicts those before it: (seq, sentence).
         ordered: no record is earlier than the one before it.
         checkpoints: (record before it, its time, name of its blob), in order.
     """
@@ -54,7 +56,8 @@ class Outline(msgspec.Struct, frozen=True):
     page_size: int
     complete: bool
     reason: str
-    drift: tuple[int, str] | None
+    doubts: dict[int, list[Doubt]]
+    problem: tuple[int, str] | None
     ordered: bool
     checkpoints: list[tuple[int, int, str]]
 
@@ -188,7 +191,8 @@ class Making:
             r.header.page_size,
             r.complete,
             r.reason,
-            trust.first_drift(r),
+            trust.doubts(r),
+            r.problems[0] if r.problems else None,
             r.ordered,
             self.keeper.kept,
         )

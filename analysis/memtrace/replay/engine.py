@@ -405,7 +405,7 @@ class _Pass:
         except (ValueError, OverflowError) as error:
             r.problem(seq, f"the snapshot is not maps text: {_short(error)}")
             return p
-        p.compared(s, comparison, r.header.page_size)
+        p.compared(seq, s, comparison, r.header.page_size)
         p.left = p.left or s.why == "detach"
         p.counted(s.vm, s.rss)
         p.lines(len(s.maps))

@@ -11,17 +11,19 @@ from memtrace.replay import trust
 from memtrace.replay.book import Book, Outline, changed
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
+from memtrace.space.address_space import AddressSpace
+from memtrace.space.saved import copy
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 from memtrace.trace.sizes import format_moment, format_time, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from memtrace.replay.process import Process
+    from memtrace.replay.process import Doubt, Process
     from memtrace.replay.result import Replay
     from memtrace.replay.spans import Span
-    from memtrace.trace.records import Call, LifeRecord, Unknown
+    from memtrace.trace.records import Call, LifeRecord, Record, Unknown
 
 NAMES = ("start", "peak", "end")
 _FORMS = "a moment is an event's number, a time like 1.5s or 20ms, start, peak or end"
@@ -45,14 +47,30 @@ class State:
         seq: the last record applied.
         t: its time, ns since the trace's start.
         reason: why the trace is incomplete, "" if it is not.
-        drift: the first failed check up to the moment, if any: (record, what it was).
+        doubt: the failed check that leaves the map unproven, None if none does.
+        problem: the first record up to the moment that contradicts those before it, if any:
+            (seq, sentence).
     """
 
     process: Process
     seq: int
     t: int
     reason: str
-    drift: tuple[int, str] | None
+    doubt: Doubt | None
+    problem: tuple[int, str] | None
+
+    def cautions(self, name: str = "this map") -> list[str]:
+        """What is to be known of a map beside the map, in sentences; `name` says which it is."""
+        said = []
+        if self.reason:
+            said.append(f"the trace is incomplete: {self.reason}")
+        if self.doubt is not None:
+            said.append(f"{name} is not proven: {self.doubt.what} (event {self.doubt.seq})")
+        if self.problem is not None:
+            said.append(
+                f"the trace contradicts itself at event {self.problem[0]}: {self.problem[1]}"
+            )
+        return said
 
 
 def parse_when(text: str, path: str = "trace.json") -> Moment:
@@ -123,8 +141,19 @@ def state_at(
             raise _absent(outline, path, pid, r.last_seq, when)
     if p is None:
         raise changed(path)
-    drift = outline.drift if outline.drift is not None and outline.drift[0] <= r.last_seq else None
-    return State(p, r.last_seq, r.last_t, outline.reason, drift)
+    return _state(p, r.last_seq, r.last_t, outline.reason, outline.doubts, outline.problem)
+
+
+def _state(
+    p: Process,
+    seq: int,
+    t: int,
+    reason: str,
+    doubts: dict[int, list[Doubt]],
+    problem: tuple[int, str] | None,
+) -> State:
+    problem = problem if problem is not None and problem[0] <= seq else None
+    return State(p, seq, t, reason, trust.doubt_at(doubts.get(p.mm, ()), seq), problem)
 
 
 def _replayed(book: Book, seq: int | None, t: int | None, observers: Sequence[Observer]) -> Replay:
@@ -143,22 +172,68 @@ def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:
             f"{path} can be read but once, and when its {moment.name} was is known only then",
             hint=hint,
         )
-    with Trace(path) as trace:
+    taken = _Taken(pid)
+    with _Once(path, moment, taken) as trace:
         if moment.t is not None and trace.header.clock == "none":
             raise _timeless(path, hint)
-        r = replay(trace, until_seq=moment.seq, until_t=moment.t)
-        if r.stopped:  # only the footer is wanted of the rest
-            for _ in trace.records():
-                pass
-            complete = trace.complete and r.first_lost is None
-            r.reason = "" if complete else "see memtrace verify"
-        else:
-            _within(path, moment, r, hint)
-    pid = r.processes[0].pid if pid is None and r.processes else pid
-    p = None if pid is None else r.process_of(pid)
+        r = replay(trace, [taken])
+    _within(path, moment, r, hint)
+    p = taken.process
     if p is None:
         raise UsageError(f"no process {pid} at {when}", hint=hint)
-    return State(p, r.last_seq, r.last_t, r.reason, trust.first_drift(r))
+    p.space = taken.space
+    doubts, problem = trust.doubts(r), r.problems[0] if r.problems else None
+    return _state(p, taken.seq, taken.t, r.reason, doubts, problem)
+
+
+class _Taken(Observer):
+    """The map of a process as it is when `take` is called; without `pid`, of the first."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._pid = pid
+        self.process: Process | None = None
+        self.space = AddressSpace()
+        self.seq = self.t = 0
+
+    def begin(self, replay: Replay) -> None:
+        """See `Observer`."""
+        self._replay = replay
+
+    def take(self, seq: int, t: int) -> None:
+        """Now; `seq` and `t` are of the last record."""
+        r, self.seq, self.t = self._replay, seq, t
+        pid = r.processes[0].pid if self._pid is None and r.processes else self._pid
+        self.process = None if pid is None else r.process_of(pid)
+        if self.process is not None:
+            self.space = copy(self.process.space)
+
+
+class _Once(Trace):
+    """A trace that is read but once, to its end: only there it is known whether it is complete, and
+    which of its maps are proven. On the way, the map at a moment is taken.
+    """
+
+    def __init__(self, path: str, moment: Moment, taken: _Taken) -> None:
+        super().__init__(path)
+        self._moment = moment
+        self._taken = taken
+
+    def records(self) -> Iterator[tuple[int, int, Record]]:
+        """See `Trace`."""
+        last_seq = self._moment.seq if self._moment.seq is not None else 1 << 63
+        last_t = self._moment.t if self._moment.t is not None else 1 << 63
+        seq = t = 0
+        records = super().records()
+        for now, when, record in records:
+            if now > last_seq or when > last_t:
+                self._taken.take(seq, t)
+                yield now, when, record
+                break
+            seq, t = now, when
+            yield now, when, record
+        else:
+            self._taken.take(seq, t)
+        yield from records
 
 
 def _timeless(path: str, hint: str) -> UsageError:

@@ -11,6 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from memtrace.trace.records import Attach
 
 if TYPE_CHECKING:
@@ -22,6 +24,27 @@ if TYPE_CHECKING:
 
 #: Drifts and conflicts kept per process; the rest is only counted.
 KEEP = 20
+#: Doubts kept per process; of more, the last is about all the rest.
+_DOUBTS = 4096
+
+
+class Doubt(msgspec.Struct, frozen=True, array_like=True):
+    """A part of an address space's life in which a check failed.
+
+    After the record `after` the replayed map was the kernel's, or what there was of it in the
+    beginning; after the record `before` (None: never again) it was the kernel's once more. Where
+    between the two it ceased to be nothing tells. `seq` is the first check that failed, `what` says
+    which.
+    """
+
+    after: int
+    before: int | None
+    seq: int
+    what: str
+
+    def covers(self, seq: int) -> bool:
+        """Whether the map after that record is not proven."""
+        return self.after < seq and (self.before is None or seq < self.before)
 
 
 @dataclass(slots=True)
@@ -76,6 +99,7 @@ class Process:
         drift: the first snapshots not reproduced (at most `KEEP`, `drifts` counts all).
         statm_offset: bytes that statm counts beyond the kernel's own map, as the last snapshot says
             (0 on a kernel without accounting bugs).
+        first_checked: seq of the first snapshot.
         vm_peak, rss_peak: pages, the largest seen; 0 if never read.
         hwm: pages, the kernel's own peak of resident memory (VmHWM); None if never read. `rss_peak`
             includes it, unless the process was attached to: it counts from the exec on.
@@ -134,7 +158,11 @@ class Process:
     lost: int = 0
     copied: int = 0
     lent: int = 0
+    first_checked: int | None = None
     _pending: _Excess | None = None
+    _checked: int | None = None
+    _failed: tuple[int, str] | None = None
+    _doubts: list[Doubt] = field(default_factory=list)
 
     @property
     def exe(self) -> str:
@@ -186,6 +214,11 @@ class Process:
         """Whether the kernel's word about this map was there to compare: a snapshot at least."""
         return self.snapshots > 0
 
+    @property
+    def doubts(self) -> list[Doubt]:
+        """Where in its life its map is not proven, in order."""
+        return self._doubts if self._failed is None else [*self._doubts, self._doubt(None)]
+
     # -- what the pass notes --------------------------------------------------------------------
 
     def checksum_differs(self, seq: int, excess: int) -> None:
@@ -212,17 +245,20 @@ class Process:
             self.checksum_growth += x.count
         elif not drifted and x.least == x.most == offset:
             self.checksum_mismatches -= x.count
-        elif self.first_mismatch is None:
-            self.first_mismatch = x.first
+        else:
+            self._fails(x.first, "statm counts another size")
+            if self.first_mismatch is None:
+                self.first_mismatch = x.first
 
     def conflict(self, seq: int) -> None:
         """Note a call whose result contradicts the map."""
         self.conflicts += 1
+        self._fails(seq, "a call's result contradicts the map")
         if self.first_conflict is None:
             self.first_conflict = seq
 
-    def compared(self, snap: Snap, comparison: Comparison, page: int) -> None:
-        """Count a snapshot's outcome."""
+    def compared(self, seq: int, snap: Snap, comparison: Comparison, page: int) -> None:
+        """Count a snapshot's outcome; on a drift the map has been made the kernel's."""
         self.snapshots += 1
         self.stack_growth_bytes += comparison.grown
         drift = comparison.drift
@@ -235,6 +271,13 @@ class Process:
         if snap.vm is not None:
             self.statm_offset = snap.vm * page - self.space.total
         self.settle(comparison.grown, self.statm_offset, drifted=drift is not None)
+        if drift is not None:
+            self._fails(seq, "a snapshot is not reproduced")
+        if self._failed is not None:
+            self._note(self._doubt(seq))
+        self._checked, self._failed = seq, None
+        if self.first_checked is None:
+            self.first_checked = seq
         if snap.minflt is not None:
             self.minflt = snap.minflt
         if snap.majflt is not None:
@@ -243,6 +286,28 @@ class Process:
             self.hwm = max(self.hwm or 0, snap.hwm)
             if not self.attached:
                 self.rss_peak = max(self.rss_peak, snap.hwm)
+
+    def _fails(self, seq: int, what: str) -> None:
+        """A check has failed."""
+        if self._failed is None or seq < self._failed[0]:
+            self._failed = seq, what
+
+    def _doubt(self, before: int | None) -> Doubt:
+        """What the failed check says of the time since the last snapshot."""
+        seq, what = self._failed or (self.born_seq, "")
+        after = self._checked
+        if after is None:
+            # An exec and an attach read the kernel's map; a fork copies what there is.
+            given = self.inherited or self.start.assumed
+            after = self.born_seq - 1 if given else self.born_seq
+        return Doubt(after, before, seq, what)
+
+    def _note(self, doubt: Doubt) -> None:
+        if len(self._doubts) < _DOUBTS:
+            self._doubts.append(doubt)
+        else:
+            last = self._doubts[-1]
+            self._doubts[-1] = Doubt(last.after, doubt.before, last.seq, last.what)
 
     def counted(self, vm: int | None, rss: int | None) -> None:
         """Take a reading of statm, in pages."""

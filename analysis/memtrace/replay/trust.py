@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from memtrace.replay.process import Doubt
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from memtrace.replay.process import Process
     from memtrace.replay.result import Replay
 
@@ -53,6 +57,29 @@ def first_drift(replay: Replay) -> tuple[int, str] | None:
             found.append((p.first_mismatch, "statm counts another size"))
     found += replay.problems[:1]
     return min(found) if found else None
+
+
+def doubts(replay: Replay) -> dict[int, list[Doubt]]:
+    """Where the map of each address space is not proven, by mm; those without are left out.
+
+    What a fork copies is as good as what it copies, until the child's first snapshot.
+    """
+    found: dict[int, list[Doubt]] = {}
+    for p in replay.processes:
+        own = p.doubts
+        begun = p.born_seq - 1
+        if p.inherited and p.parent is not None and not (own and own[0].after == begun):
+            copied = doubt_at(found.get(p.parent.mm, ()), p.born_seq)
+            if copied is not None:
+                own = [Doubt(begun, p.first_checked, copied.seq, copied.what), *own]
+        if own:
+            found[p.mm] = own
+    return found
+
+
+def doubt_at(doubts: Iterable[Doubt], seq: int) -> Doubt | None:
+    """Why a map after that record is not proven; None if nothing speaks against it."""
+    return next((d for d in doubts if d.covers(seq)), None)
 
 
 def sentence(replay: Replay) -> str:

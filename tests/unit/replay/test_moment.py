@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.conftest import Scene
+from tests.unit.conftest import MAPS, Scene
 
 from memtrace.replay import book as books
 from memtrace.replay.book import Book, Making
@@ -20,7 +20,7 @@ from memtrace.trace import reader
 from memtrace.trace.codec import encode
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Clone, Exec, Exit, Fork, Gone
+from memtrace.trace.records import Clone, Exec, Exit, Fork, Gone, Snap
 from memtrace.trace.sidecar import Source, Store
 
 CLONE_VM = 0x100
@@ -238,3 +238,82 @@ def test_a_damaged_line_is_a_moment_all_the_same(scene: Scene) -> None:
     lines[3] = b"damage"
     path.write_bytes(b"\n".join(lines))
     assert state_at(str(path), "2").seq == 2
+
+
+def drifting(scene: Scene) -> Path:
+    """A process whose map is found wrong at event 5, and one begun by a fork before that was so."""
+    scene.exec()
+    scene.fork(2, pid=7)
+    scene.as_(1, 1).mmap(0x1000)
+    scene.as_(2, 7).mmap(0x1000)
+    scene.life(Snap(t=50_000, mm=1, pid=1, tid=1, why="every", maps=MAPS))
+    scene.as_(1, 1).mmap(0x1000)
+    return scene.write()
+
+
+UNPROVEN = "this map is not proven: a snapshot is not reproduced (event 5)"
+
+
+@pytest.mark.parametrize("how", ["from the start", "by checkpoints"])
+def test_what_is_said_of_a_map_that_was_wrong(
+    scene: Scene, how: str, request: pytest.FixtureRequest
+) -> None:
+    if how == "by checkpoints":
+        request.getfixturevalue("many_checkpoints")
+    path = str(drifting(scene))
+    said = {n: state_at(path, str(n)).cautions() for n in range(1, 7)}
+    assert said == {1: [], 2: [UNPROVEN], 3: [UNPROVEN], 4: [UNPROVEN], 5: [], 6: []}
+    assert [state_at(path, str(n), 7).cautions() for n in (2, 4, 6)] == [[UNPROVEN]] * 3
+
+
+def test_of_another_address_space_nothing_is_said(scene: Scene) -> None:
+    scene.exec()
+    scene.life(Exec(t=0, pid=7, tid=7, mm=2, exe="/bin/b", argv=["b"], maps=MAPS))
+    scene.as_(1, 1).mmap(0x1000)
+    scene.life(Snap(t=50_000, mm=1, pid=1, tid=1, why="every", maps=MAPS))
+    path = str(scene.write())
+    assert state_at(path, "3", 1).cautions() != []
+    assert state_at(path, "3", 7).cautions() == []
+    assert state_at(path, "4", 7).cautions() == []
+
+
+def test_a_record_that_contradicts_is_told_of_from_then_on(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    scene.life(Gone(t=0, mm=9))
+    path = scene.write()
+    assert state_at(str(path), "2").cautions() == []
+    said = state_at(str(path), "3").cautions()
+    assert said == [
+        "the trace contradicts itself at event 3: the end of address space 9, which never began"
+    ]
+    assert piped(path, "3").cautions() == said
+
+
+def test_by_a_pipe_the_same_is_said(scene: Scene) -> None:
+    path = drifting(scene)
+    for n in range(1, 7):
+        got, want = piped(path, str(n)), state_at(str(path), str(n))
+        assert (got.cautions(), got.seq, got.t) == (want.cautions(), want.seq, want.t)
+        assert got.process.space.mappings() == want.process.space.mappings()
+    at = f"{state_at(str(path), '3').t}ns"
+    assert piped(path, at).seq == state_at(str(path), at).seq
+
+
+def test_what_is_lost_after_the_moment_is_told_of_by_a_pipe_too(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    scene.lost()
+    path = scene.write()
+    scene.mmap(0x1000)
+    want = "the trace is incomplete: 1 events were lost, the first at event 3"
+    assert state_at(str(path), "2").cautions() == piped(path, "2").cautions() == [want]
+
+
+def test_by_a_pipe_the_dead_have_their_map(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    ends(scene, 1, 1)
+    path = scene.write()
+    want = state_at(str(path), "2").process.space.mappings()
+    assert piped(path, "2").process.space.mappings() == want

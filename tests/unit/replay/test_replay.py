@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from memtrace.replay import trust
+from memtrace.replay import process, trust
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
@@ -285,6 +285,62 @@ def test_a_mapping_where_one_is_already_is_a_conflict(run: Any) -> None:
     r = run(started(), *GROWN, mmap(0x710000, 4096), snap(FULL))
     assert (r.processes[0].conflicts, r.processes[0].first_conflict) == (1, 4)
     assert trust.exactness(r) == "drift"
+
+
+WRONG = [*FULL[:3], "730000-731000 rw-p 00000000 00:00 0", STACK]
+
+
+def doubted(r: Replay, mm: int = 1) -> list[tuple[int, int | None, int, str]]:
+    return [(d.after, d.before, d.seq, d.what) for d in trust.doubts(r).get(mm, [])]
+
+
+def test_a_map_is_in_doubt_from_the_last_snapshot_on_that_was_reproduced(run: Any) -> None:
+    what = "a snapshot is not reproduced"
+    more = [munmap(0x730000, 4096), mmap(0x730000, 4096)]
+    r = run(started(), *GROWN, snap(FULL), *more, snap(FULL), *more, snap(WRONG))
+    assert doubted(r) == [(4, 7, 7, what)]
+    r = run(started(), *GROWN, snap(WRONG), *more, snap(FULL), snap(WRONG))
+    assert doubted(r) == [(1, 4, 4, what), (4, 7, 7, what), (7, 8, 8, what)]
+    covered = [seq for seq in range(1, 9) if trust.doubt_at(trust.doubts(r)[1], seq)]
+    assert covered == [2, 3, 5, 6]
+    assert doubted(run(started(), *GROWN, snap(FULL))) == []
+
+
+def test_a_conflict_and_a_wrong_size_put_a_map_in_doubt_until_the_next_snapshot(run: Any) -> None:
+    conflict, size = "a call's result contradicts the map", "statm counts another size"
+    over = mmap(0x710000, 4096)
+    r = run(started(), *GROWN, over, brk(0, 0x610000), snap(FULL), brk(0, 0x610000))
+    assert doubted(r) == [(1, 6, 4, conflict)]
+    assert doubted(run(started(), *GROWN, over, snap(WRONG))) == [(1, 5, 4, conflict)]
+    assert doubted(run(started(), *GROWN, over)) == [(1, None, 4, conflict)]
+    wrong = brk(0, 0x610000, 68)
+    assert doubted(run(started(), *GROWN, wrong, brk(0, 0x610000, 67))) == [(1, None, 4, size)]
+    assert doubted(run(started(), *GROWN, wrong, over, snap(FULL))) == [(1, 6, 4, size)]
+    assert doubted(run(started(), *GROWN, wrong, snap(FULL, vm=68))) == []  # it is statm's mistake
+    log = run(started(assumed=True, maps=[]), mmap(0x700000, 0x22000), over)
+    assert doubted(log) == [(0, None, 3, conflict)]  # what it began with is no map of the kernel's
+
+
+def test_a_forked_child_has_its_parents_doubts_until_its_first_snapshot(run: Any) -> None:
+    what = "a snapshot is not reproduced"
+    fork = Fork(t=1, pid=5, tid=5, mm=1, child=6, child_mm=2)
+    again = Fork(t=1, pid=6, tid=6, mm=2, child=7, child_mm=3)
+    r = run(started(), *GROWN, fork, snap(WRONG), again, snap(FULL, mm=2, pid=6), snap(FULL, mm=3))
+    assert (doubted(r), doubted(r, 2), doubted(r, 3)) == (
+        [(1, 5, 5, what)], [(3, 7, 5, what)], [(5, 8, 5, what)]
+    )  # fmt: skip
+    r = run(started(), *GROWN, fork, snap(WRONG), snap(WRONG, mm=2, pid=6))
+    assert doubted(r, 2) == [(3, 6, 6, what)]  # its own
+    r = run(started(), *GROWN, snap(WRONG), fork, mmap(0x740000, 4096, mm=2, tid=6))
+    assert doubted(r, 2) == []  # of what the parent had from the kernel
+
+
+def test_of_very_many_doubts_the_last_is_about_the_rest(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_DOUBTS", 2)
+    r = run(started(), *GROWN, *(snap(lines) for lines in [WRONG, FULL] * 3))
+    assert [(after, before) for after, before, _, _ in doubted(r)] == [(1, 4), (4, 9)]
 
 
 class Notes(Observer):

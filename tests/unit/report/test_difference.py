@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.unit.conftest import Scene
+from tests.unit.conftest import MAPS, Scene
 
 from memtrace.cli.diff import command
 from memtrace.replay import book as books
 from memtrace.replay.checkpoint import Keeper
 from memtrace.trace import reader, sidecar
-from memtrace.trace.records import Exec
+from memtrace.trace.records import Exec, Snap
 from memtrace.trace.sidecar import SUFFIX, Sidecar, Store
 
 
@@ -96,3 +96,23 @@ def test_a_cache_whose_kinds_are_damaged_is_made_again(
     damaged = Path(path + SUFFIX).read_bytes()
     assert said(path, 1, scene.seq - 2) == wanted
     assert Path(path + SUFFIX).read_bytes() == damaged
+
+
+def test_each_moment_whose_map_is_not_proven_is_told_of(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    scene.life(Snap(t=50_000, mm=1, pid=1, tid=1, why="every", maps=MAPS))
+    scene.mmap(0x1000)
+    scene.mmap(0x1000)
+    scene.life(Snap(t=90_000, mm=1, pid=1, tid=1, why="every", maps=MAPS))
+    path = str(scene.write())
+    warned = {
+        (one, two): CliRunner().invoke(command, [path, "--at", one, "--at", two]).stderr
+        for one, two in (("5", "2"), ("1", "4"), ("3", "6"))
+    }
+    sentence = "memtrace: warning: the map at #{} is not proven: a snapshot is not reproduced "
+    assert warned == {
+        ("5", "2"): f"{sentence.format(2)}(event 3)\n{sentence.format(5)}(event 6)\n",
+        ("1", "4"): f"{sentence.format(4)}(event 6)\n",
+        ("3", "6"): "",
+    }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An address space as bytes and back: what a checkpoint keeps of one."""
+"""An address space as bytes and back: what a checkpoint keeps of one; and a copy of one."""
 
 from __future__ import annotations
 
@@ -82,6 +82,17 @@ def load(data: bytes) -> AddressSpace:
         space.put(start, end, attrs[kind], tag)
         position = end
     return space
+
+
+def copy(space: AddressSpace) -> AddressSpace:
+    """The same once more, whatever becomes of the first; not what a fork makes of it."""
+    other = AddressSpace()
+    for name in AddressSpace.SCALARS:
+        setattr(other, name, getattr(space, name))
+    other.paths = dict(space.paths)
+    for piece in space.pieces():
+        other.put(*piece)
+    return other
 
 
 def _known(attr: Attr) -> Attr:
