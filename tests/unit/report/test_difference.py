@@ -13,8 +13,9 @@ from memtrace.cli.diff import command
 from memtrace.replay import book as books
 from memtrace.replay.checkpoint import Keeper
 from memtrace.trace import reader, sidecar
+from memtrace.trace.beside import SUFFIX
 from memtrace.trace.records import Exec, Snap
-from memtrace.trace.sidecar import SUFFIX, Sidecar, Store
+from memtrace.trace.sidecar import Sidecar, Store
 
 
 def said(path: str, one: int, two: int) -> list[str]:

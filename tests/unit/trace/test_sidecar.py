@@ -11,7 +11,8 @@ import pytest
 
 import memtrace
 from memtrace.trace import sidecar
-from memtrace.trace.sidecar import SUFFIX, Memory, Sidecar, SidecarWriter, Source, is_file, is_large
+from memtrace.trace.beside import SUFFIX
+from memtrace.trace.sidecar import Memory, Sidecar, SidecarWriter, Source, is_file, is_large
 
 BLOBS = {"one": b"first" * 100, "two": b"", "three": bytes(range(256))}
 

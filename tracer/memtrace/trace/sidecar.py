@@ -23,13 +23,12 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 import memtrace
+from memtrace.trace.beside import MAGIC, SUFFIX
 
-SUFFIX = ".cache"
 #: Bytes from which on a trace gets a cache: replaying less takes a tenth of a second.
 LARGE = 1 << 20
 #: The packages whose source makes what is kept.
 PARTS = ("trace", "space", "replay", "malloc", "findings", "report")
-_MAGIC = b"memtrace cache 1\n"
 _TAIL = 8 + 16  # where the index begins, and its digest
 
 
@@ -153,13 +152,13 @@ class SidecarWriter:
         self._blobs: dict[str, tuple[int, int, bytes]] = {}
         self._unwritten: dict[str, bytes] = {}
         self._whole = False
-        self._offset = len(_MAGIC)
+        self._offset = len(MAGIC)
         self._fd = -1
         try:
             self._before = _identity(opened or os.stat(path))
             _may_replace(path + SUFFIX)
             self._fd = self._open()
-            _write(self._fd, _MAGIC)
+            _write(self._fd, MAGIC)
             self._whole = True
         except OSError:
             self.drop()
@@ -247,11 +246,11 @@ def code_digest() -> bytes:
 
 def _index(fd: int) -> _Index | None:
     size = os.fstat(fd).st_size
-    if size < len(_MAGIC) + _TAIL or os.pread(fd, len(_MAGIC), 0) != _MAGIC:
+    if size < len(MAGIC) + _TAIL or os.pread(fd, len(MAGIC), 0) != MAGIC:
         return None
     tail = os.pread(fd, _TAIL, size - _TAIL)
     begin = int.from_bytes(tail[:8], "little")
-    if not len(_MAGIC) <= begin <= size - _TAIL:
+    if not len(MAGIC) <= begin <= size - _TAIL:
         return None
     data = os.pread(fd, size - _TAIL - begin, begin)
     if _short(data) != tail[8:]:
@@ -290,7 +289,7 @@ def _may_replace(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        if os.read(fd, len(_MAGIC)) != _MAGIC:
+        if os.read(fd, len(MAGIC)) != MAGIC:
             raise OSError
     finally:
         os.close(fd)

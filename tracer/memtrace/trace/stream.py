@@ -14,6 +14,8 @@ import stat
 import zlib
 from typing import Protocol
 
+from memtrace.trace.beside import keep_along
+
 BLOCK = 1 << 16
 REMOVED = "it was removed while it was written"
 _MAX_LINKS = 40  # path_resolution(7)
@@ -52,9 +54,9 @@ class Output:
     """An append-only trace file.
 
     It is a new file, for its owner only: a trace holds a program's secrets. What had the name
-    before, a symbolic link included, is kept as `NAME.old`, as readable as it was. Only what is no
-    file in a folder is written to as it stands: a pipe, a device, one of our own descriptors
-    (/dev/stdout). `.gz` and `.zst` compress.
+    before, a symbolic link included, is kept as `NAME.old`, as readable as it was, and its cache as
+    that of `NAME.old`. Only what is no file in a folder is written to as it stands: a pipe, a
+    device, one of our own descriptors (/dev/stdout). `.gz` and `.zst` compress.
 
     Raises:
         OSError: the file cannot be created (and later, from `write` and `close`, written).
@@ -103,6 +105,7 @@ class Output:
                 os.unlink(self.path)
                 if self.kept_old:
                     os.replace(self.path + ".old", self.path)
+                    keep_along(self.path + ".old", self.path)
         except OSError:
             pass
 
@@ -115,12 +118,14 @@ class Output:
 
 
 def keep_old(path: str) -> bool:
-    """Rename what has the name to `NAME.old`; returns whether there was anything."""
+    """Rename what has the name to `NAME.old`, and its cache; returns whether there was anything."""
     try:
         os.replace(path, path + ".old")
     except FileNotFoundError:
         # Nothing of that name, or no such folder: opening it tells.
+        keep_along(path, "")
         return False
+    keep_along(path, path + ".old")
     return True
 
 
