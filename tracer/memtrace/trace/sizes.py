@@ -21,6 +21,7 @@ _TIMES = {
     "ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }  # fmt: skip
+_TOO_LARGE = 1 << 1000  # to be printed: a float ends at 1 << 1024
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h)\s*\Z")
 
 
@@ -80,10 +81,14 @@ def parse_time(text: str) -> int:
 
 
 def _scaled(m: re.Match[str], scale: int) -> int:
-    try:
-        return int(float(m[1]) * scale)
-    except OverflowError as e:
-        raise ValueError(f"too large: {m[0][:80]!r}") from e
+    """Exactly: a float's nearest to 0.031855220 is less, and would be one nanosecond before."""
+    whole, _, part = m[1].partition(".")
+    sign = -1 if whole[:1] == "-" else 1
+    parts: int = 10 ** len(part)
+    n = abs(int(whole + part)) * scale // parts
+    if n >= _TOO_LARGE:
+        raise ValueError(f"too large: {m[0][:80]!r}")
+    return sign * n
 
 
 def format_moment(ns: int | None, clock: str) -> str:
