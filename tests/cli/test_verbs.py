@@ -158,6 +158,19 @@ def test_maps_of_no_moment(run: Run, trace: Path, arguments: list[str], says: st
     assert two_lines(ran.err)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["maps", "--at", "end"], ["maps", "--at", "3"], ["diff", "--at", "1", "--at", "end"],
+     ["report"], ["events"], ["verify"]],
+)  # fmt: skip
+def test_a_folder_is_no_trace(run: Run, tmp_path: Path, arguments: list[str]) -> None:
+    ran = run(arguments[0], tmp_path, *arguments[1:])
+    assert (ran.status, ran.out) == (3, "")
+    assert ran.err == (
+        f"memtrace: cannot read {tmp_path}: is a directory\n  try: ls -ld {tmp_path}\n"
+    )
+
+
 # -- verify -----------------------------------------------------------------------------------
 
 

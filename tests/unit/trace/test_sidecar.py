@@ -300,6 +300,8 @@ def test_which_traces_get_one(tmp_path: Path, trace: Path) -> None:
     assert is_large(str(trace))
     os.mkfifo(tmp_path / "pipe")
     assert not is_file(str(tmp_path / "pipe"))
+    assert not is_file("/dev/null")
+    assert is_file(str(tmp_path))
     assert not is_large(str(tmp_path / "pipe"))
     assert not is_large(str(tmp_path / "none"))
     memory = Memory()

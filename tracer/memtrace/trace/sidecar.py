@@ -311,13 +311,14 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def is_file(path: str) -> bool:
-    """Whether a trace is a file, which can be read twice (not a pipe); so is what is not there, of
-    which reading will tell.
+    """Whether a trace can be read twice: it is no pipe, socket or terminal. Neither is a folder, or
+    what is not there: reading tells what is wrong with it.
     """
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except OSError:
         return True
+    return not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode))
 
 
 def is_large(path: str) -> bool:
