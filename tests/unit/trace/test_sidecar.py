@@ -183,6 +183,69 @@ def test_no_link_is_followed_and_nothing_else_replaced(trace: Path, tmp_path: Pa
     assert found(trace) is None
 
 
+@pytest.mark.parametrize("size", [0, 8, 16, 17, 30, -1])
+def test_a_torn_cache_is_replaced(trace: Path, size: int) -> None:
+    whole = made(trace)
+    cache_of(trace).write_bytes(whole[:size])
+    assert found(trace) is None
+    made(trace)
+    assert found(trace) == BLOBS
+
+
+@pytest.mark.parametrize("data", [b"m", b"memtrace\n", bytes(40)])
+def test_what_only_looks_like_a_torn_one_stays(trace: Path, data: bytes) -> None:
+    cache_of(trace).write_bytes(data)
+    assert made(trace) == data
+
+
+def test_another_users_empty_file_stays(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_of(trace).touch()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert made(trace) == b""
+
+
+@pytest.mark.parametrize(
+    ("mode", "links", "owner", "folder_mode", "folder_owner", "left"),
+    [
+        (0o100600, 1, 0, 0o40755, 7, True),
+        (0o100600, 1, 7, 0o40755, 7, False),  # one's own, which one has locked oneself
+        (0o100640, 1, 0, 0o40755, 7, False),  # not as memtrace makes them
+        (0o100600, 2, 0, 0o40755, 7, False),  # somebody has a use of it elsewhere
+        (0o40600, 1, 0, 0o40755, 7, False),
+        (0o100600, 1, 0, 0o40777, 0, False),  # in another's folder
+        (0o100600, 1, 0, 0o41777, 7, False),  # in one for everybody
+    ],
+)  # fmt: skip
+def test_what_another_has_left_in_ones_own_folder(
+    *, mode: int, links: int, owner: int, folder_mode: int, folder_owner: int, left: bool
+) -> None:
+    def status(mode: int, uid: int, links: int) -> os.stat_result:
+        return os.stat_result((mode, 1, 1, links, uid, 0, 0, 0, 0, 0))
+
+    entry, folder = status(mode, owner, links), status(folder_mode, folder_owner, 2)
+    assert sidecar.is_left_by_another(entry, folder, 7) is left
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_cache_that_cannot_be_read_is_replaced_if_another_left_it(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, *, left: bool
+) -> None:
+    cache_of(trace).write_bytes(b"cannot be read")
+    real = os.open
+
+    def refused(path: str, flags: int, mode: int = 0o777) -> int:
+        if path == str(cache_of(trace)):
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "open", refused)
+        m.setattr(sidecar, "is_left_by_another", lambda *_: left)
+        made(trace)
+    assert found(trace) == (BLOBS if left else None)
+
+
 def test_a_trace_that_changes_meanwhile_gets_none(trace: Path) -> None:
     writer = SidecarWriter(str(trace))
     writer.add("one", b"x")

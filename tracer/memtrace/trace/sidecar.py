@@ -29,6 +29,8 @@ from memtrace.trace.beside import MAGIC, SUFFIX
 LARGE = 1 << 20
 #: The packages whose source makes what is kept.
 PARTS = ("trace", "space", "replay", "malloc", "findings", "report")
+#: Of a cache: it holds what the trace does.
+MODE = 0o600
 _TAIL = 8 + 16  # where the index begins, and its digest
 
 
@@ -166,8 +168,8 @@ class SidecarWriter:
     def _open(self) -> int:
         flags, folder = os.O_RDWR | os.O_CLOEXEC, os.path.dirname(self.path) or "."
         with contextlib.suppress(OSError):  # a file system without
-            return os.open(folder, flags | os.O_TMPFILE, 0o600)
-        fd = os.open(self._new, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            return os.open(folder, flags | os.O_TMPFILE, MODE)
+        fd = os.open(self._new, flags | os.O_CREAT | os.O_EXCL, MODE)
         self._named = True
         return fd
 
@@ -288,11 +290,34 @@ def _may_replace(path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return
+    except PermissionError:
+        folder = os.stat(os.path.dirname(path) or ".")
+        if is_left_by_another(os.lstat(path), folder, os.geteuid()):
+            return
+        raise
     try:
-        if os.read(fd, len(MAGIC)) != MAGIC:
+        head, st = os.read(fd, len(MAGIC)), os.fstat(fd)
+        # One's own that was torn: its data had not reached the disk when its name had (rename(2)
+        # without fsync(2)), or there was no more room.
+        torn = not head or (head.startswith(b"memtrace") and MAGIC.startswith(head))
+        if head != MAGIC and not (torn and st.st_uid == os.geteuid()):
             raise OSError
     finally:
         os.close(fd)
+
+
+def is_left_by_another(entry: os.stat_result, folder: os.stat_result, user: int) -> bool:
+    """Whether a cache that cannot be read is what another user's memtrace has left in one's own
+    folder (root's, most often): a file with the mode that caches have. It is nobody's loss.
+    """
+    return (
+        stat.S_ISREG(entry.st_mode)
+        and stat.S_IMODE(entry.st_mode) == MODE
+        and entry.st_uid != user
+        and entry.st_nlink == 1
+        and folder.st_uid == user
+        and not folder.st_mode & stat.S_ISVTX
+    )
 
 
 def _ours(st: os.stat_result) -> bool:
