@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memtrace.replay.difference import Fate, Sum, sums
-from memtrace.report.lines import clean, fit_end, program, table
+from memtrace.report.lines import clean, columns, fit_end, program, table
 from memtrace.trace.sizes import format_moment, format_size
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Regions shown unless all are wanted.
 SHOWN = 20
+#: Columns of a path, at most.
+_PATH = 40
 
 
 def render(
@@ -93,14 +95,23 @@ def _signed(size: int) -> str:
 
 
 def _regions(fates: Sequence[Fate], width: int) -> list[str]:
-    rows = []
+    """A line of each, as wide as there is room, but a file's name is there whole."""
+    rows: list[tuple[str, ...]] = []
     for f in fates:
         there = f.there
         rows.append((
             _signed(f.delta) if f.delta else "0 B", f.kind, f"{there.start:x}-{there.end:x}",
-            _perms(f), _what(f), fit_end(there.path, 40),
+            _perms(f), _what(f), "",
         ))  # fmt: skip
-    return [line[:width].rstrip() if line.isascii() else line for line in table(rows, "><<<<<")]
+    used = max(
+        (columns(line) for line in table([(*r[:5], "|") for r in rows], "><<<<<")), default=0
+    )
+    room = min(width - used + 1, _PATH)
+    for i, f in enumerate(fates):
+        path = clean(f.there.path)
+        name = columns(path.rpartition("/")[2])
+        rows[i] = *rows[i][:5], fit_end(path, max(room, min(name + 1, _PATH)))
+    return table(rows, "><<<<<")
 
 
 def _perms(f: Fate) -> str:

@@ -117,3 +117,21 @@ def test_each_moment_whose_map_is_not_proven_is_told_of(scene: Scene) -> None:
         ("1", "4"): f"{sentence.format(4)}(event 6)\n",
         ("3", "6"): "",
     }
+
+
+def test_of_a_path_that_has_no_room_the_name_is_there(scene: Scene) -> None:
+    path = "/usr/lib/x86_64-linux-gnu/a-directory-with-a-long-name/libexample.so.6"
+    scene.exec()
+    at = scene.mmap(0x9000, by="loader", flags=2, file=path)
+    scene.mmap(0x5000, by="loader", flags=2, file="/opt/ünïcode/" + "libex" * 9 + ".so")
+    to = at - 0x100000
+    scene.call("mremap", [at, 0x9000, 0x4000, 3, to], to)
+    scene.call("mprotect", [to, 0x1000, 1], 0)
+    lines = said(str(scene.write()), 2, scene.seq)
+    (line,) = [line for line in lines if "moved from" in line]
+    assert line.endswith("re-protected  …libexample.so.6")
+    (line,) = [line for line in said(str(scene.write()), 1, 2) if "libexample" in line]
+    assert line.endswith("born  …ectory-with-a-long-name/libexample.so.6")
+    assert len(line) <= 100
+    (line,) = [line for line in said(str(scene.write()), 2, 3) if "libex" in line]
+    assert line.endswith("born  …" + ("libex" * 9 + ".so")[-39:])
