@@ -122,6 +122,10 @@ CHUNK = "800000-822000 rw-p 00000000 00:00 0"
         ("peak", [], [TEXT, HEAP, STACK, CHUNK]),
         ("end", [], [TEXT, HEAP, STACK]),
         ("9", ["--pid", "5"], [TEXT, HEAP, STACK]),
+        ("#9", [], [TEXT, HEAP, STACK]),
+        ("0.000000030S", [], [TEXT, HEAP, STACK, CHUNK]),
+        ("20 NS", [], [TEXT, HEAP, STACK]),
+        ("Start", [], [TEXT, STACK]),
         ("start", ["--pid", "6"], [TEXT, HEAP, STACK, CHUNK]),
         ("5", ["--pid", "6"], [TEXT, HEAP, FILE, STACK, CHUNK]),
         ("end", ["--pid", "6"], [TEXT, HEAP, FILE, STACK, CHUNK]),
@@ -140,12 +144,17 @@ def test_maps(run: Run, trace: Path, when: str, more: list[str], expected: list[
     ("arguments", "says"),
     [
         (["--at", "11"], "its last is 10"),
-        (["--at", "2s"], "ends at 1.00 ms"),
-        (["--at", "10"], "from event 1 to event 9"),
+        (["--at", "2s"], "ends at 0.001s, before 2s"),
+        (["--at", "10"], "from event 1 to event 9\n"),
+        (["--at", "500ns"], "from event 1 to event 9 (0.00000001s to 0.000000095s)\n"),
+        (["--at", "5ns", "--pid", "6"], "from event 4 to the end (0.00000004s to 0.001s)\n"),
         (["--at", "2", "--pid", "6"], "from event 4 to the end"),
         (["--at", "start", "--pid", "77"], "no process 77"),
         (["--at", "3", "--pid", "77"], "it has 5, 6"),
         (["--at", "noon"], "'noon' names no moment"),
+        (["--at", "0.015148"], " --at 0.015148s\n"),
+        (["--at", "##3"], "'##3' names no moment"),
+        (["--at", "5\u017f"], "names no moment"),
         (["--at", "-1"], "'-1' names no moment"),
         (["--at", "9" * 5000], "names no moment"),
         ([], "missing option '--at'"),
@@ -156,6 +165,41 @@ def test_maps_of_no_moment(run: Run, trace: Path, arguments: list[str], says: st
     assert (ran.status, ran.out) == (2, "")
     assert says in ran.err
     assert two_lines(ran.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--at", "noon"], "--at peak"),
+        (["--at", "11"], "--at end"),
+        (["--at", "11", "--pid", "6"], "--at end --pid 6"),
+        (["--at", "10"], "--at 9 --pid 5"),
+        (["--at", "3", "--pid", "6"], "--at 4 --pid 6"),
+        (["--at", "end", "--pid", "77"], "--at end --pid 5"),
+    ],
+)
+def test_what_to_type_is_of_the_same_command_and_works(
+    run: Run, trace: Path, arguments: list[str], hint: str
+) -> None:
+    for verb, also in (("maps", ""), ("diff", " --at start")):
+        ran = run(verb, trace, *arguments, *also.split())
+        assert ran.err.splitlines()[1] == f"  try: memtrace {verb} {trace}{also} {hint}"
+        assert run(*shlex.split(ran.err.splitlines()[1])[2:]).status == 0
+
+
+def test_how_to_see_every_region_is_what_to_type(run: Run, tmp_path: Path) -> None:
+    calls = [Call(10, 1, 5, 1, 1, [0, 4096, 1 + i % 2, 0x22, -1, 0], 0x1000000 + i * 8192)
+             for i in range(23)]  # fmt: skip
+    path = write(tmp_path / "a b.json", [*RECORDS[:1], *calls])
+    ran = run("diff", path, "--at", "#1", "--at", "end", "--pid", "5")
+    last = ran.out.splitlines()[-1]
+    more, _, command = last.partition(": ")
+    assert more == "  and 3 more"
+    assert command == f"memtrace diff '{path}' --at '#1' --at end --pid 5 --all"
+    every = run(*shlex.split(command)[1:])
+    assert every.status == 0
+    assert every.out.splitlines()[:-3] == ran.out.splitlines()[:-1]
+    assert "more" not in every.out
 
 
 @pytest.mark.parametrize(

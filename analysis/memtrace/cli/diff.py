@@ -35,7 +35,7 @@ def command(
     """
     from memtrace.malloc.tags import CARVED, Cuts
     from memtrace.replay.difference import difference, replaced
-    from memtrace.replay.moment import state_at
+    from memtrace.replay.moment import kept_first, of_pid, parse_when, state_at
     from memtrace.report.build import read_book
     from memtrace.report.difference import render
 
@@ -49,15 +49,25 @@ def command(
             f"two moments are needed, {len(moments) or 'none'} given",
             hint=f"memtrace diff {quote(trace)} --at start --at end",
         )
+
+    def remedy(when: str, pid: int | None) -> str:
+        other = "end" if when == "start" else "start"
+        return f"memtrace diff {quote(trace)} --at {other} --at {when}" + of_pid(pid)
+
+    for when in moments:
+        parse_when(when, trace, remedy)
+    asked = "".join(f" --at {quote(when)}" for when in moments) + of_pid(pid)
     found = read_book(trace, pid)
     if found is None:
         raise UsageError(
             f"{trace} can be read but once, and two moments need more",
-            hint=f"cat {quote(trace)} > trace.json",
+            hint=kept_first(trace, f"memtrace diff trace.json{asked}"),
         )
     book, kinds = found
     cuts = [Cuts(book.outline.page_size)]
-    one, two = (state_at(trace, when, pid, book=book, observers=cuts) for when in moments)
+    one, two = (
+        state_at(trace, when, pid, book=book, observers=cuts, remedy=remedy) for when in moments
+    )
     if one.seq > two.seq:
         one, two = two, one
     before, after = one.process, two.process
@@ -73,7 +83,8 @@ def command(
             CARVED - 1,
         )
     width = shutil.get_terminal_size().columns
-    text = render(one, two, fates, book.outline.clock, everything=everything, width=max(width, 100))
+    every = None if everything else f"memtrace diff {quote(trace)}{asked} --all"
+    text = render(one, two, fates, book.outline.clock, every=every, width=max(width, 100))
     click.echo(text, nl=False)
     said = [s.cautions(f"the map at #{s.seq}") for s in (one, two)]
     for text in dict.fromkeys(said[0] + said[1]):

@@ -3,29 +3,36 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from memtrace.replay import trust
-from memtrace.replay.book import Book, Outline, changed
+from memtrace.replay.book import Book, Making, changed
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.saved import copy
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.sizes import format_moment, format_time, parse_time
+from memtrace.trace.sizes import exact_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from memtrace.replay.book import Outline
     from memtrace.replay.process import Doubt, Process
     from memtrace.replay.result import Replay
     from memtrace.replay.spans import Span
     from memtrace.trace.records import Call, LifeRecord, Record, Unknown
 
 NAMES = ("start", "peak", "end")
+#: Seconds without their unit.
+_BARE = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}")
 _FORMS = "a moment is an event's number, a time like 1.5s or 20ms, start, peak or end"
 
 
@@ -73,26 +80,56 @@ class State:
         return said
 
 
-def parse_when(text: str, path: str = "trace.json") -> Moment:
-    """Read a WHEN; `path` is the trace that a refusal's remedy names.
+#: The line that asks for another moment, a WHEN, of a process (None: of the first).
+Remedy = Callable[[str, int | None], str]
+
+
+def ask_maps(path: str) -> Remedy:
+    """That of `memtrace maps`."""
+
+    def line(when: str, pid: int | None) -> str:
+        return f"memtrace maps {quote(path)} --at {when}" + of_pid(pid)
+
+    return line
+
+
+def of_pid(pid: int | None) -> str:
+    """The option that names a process, after a space; nothing for the first."""
+    return "" if pid is None else f" --pid {pid}"
+
+
+def kept_first(path: str, then: str) -> str:
+    """The line that makes a file of what can be read but once, and reads that. What writes into one
+    of our own descriptors only the user knows.
+    """
+    ours = path.startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/"))
+    return f"{'PROG ARGS...' if ours else f'cat {quote(path)}'} > trace.json && {then}"
+
+
+def parse_when(text: str, path: str = "trace.json", remedy: Remedy | None = None) -> Moment:
+    """Read a WHEN; `path` is the trace that a refusal names, `remedy` what it says to type.
 
     Raises:
         UsageError: the text names no moment.
 
     >>> parse_when("17").seq, parse_when("20ms").t, parse_when("peak").name
     (17, 20000000, 'peak')
+    >>> parse_when("#17").seq, parse_when("1.50 MS").t, parse_when("Peak").name
+    (17, 1500000, 'peak')
     """
     text = text.strip()
-    if text in NAMES:
-        return Moment(name=text)
-    if text.isascii() and text.isdecimal() and len(text) <= 18:
-        return Moment(seq=int(text))
+    if text.lower() in NAMES:
+        return Moment(name=text.lower())
+    digits = text.removeprefix("#")
+    if digits.isascii() and digits.isdecimal() and len(digits) <= 18:
+        return Moment(seq=int(digits))
     try:
         return Moment(t=parse_time(text))
     except (ValueError, OverflowError) as e:
+        bare = _BARE.fullmatch(text)  # as `memtrace events` prints it
         raise UsageError(
             f"{text[:40]!r} names no moment: {_FORMS}",
-            hint=f"memtrace maps {quote(path)} --at peak",
+            hint=(remedy or ask_maps(path))(f"{text}s" if bare else "peak", None),
         ) from e
 
 
@@ -103,6 +140,7 @@ def state_at(
     *,
     book: Book | None = None,
     observers: Sequence[Observer] = (),
+    remedy: Remedy | None = None,
 ) -> State:
     """The address space that a process had at a moment.
 
@@ -116,44 +154,42 @@ def state_at(
         pid: of the process.
         book: of the trace, if it has been read already.
         observers: of the pass from the nearest checkpoint to the moment.
+        remedy: what a refusal says to type; as a rule `memtrace maps`.
 
     Raises:
         UsageError: no such moment, or no such process then.
         TraceFormatError: the trace cannot be read.
     """
-    moment = parse_when(when, path)
+    remedy = remedy or ask_maps(path)
+    moment = parse_when(when, path, remedy)
     book = book or Book.read(path)
     if book is None:
         return _straight(path, moment, pid, when)
     outline = book.outline
     if moment.t is not None and outline.clock == "none":
-        raise _timeless(path, f"memtrace maps {quote(path)} --at peak")
+        raise _timeless(path, remedy("peak", pid))
     if moment.name is not None:
-        seq, mm = _named(book, path, moment.name, pid)
+        seq, mm = _named(book, path, moment.name, pid, remedy)
         r = _replayed(book, seq, None, observers)
         p = r.by_mm.get(mm)
     else:
-        _within(path, moment, outline, f"memtrace maps {quote(path)} --at end")
+        _within(path, moment, outline, remedy("end", pid))
         r = _replayed(book, moment.seq, moment.t, observers)
         pid = outline.first_pid if pid is None else pid
         p = None if pid is None else r.process_of(pid)
         if p is None:
-            raise _absent(outline, path, pid, r.last_seq, when)
+            raise _absent(outline, path, pid, r.last_seq, moment, when, remedy)
     if p is None:
         raise changed(path)
-    return _state(p, r.last_seq, r.last_t, outline.reason, outline.doubts, outline.problem)
+    return _state(p, r.last_seq, r.last_t, outline)
 
 
-def _state(
-    p: Process,
-    seq: int,
-    t: int,
-    reason: str,
-    doubts: dict[int, list[Doubt]],
-    problem: tuple[int, str] | None,
-) -> State:
-    problem = problem if problem is not None and problem[0] <= seq else None
-    return State(p, seq, t, reason, trust.doubt_at(doubts.get(p.mm, ()), seq), problem)
+def _state(p: Process, seq: int, t: int, outline: Outline) -> State:
+    problem = outline.problem
+    if problem is not None and problem[0] > seq:
+        problem = None
+    doubt = trust.doubt_at(outline.doubts.get(p.mm, ()), seq)
+    return State(p, seq, t, outline.reason, doubt, problem)
 
 
 def _replayed(book: Book, seq: int | None, t: int | None, observers: Sequence[Observer]) -> Replay:
@@ -166,24 +202,28 @@ def _replayed(book: Book, seq: int | None, t: int | None, observers: Sequence[Ob
 
 def _straight(path: str, moment: Moment, pid: int | None, when: str) -> State:
     """Of what can be read but once."""
-    hint = f"cat {quote(path)} > trace.json"
+    maps = ask_maps("trace.json")
+
+    def remedy(when: str, pid: int | None) -> str:
+        return kept_first(path, maps(when, pid))
+
     if moment.name is not None:
         raise UsageError(
             f"{path} can be read but once, and when its {moment.name} was is known only then",
-            hint=hint,
+            hint=remedy(moment.name, pid),
         )
     taken = _Taken(pid)
     with _Once(path, moment, taken) as trace:
         if moment.t is not None and trace.header.clock == "none":
-            raise _timeless(path, hint)
-        r = replay(trace, [taken])
-    _within(path, moment, r, hint)
-    p = taken.process
+            raise _timeless(path, remedy("peak", pid))
+        making = Making(trace, large=False)
+        outline = making.done(replay(trace, [taken, *making.observers])).outline
+    _within(path, moment, outline, remedy("end", pid))
+    p, pid = taken.process, outline.first_pid if pid is None else pid
     if p is None:
-        raise UsageError(f"no process {pid} at {when}", hint=hint)
+        raise _absent(outline, path, pid, taken.seq, moment, when, remedy)
     p.space = taken.space
-    doubts, problem = trust.doubts(r), r.problems[0] if r.problems else None
-    return _state(p, taken.seq, taken.t, r.reason, doubts, problem)
+    return _state(p, taken.seq, taken.t, outline)
 
 
 class _Taken(Observer):
@@ -240,25 +280,26 @@ def _timeless(path: str, hint: str) -> UsageError:
     return UsageError(f"{path} has no times: the log that it was made of has none", hint=hint)
 
 
-def _within(path: str, moment: Moment, whole: Outline | Replay, hint: str) -> None:
+def _within(path: str, moment: Moment, whole: Outline, hint: str) -> None:
     """Refuse a moment after the trace's last."""
     if moment.seq is not None and moment.seq > whole.last_seq:
         raise UsageError(
             f"there is no event {moment.seq} in {path}: its last is {whole.last_seq}", hint=hint
         )
     if moment.t is not None and moment.t > whole.duration_ns:
-        clock = whole.clock if isinstance(whole, Outline) else whole.header.clock
-        end = format_moment(whole.duration_ns, clock)
-        raise UsageError(f"{path} ends at {end}, before {format_time(moment.t)}", hint=hint)
+        raise UsageError(
+            f"{path} ends at {exact_time(whole.duration_ns)}, before {exact_time(moment.t)}",
+            hint=hint,
+        )
 
 
-def _named(book: Book, path: str, name: str, pid: int | None) -> tuple[int, int]:
+def _named(book: Book, path: str, name: str, pid: int | None, remedy: Remedy) -> tuple[int, int]:
     """(seq, mm) of a named moment."""
     outline = book.outline
     pid = outline.first_pid if pid is None else pid
     spans = outline.spans.get(pid) if pid is not None else None
     if not spans:
-        raise _unknown(outline, path, pid)
+        raise _unknown(outline, path, pid, remedy)
     if name == "start":
         return spans[0].first, spans[0].mm
     if name == "end":
@@ -309,36 +350,50 @@ def _peak(book: Book, spans: Sequence[Span]) -> tuple[int, int]:
     return at
 
 
-def _absent(outline: Outline, path: str, pid: int | None, seq: int, when: str) -> UsageError:
+def _absent(
+    outline: Outline,
+    path: str,
+    pid: int | None,
+    seq: int,
+    moment: Moment,
+    when: str,
+    remedy: Remedy,
+) -> UsageError:
     """Why there is no such process at that moment."""
     spans = outline.spans.get(pid) if pid is not None else None
     if pid is None or not spans:
-        return _unknown(outline, path, pid)
-    lives: list[tuple[int, int | None]] = []  # more than one: its number was used again
+        return _unknown(outline, path, pid, remedy)
+    lives: list[Span] = []  # more than one: its number was used again
     for s in spans:
-        last = lives[-1][1] if lives else None
+        last = lives[-1].last if lives else None
         if last is not None and s.first <= last + 1:
-            lives[-1] = lives[-1][0], s.last
+            lives[-1] = msgspec.structs.replace(lives[-1], last=s.last, end=s.end)
         else:
-            lives.append((s.first, s.last))
-    lived = ", ".join(
-        f"from event {first} to " + ("the end" if last is None else f"event {last}")
-        for first, last in lives[:4]
-    ) + (", ..." if len(lives) > 4 else "")
-    before = [last for first, last in lives if first <= seq]
-    near = before[-1] if before else lives[0][0]
+            lives.append(s)
+    lived = ", ".join(_life(s, outline, timed=moment.t is not None) for s in lives[:4])
+    lived += ", ..." if len(lives) > 4 else ""
+    before = [s.last for s in lives if s.first <= seq]
+    near = before[-1] if before else lives[0].first
     return UsageError(
         f"process {pid} is not alive at {when}: it lives {lived}",
-        hint=f"memtrace maps {quote(path)} --at {'end' if near is None else near} --pid {pid}",
+        hint=remedy("end" if near is None else str(near), pid),
     )
 
 
-def _unknown(outline: Outline, path: str, pid: int | None) -> UsageError:
+def _life(s: Span, outline: Outline, *, timed: bool) -> str:
+    text = f"from event {s.first} to " + ("the end" if s.last is None else f"event {s.last}")
+    if timed:
+        end = outline.duration_ns if s.end is None else s.end
+        text += f" ({exact_time(s.begin)} to {exact_time(end)})"
+    return text
+
+
+def _unknown(outline: Outline, path: str, pid: int | None, remedy: Remedy) -> UsageError:
     pids = list(outline.spans)
     if not pids:
         return UsageError(f"{path} holds no process", hint=f"memtrace verify {quote(path)}")
     some = ", ".join(str(n) for n in pids[:8]) + (", ..." if len(pids) > 8 else "")
     return UsageError(
         f"no process {pid} in {path}: it has {some}",
-        hint=f"memtrace maps {quote(path)} --at end --pid {pids[0]}",
+        hint=remedy("end", pids[0]),
     )

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 class Span(msgspec.Struct, array_like=True):
     """The records [first, last] during which a process used the address space `mm`; `last` is None
-    if it does at the end of the trace.
+    if it does at the end of the trace. In time that is [`begin`, `end`), ns since its start.
     """
 
     mm: int
     first: int
+    begin: int
     last: int | None = None
+    end: int | None = None
 
 
 class Spans(Observer):
@@ -39,28 +41,28 @@ class Spans(Observer):
         self._replay = replay
 
     def life(  # the record says which processes it is about
-        self, _p: Process | None, seq: int, _t: int, record: LifeRecord | Unknown
+        self, _p: Process | None, seq: int, t: int, record: LifeRecord | Unknown
     ) -> None:
         """See `Observer`."""
         if isinstance(record, Start | Exit):
-            self._update(record.pid, seq)
+            self._update(record.pid, seq, t)
         elif isinstance(record, Fork):
-            self._update(record.child, seq)
+            self._update(record.child, seq, t)
         elif isinstance(record, Clone):
-            self._update(record.child_pid, seq)
+            self._update(record.child_pid, seq, t)
         elif isinstance(record, Gone):
             for pid in list(self._users.get(record.mm, ())):
-                self._update(pid, seq)
+                self._update(pid, seq, t)
 
-    def _update(self, pid: int, seq: int) -> None:
+    def _update(self, pid: int, seq: int, t: int) -> None:
         now, known = self._replay.process_of(pid), self._open.get(pid)
         if known is not None:
             if now is not None and now.mm == known.mm:
                 return
-            known.last = seq - 1
+            known.last, known.end = seq - 1, t
             del self._open[pid]
             self._users[known.mm].discard(pid)
         if now is not None:
-            span = self._open[pid] = Span(now.mm, seq)
+            span = self._open[pid] = Span(now.mm, seq, t)
             self._users.setdefault(now.mm, set()).add(pid)
             self.of.setdefault(pid, []).append(span)

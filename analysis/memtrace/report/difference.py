@@ -21,7 +21,7 @@ _PATH = 40
 
 
 def render(
-    before: State, after: State, fates: Sequence[Fate], clock: str, *, everything: bool, width: int
+    before: State, after: State, fates: Sequence[Fate], clock: str, *, every: str | None, width: int
 ) -> str:
     """The whole text.
 
@@ -30,7 +30,8 @@ def render(
         after: the later one.
         fates: what became of each region.
         clock: how exact the trace's times are.
-        everything: every region, not only those that changed most.
+        every: the command that shows every region, where only those are shown that changed most;
+            None: all are.
         width: columns to fit in.
     """
     old, new = before.process.space.total, after.process.space.total
@@ -47,10 +48,10 @@ def render(
     if not fates:
         return "\n".join([*lines, "", "no region has changed"]) + "\n"
     lines += ["", *_sums(sums(list(fates)), new - old)]
-    shown = list(fates) if everything else list(fates[:SHOWN])
+    shown = list(fates) if every is None else list(fates[:SHOWN])
     lines += ["", "regions, the largest change first", *_regions(shown, width)]
     if len(shown) < len(fates):
-        lines.append(f"  and {len(fates) - len(shown):,} more: memtrace diff --all shows them")
+        lines.append(f"  and {len(fates) - len(shown):,} more: {every}")
     return "\n".join(lines) + "\n"
 
 

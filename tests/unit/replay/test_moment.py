@@ -15,7 +15,7 @@ from memtrace.replay import book as books
 from memtrace.replay.book import Book, Making
 from memtrace.replay.checkpoint import Keeper
 from memtrace.replay.engine import replay
-from memtrace.replay.moment import State, state_at
+from memtrace.replay.moment import State, kept_first, state_at
 from memtrace.trace import reader
 from memtrace.trace.codec import encode
 from memtrace.trace.errors import UsageError
@@ -317,3 +317,45 @@ def test_by_a_pipe_the_dead_have_their_map(scene: Scene) -> None:
     path = scene.write()
     want = state_at(str(path), "2").process.space.mappings()
     assert piped(path, "2").process.space.mappings() == want
+
+
+def test_what_a_pipe_cannot_tell_is_to_be_had_of_a_file(scene: Scene) -> None:
+    scene.exec()
+    scene.mmap(0x1000)
+    path = scene.write()
+    pipe = path.with_name("pipe")
+    remedies = {}
+    for when, ask in (("peak", not_opened), ("0", piped), ("3", piped)):
+        with pytest.raises(UsageError) as e:
+            ask(path, when)
+        remedies[when] = e.value.message, e.value.hint
+    then = f"cat {pipe} > trace.json && memtrace maps trace.json --at"
+    assert remedies == {
+        "peak": (f"{pipe} can be read but once, and when its peak was is known only then",
+                 f"{then} peak"),
+        "0": ("process 1 is not alive at 0: it lives from event 1 to the end", f"{then} 1 --pid 1"),
+        "3": (f"there is no event 3 in {pipe}: its last is 2", f"{then} end"),
+    }  # fmt: skip
+
+
+def not_opened(path: Path, when: str) -> State:
+    """A moment for which the pipe is not even opened."""
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    try:
+        return state_at(str(pipe), when)
+    finally:
+        pipe.unlink()
+
+
+def test_what_writes_to_a_descriptor_only_the_user_knows() -> None:
+    assert kept_first("/dev/stdin", "true") == "PROG ARGS... > trace.json && true"
+    assert kept_first("/dev/fd/63", "true") == "PROG ARGS... > trace.json && true"
+    assert kept_first("a pipe", "true") == "cat 'a pipe' > trace.json && true"
+
+
+def test_a_pipe_without_a_process(scene: Scene) -> None:
+    scene.life(Gone(t=0, mm=1))
+    path = scene.write()
+    with pytest.raises(UsageError, match="pipe holds no process"):
+        piped(path, "0")

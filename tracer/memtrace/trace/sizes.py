@@ -22,7 +22,7 @@ _TIMES = {
     "h": 3_600_000_000_000,
 }  # fmt: skip
 _TOO_LARGE = 1 << 1000  # to be printed: a float ends at 1 << 1024
-_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h)\s*\Z")
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h)\s*\Z", re.ASCII | re.IGNORECASE)
 
 
 def round_up(n: int, to: int = PAGE) -> int:
@@ -66,7 +66,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_time(text: str) -> int:
-    """The nanoseconds that `text` names; the unit is required.
+    """The nanoseconds that `text` names; the unit is required, its case does not matter.
 
     Raises:
         ValueError: the text is not a time.
@@ -77,7 +77,7 @@ def parse_time(text: str) -> int:
     m = _TIME.match(text)
     if m is None:
         raise ValueError(f"not a time: {text!r}")
-    return _scaled(m, _TIMES[m[2]])
+    return _scaled(m, _TIMES[m[2].lower()])
 
 
 def _scaled(m: re.Match[str], scale: int) -> int:
@@ -89,6 +89,16 @@ def _scaled(m: re.Match[str], scale: int) -> int:
     if n >= _TOO_LARGE:
         raise ValueError(f"too large: {m[0][:80]!r}")
     return sign * n
+
+
+def exact_time(ns: int) -> str:
+    """Nanoseconds as seconds, with every digit that they have; `parse_time` reads it.
+
+    >>> [exact_time(n) for n in (2 * 10**9, 117_034_512, 1, 0)]
+    ['2s', '0.117034512s', '0.000000001s', '0s']
+    """
+    whole, part = divmod(ns, 10**9)
+    return (f"{whole}.{part:09}".rstrip("0") if part else f"{whole}") + "s"
 
 
 def format_moment(ns: int | None, clock: str) -> str:
