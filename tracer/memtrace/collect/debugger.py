@@ -39,7 +39,7 @@ from ptrace.error import PtraceError
 from ptrace.func_call import FunctionCallOptions
 from ptrace.syscall import PtraceSyscall
 
-from memtrace.collect import procfs, wire
+from memtrace.collect import filters, procfs, wire
 from memtrace.collect.abi import (
     CALLS,
     ENOSYS,
@@ -54,7 +54,7 @@ from memtrace.collect.channel import Channel
 from memtrace.collect.family import Family
 from memtrace.collect.observe import Observer
 from memtrace.collect.options import Options
-from memtrace.collect.ptrace import EVENT_EXIT, GROUP_STOPS, O_EXIT, OP_ENTRY
+from memtrace.collect.ptrace import EVENT_EXIT, GROUP_STOPS, O_EXIT, OP_ENTRY, event_message
 from memtrace.collect.readback import ReadBack
 from memtrace.collect.tracee import Tracee
 
@@ -72,6 +72,7 @@ class _Exiting(ProcessEvent):  # type: ignore[misc] # python-ptrace ships no typ
 
     def __init__(self, process: _Process) -> None:
         super().__init__(process, f"Process {process.pid} is about to exit")
+        self.code = event_message(process.pid, EVENT_EXIT) or 0
 
 
 class _Process(PtraceProcess):  # type: ignore[misc]
@@ -175,7 +176,7 @@ class DebuggerEngine:
                 self._leave("the program has become a 32-bit one")
         elif isinstance(event, _Exiting):
             if self._tracee.pending:
-                self._killed_in_call()
+                self._killed_in_call(event.code)
             self.family.exiting(self._tracee)
         elif isinstance(event, ProcessSignal) and event.signum == _SYSCALL_STOP:
             self._syscall_stop()
@@ -249,9 +250,13 @@ class DebuggerEngine:
 
     def _leave_call(self, ret: int) -> None:
         tracee, mm, observer = self._tracee, self._tracee.mm, self.observer
-        if ret in ERESTART or ret == tracee.entry[3] or (tracee.role is Role.EXEC and ret >= 0):
-            # Restarted as if never made, kept from being made by a filter of the program's own
-            # (`syscall_rollback`), or told by its event.
+        if (
+            ret in ERESTART
+            or filters.kept_out(tracee.tid, tracee.entry[3], ret)
+            or (tracee.role is Role.EXEC and ret >= 0)
+        ):
+            # Restarted as if never made, kept from being made by a filter of the program's own, or
+            # told by its event.
             return
         now = time.monotonic_ns()
         observer.reach(mm, tracee.tid)
@@ -266,9 +271,9 @@ class DebuggerEngine:
     def _write_call(self, ret: int, t1: int, statm: bytes, extra: bytes, flags: int = 0) -> None:
         self.channel.send(self.observer.call(self._tracee, ret, t1, statm, extra, flags))
 
-    def _killed_in_call(self) -> None:
-        """It dies between a call's entry and its exit: rax is still -ENOSYS if the call has not
-        been made (`syscall_enter_from_user_mode`), else its result.
+    def _killed_in_call(self, code: int) -> None:
+        """It dies between a call's entry and its exit, of what its exit code says: rax is still
+        -ENOSYS if the call has not been made (`syscall_enter_from_user_mode`), else its result.
         """
         tracee = self._tracee
         tracee.pending = False
@@ -278,7 +283,7 @@ class DebuggerEngine:
         statm = self.observer.statm(tracee.mm, tracee)
         if ret == -ENOSYS:
             self._write_call(0, now, statm, b"", wire.UNFINISHED)
-        elif ret != tracee.entry[3]:
+        elif not filters.kept_out(tracee.tid, tracee.entry[3], ret, code):
             self._write_call(ret, now, statm, self._read_back.after(tracee, ret))
 
     # -- all else -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from memtrace.collect import broken_off, ptrace, readback, turns, wire
+from memtrace.collect import broken_off, filters, ptrace, readback, turns, wire
 from memtrace.collect.abi import (
     ABIS,
     CLONE_UNTRACED,
@@ -428,11 +428,11 @@ class Engine:
         tracee.pending = False
         if (
             ret in ERESTART
-            or ret == tracee.entry[ENTRY_NR]
+            or filters.kept_out(tracee.tid, tracee.entry[ENTRY_NR], ret)
             or (tracee.role in (Role.EXEC, Role.FORK, Role.CLONE3) and ret >= 0)
         ):
             # Restarted as if it had never been made, kept from being made by a filter of the
-            # program's own (`syscall_rollback`: rax is the call's number), or told by its event.
+            # program's own, or told by its event.
             request(self.go, tracee.tid, 0, 0)
             self._give_turn(turns.leave(tracee))
             return
@@ -564,15 +564,15 @@ class Engine:
                     self._give_turn(turns.leave(tracee))
         elif event == ptrace.EVENT_EXIT and tracee is not None:
             if tracee.pending:
-                self._killed_in_call(tracee)
+                self._killed_in_call(tracee, message)
             if self.family.exiting(tracee):
                 return
         self._restart(tid, tracee)
 
-    def _killed_in_call(self, tracee: Tracee) -> None:
-        """The task dies between a call's entry and exit stops. Its registers tell whether the call
-        was made: rax is still -ENOSYS when it was not (`syscall_enter_from_user_mode`), else its
-        result.
+    def _killed_in_call(self, tracee: Tracee, code: int) -> None:
+        """The task dies between a call's entry and exit stops, of what its exit code says. Its
+        registers tell whether the call was made: rax is still -ENOSYS when it was not
+        (`syscall_enter_from_user_mode`), else its result.
         """
         tracee.pending = False
         waited = tracee in tracee.mm.waiting
@@ -588,7 +588,7 @@ class Engine:
             tracee.t0 = tracee.t0 if not waited else now
             if result is None or result == -ENOSYS:
                 self._unfinished(tracee, now, statm)
-            elif result != tracee.entry[ENTRY_NR]:  # as in _leave: SECCOMP_RET_KILL
+            elif not filters.kept_out(tracee.tid, tracee.entry[ENTRY_NR], result, code):
                 self._write_call(tracee, result, now, statm, self._read_back.after(tracee, result))
         self._give_turn(turns.leave(tracee))
 

@@ -174,6 +174,11 @@ def pending(tid: int) -> int:
     return own | shared
 
 
+def own_pending(tid: int) -> int:
+    """Those that wait for this task alone."""
+    return _signal_sets(tid, "SigPnd")[0]
+
+
 def numbered_by(tid: int, number: int) -> int | None:
     """Our number of the task that `tid`, its mother or a thread beside it, has got as `number`: a
     PID namespace has numbers of its own. None when it is not to be found.
