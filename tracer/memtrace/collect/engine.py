@@ -574,10 +574,14 @@ class Engine:
         registers tell whether the call was made: rax is still -ENOSYS when it was not
         (`syscall_enter_from_user_mode`), else its result.
         """
+        regs = ptrace.registers(tracee.tid)
+        if regs is None:  # SIGKILL has ended this stop, too
+            self._vanished(tracee)
+            self._give_turn(turns.leave(tracee))
+            return
         tracee.pending = False
         waited = tracee in tracee.mm.waiting
-        regs = ptrace.registers(tracee.tid)
-        result = None if regs is None or waited or tracee.killed else int(regs.rax)
+        result = None if waited or tracee.killed else int(regs.rax)
         if result is not None and result >= 1 << 63:
             result -= 1 << 64
         if not tracee.role:
@@ -602,19 +606,22 @@ class Engine:
         if tid == self.root:
             self.root_status = status
         if tracee is not None and tracee.pending:
-            # No exit event was delivered: whether a call in flight happened is unknown.
-            tracee.pending = False
-            waited = tracee in tracee.mm.waiting
-            if not tracee.role:
-                now = time.monotonic_ns()
-                tracee.t0 = tracee.t0 if not waited else now
-                made = not waited and not tracee.killed
-                after = self._read_back.vanished(tracee) if made else b""
-                self._unfinished(tracee, now, b"", after or b"")
-                if after is None:
-                    tracee.mm.in_doubt += 1
-                    tracee.mm.disordered = True
+            self._vanished(tracee)  # no exit event was delivered
         self._give_turn(self.family.ended(tid, code, number))
+
+    def _vanished(self, tracee: Tracee) -> None:
+        """A task that was killed in a call cannot be looked at: nobody knows if it was made."""
+        tracee.pending = False
+        waited = tracee in tracee.mm.waiting
+        if not tracee.role:
+            now = time.monotonic_ns()
+            tracee.t0 = tracee.t0 if not waited else now
+            made = not waited and not tracee.killed
+            after = self._read_back.vanished(tracee) if made else b""
+            self._unfinished(tracee, now, b"", after or b"")
+            if after is None:
+                tracee.mm.in_doubt += 1
+                tracee.mm.disordered = True
 
 
 #: Memory calls whatever their arguments: the entries that the loop itself deals with.
