@@ -449,6 +449,28 @@ static void stack_growth(void)
     does(mprotect(page, PAGE, RW | PROT_GROWSDOWN) == 0, "PROT_GROWSDOWN, as _dl_make_stack_executable");
 }
 
+/* Each time the stack has grown, and the call changes that, though its first argument lies elsewhere. */
+static void grown_elsewhere(void)
+{
+    volatile char here = 0;
+    char *page = (char *)((uintptr_t)&here & -(uintptr_t)PAGE), *p = map(NULL, 1, RW, MAP_PRIVATE);
+    int segment = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
+
+    deep(30);
+    p = mremap(p, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT(page, -400));
+    does(p == AT(page, -400), "mremap to a place in the stack");
+    deep(50);
+    p = shmat(segment, AT(page, -700), SHM_REMAP);
+    shmctl(segment, IPC_RMID, NULL);
+    does(p == AT(page, -700), "shmat at another");
+    deep(70);
+    if (prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, AT(page, -1000), PAGE, "in the stack") != 0)
+        lacks("PR_SET_VMA");
+    mark();
+    deep(90);
+    does(munmap(AT(page, -17000), 15600 * PAGE) == 0, "from far below the stack up into it");
+}
+
 /* -- what a child inherits -------------------------------------------------------------------------------------- */
 
 static void dontfork(void)
@@ -955,6 +977,7 @@ int main(int argc, char **argv)
         {"file-names", names_of_files}, {"aio", aio_rings}, {"vdso", vdso}, {"shadow-stack", shadow_stack},
         {"mm-fields", mm_fields}, {"mid-life", mid_life}, {"execveat", another_life}, {"second-life", second_life},
         {"by-personality", by_personality}, {"one-personality", one_personality},
+        {"grown-elsewhere", grown_elsewhere},
     };
 
     account_begin("map_changes");

@@ -16,7 +16,8 @@ brk, refused in each way, shrunk over others  brk test_samples::test_the_breaks_
 mremap in all forms, over gaps                mremap
 mprotect, pkey_mprotect, part-way             mprotect
 PROT_GROWSDOWN, MAP_GROWSDOWN                 growing
-stack growth                                  stack test_odd_calls::test_each_did_what_it_is_there_for
+stack growth                                  stack grown-elsewhere
+                                              test_odd_calls::test_each_did_what_it_is_there_for
 madvise DONTFORK, DOFORK; process_madvise     dontfork
 VM_DONTCOPY of a driver (perf)                drivers
 the mlock family, MCL_FUTURE                  locks
@@ -72,14 +73,15 @@ CASES = {
     "mprotect": 11, "growing": 9, "stack": 9, "dontfork": 25, "locks": 13, "seals": 12,
     "policies": 8, "userfaultfd": 8, "segments": 19, "file-pages": 7, "file-names": 11, "aio": 10,
     "vdso": 8, "shadow-stack": 2, "mm-fields": 9, "by-personality": 7, "one-personality": 12,
-    "execveat": 8,
+    "execveat": 8, "grown-elsewhere": 5,
 }  # fmt: skip
 #: Whose stack, or a mapping like one, grows: where to, only the next kernel map can tell.
-GROWING = {"growing", "stack"}
+GROWING = {"growing", "stack", "grown-elsewhere"}
 #: Those of one process and one thread.
 ALONE = (
     "mmap-flags", "map-fixed", "munmap", "brk", "mremap", "mprotect", "policies", "file-pages",
     "file-names", "shadow-stack", "one-personality", "execveat",
+    "grown-elsewhere",
 )  # fmt: skip
 READ_IMPLIES_EXEC = 0x400000
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")

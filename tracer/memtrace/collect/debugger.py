@@ -39,7 +39,7 @@ from ptrace.error import PtraceError
 from ptrace.func_call import FunctionCallOptions
 from ptrace.syscall import PtraceSyscall
 
-from memtrace.collect import filters, procfs, wire
+from memtrace.collect import filters, grown, procfs, wire
 from memtrace.collect.abi import (
     CALLS,
     ENOSYS,
@@ -244,7 +244,7 @@ class DebuggerEngine:
         if role is Role.EXEC and mm.exec_snap != mm.calls:
             self.observer.snapshot(mm, tracee, "exec")
             mm.exec_snap = mm.calls
-        elif mm.may_have_grown(arguments[0]):
+        elif grown.may_meet(tracee, name, arguments):
             self.observer.look_before(mm, tracee)
         tracee.t0 = time.monotonic_ns()
 

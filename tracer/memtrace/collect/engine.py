@@ -21,7 +21,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from memtrace.collect import broken_off, filters, ptrace, readback, turns, wire
+from memtrace.collect import broken_off, filters, grown, ptrace, readback, turns, wire
 from memtrace.collect.abi import (
     ABIS,
     CLONE_UNTRACED,
@@ -65,6 +65,7 @@ from memtrace.collect.readback import BACKING_MASK, HUGE_MASK, PLAIN_ANON, ReadB
 from memtrace.collect.seccomp import MARK
 from memtrace.collect.tracee import FirstStop, Tracee
 from memtrace.collect.untraced import Untraced
+from memtrace.space.calls import MREMAP_FIXED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 
 _WALL_NOW = WALL | os.WNOHANG
 _FAIR = 2  # tracees to whom waitpid is fair by itself: while one is served, the other stops
-_NR_MMAP, _NR_MREMAP = 9, 25
+_NR_MMAP, _NR_BRK, _NR_MREMAP = 9, 12, 25
 _PROT_RW = 3
 
 
@@ -168,7 +169,9 @@ class Engine:
                     or not mm.id
                     or nr not in plain_calls
                     or e[ENTRY_DATA] != mark
-                    or e[ENTRY_ARG0] >= mm.growing_from
+                    or e[ENTRY_ARG0] + (e[ENTRY_ARG0 + 1] if nr != _NR_BRK else 0)
+                    >= mm.growing_from
+                    or (nr == _NR_MREMAP and e[7] & MREMAP_FIXED)
                 ):
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
                         if untraced:
@@ -347,10 +350,10 @@ class Engine:
             request(SYSCALL if lent else self.go, tracee.tid, 0, 0)
             return
         tracee.role, tracee.name, tracee.pending = role, name, True
-        tracee.looks = role is Role.MEMORY and mm.may_have_grown(args[0])
         tracee.stack = b""
+        self.observer.reach(mm, tracee.tid)
+        tracee.looks = role is Role.MEMORY and grown.may_meet(tracee, name, args)
         if self.options.evidence:
-            self.observer.reach(mm, tracee.tid)
             size = _STACK_BYTES.get(nr, 8) if abi is NATIVE else 8
             tracee.stack = mm.bytes_at(e[ENTRY_SP], size)
             if mm.fresh:
@@ -624,11 +627,14 @@ class Engine:
                 tracee.mm.disordered = True
 
 
-#: Memory calls whatever their arguments: the entries that the loop itself deals with.
+#: Memory calls whatever their arguments, on pages from the first argument on: the entries that the
+#: loop itself deals with.
 _PLAIN_CALLS = frozenset(
     nr
     for nr, name in NATIVE.names.items()
-    if role_of(name) is Role.MEMORY and name not in FIRST_ARGUMENTS
+    if role_of(name) is Role.MEMORY
+    and name not in FIRST_ARGUMENTS
+    and name not in ("shmat", "process_madvise")
 )
 _ARGUMENTS_TELL = frozenset(
     nr

@@ -55,7 +55,7 @@ _NO_MAP = frozenset(
 )
 _LINES_TELL, _PROTECTING = ("remap_file_pages",), ("mprotect", "pkey_mprotect")
 _ADVICE = {"madvise": 2, "process_madvise": 3}  # which argument it is
-_FORK_ADVICE = (MADV_DONTFORK, MADV_DOFORK)
+FORK_ADVICE = (MADV_DONTFORK, MADV_DOFORK)
 _LAYOUT = struct.Struct("<32xQQQ")  # in struct prctl_mm_map
 _UNCHANGED = 0xFFFFFFFF  # personality(2): only asks
 _VDSO = "[vdso]"
@@ -64,7 +64,7 @@ _PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
 
 def changes_no_map(name: str, args: Sequence[int]) -> bool:
     """Whether no effect of the call shows in maps, or in what a child inherits."""
-    return name in _NO_MAP or (name in _ADVICE and args[_ADVICE[name]] not in _FORK_ADVICE)
+    return name in _NO_MAP or (name in _ADVICE and args[_ADVICE[name]] not in FORK_ADVICE)
 
 
 class ReadBack:
@@ -86,11 +86,9 @@ class ReadBack:
         abi = ABIS.get(e[ENTRY_OP] >> 32) or NATIVE
         name = tracee.name or NATIVE.names.get(e[ENTRY_NR], "")
         a = [e[ENTRY_ARG0 + i] for i in range(6)]
-        fields = b""
-        if name in _PLAIN_I386:
-            name, a, fields = _normalise(tracee, name, a)
+        name, a, fields = normalise(tracee, name, a)
         if -4096 < ret < 0:
-            if name in _ADVICE and a[_ADVICE[name]] in _FORK_ADVICE:
+            if name in _ADVICE and a[_ADVICE[name]] in FORK_ADVICE:
                 return _dontfork(tracee, 0, TASK_SIZE)
             found = _after_failure(tracee, name, a)
             if name == "mremap" and found and a[3] & MREMAP_FIXED:
@@ -123,7 +121,7 @@ class ReadBack:
             return _joined(self._after_moving(tracee, a, address), fields)
         if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
             return _vdso(tracee)
-        if name == "process_madvise" and a[3] in _FORK_ADVICE:
+        if name == "process_madvise" and a[3] in FORK_ADVICE:
             return _dontfork(tracee, 0, TASK_SIZE)  # of nobody else (process_madvise_remote_valid)
         if name == "personality" and (a[0] | ret) & READ_IMPLIES_EXEC and a[0] != _UNCHANGED:
             tracee.mm.reads_exec = True
@@ -140,10 +138,8 @@ class ReadBack:
 
     def unfinished(self, tracee: Tracee) -> bytes:
         """The same for a call that never returned: only what its arguments mean."""
-        if tracee.name not in _PLAIN_I386:
-            return b""
         e = tracee.entry
-        return _normalise(tracee, tracee.name, [e[ENTRY_ARG0 + i] for i in range(6)])[2]
+        return normalise(tracee, tracee.name, [e[ENTRY_ARG0 + i] for i in range(6)])[2]
 
     def vanished(self, tracee: Tracee) -> bytes | None:
         """The same for a call of a task that was killed in it and never stopped again, while the
@@ -280,10 +276,12 @@ def _not_detached(tracee: Tracee, address: int) -> bytes:
     return wire.extra({"x": [low, high, _overlapping(raw, low, high)]})
 
 
-def _normalise(tracee: Tracee, name: str, a: list[int]) -> tuple[str, list[int], bytes]:
-    """i386 calls as their 64-bit namesakes: mmap2 counts pages, old_mmap points to its
-    arguments, ipc multiplexes shmat (21) and shmdt (22).
+def normalise(tracee: Tracee, name: str, a: list[int]) -> tuple[str, list[int], bytes]:
+    """Some i386 calls as their 64-bit namesakes, and how a message says that: mmap2 counts pages,
+    old_mmap points to its arguments, ipc multiplexes shmat (21) and shmdt (22).
     """
+    if name not in _PLAIN_I386:
+        return name, a, b""
     if name == "mmap2":
         a = [*a[:5], a[5] * 4096]
         raw, name = "mmap2", "mmap"

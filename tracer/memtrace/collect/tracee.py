@@ -58,7 +58,7 @@ class Mm:
 
     `reads_exec` is set once a task's personality has READ_IMPLIES_EXEC: from then on each call says
     what its own is. `growing_from`: a call on pages from here on may meet pages that were mapped by
-    stack growth, which no call tells (`Observer.look_before`); `stack_at` is where the main stack
+    stack growth, which no call tells (`grown.may_meet`); `stack_at` is where the main stack
     was last seen to begin, `in_stack` an address in it.
     """
 
@@ -130,11 +130,6 @@ class Mm:
             self.growing_from = self.in_stack - room
         if any(not low <= self.in_stack < high for low, high in fields.get("growsdown", ())):
             self.growing_from = 0
-
-    def may_have_grown(self, address: int) -> bool:
-        """Whether a stack may have grown to an address; of a mapping like one nobody knows."""
-        low = self.growing_from
-        return low == 0 or low <= address <= self.in_stack
 
     def inherits(self, parent: Mm) -> None:
         """It is a copy: the same holds of it."""

@@ -15,7 +15,7 @@ import re
 import signal
 import time
 
-from memtrace.collect import procfs, wire
+from memtrace.collect import grown, procfs, wire
 from memtrace.collect.abi import CLONE_VM, ERESTART, NATIVE, Role, role_of
 from memtrace.collect.channel import Channel
 from memtrace.collect.family import Family
@@ -208,9 +208,10 @@ class StraceEngine:
                 return
         if self.options.evidence and mm.fresh:
             self.observer.peek_before(tracee)
-        grown = tracee.role is Role.MEMORY and mm.may_have_grown(tracee.entry[ENTRY_ARG0])
-        if grown and self._quiet(tracee):
-            self.observer.look_before(mm, tracee)
+        if tracee.role is Role.MEMORY and self._quiet(tracee):
+            arguments = list(tracee.entry[ENTRY_ARG0 : ENTRY_ARG0 + 6])
+            if grown.may_meet(tracee, tracee.name, arguments):
+                self.observer.look_before(mm, tracee)
         self._turns.enter(tracee)
 
     def _clone_facts(self, tracee: Tracee, call: str) -> tuple[int | None, int | None]:
