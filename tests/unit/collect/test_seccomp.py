@@ -37,9 +37,9 @@ BY_ARGUMENT = {"prctl": PRCTL, "arch_prctl": ARCH_PRCTL, "ipc": IPC}
 CODE = assemble(program())
 
 
-def run(number: int, arch: int, argument: int = 0) -> int:
+def run(number: int, arch: int, argument: int = 0, second: int = 0) -> int:
     """What the kernel's interpreter answers: classic BPF over struct seccomp_data."""
-    data = struct.pack("<iIQ6Q", number, arch, 0x7FFF00001000, argument, 0, 0, 0, 0, 0)
+    data = struct.pack("<iIQ6Q", number, arch, 0x7FFF00001000, argument, second, 0, 0, 0, 0)
     pc = accumulator = 0
     while True:
         code, jt, jf, k = struct.unpack_from("<HBBI", CODE, pc * 8)
@@ -119,6 +119,20 @@ def test_a_clone_that_shares_memory_does_not_stop(arch: int) -> None:
     assert run(clone, arch, 0x800000 | 0x100) == TRACE  # CLONE_UNTRACED | CLONE_VM
     assert run(clone, arch, thread) == ALLOW
     assert run(clone, arch, CLONE_VM) == ALLOW
+
+
+@pytest.mark.parametrize("arch", TABLES)
+def test_a_filter_that_has_a_listener_is_seen(arch: int) -> None:
+    (seccomp,) = (n for n, v in TABLES[arch].items() if v == "seccomp")
+    assert seccomp == ABIS[arch].seccomp
+    strict, mode_filter, action_avail, notif_sizes = range(4)
+    new_listener = 8
+    for flags in range(64):
+        expected = TRACE if flags & new_listener else ALLOW
+        assert run(seccomp, arch, mode_filter, flags) == expected
+        assert run(seccomp, arch, mode_filter | 5 << 32, flags | 9 << 32) == expected
+        for other in (strict, action_avail, notif_sizes, 2**32 - 1):
+            assert run(seccomp, arch, other, flags) == ALLOW
 
 
 def test_x32_calls_are_answered_like_the_native_ones() -> None:

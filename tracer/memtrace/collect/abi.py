@@ -59,13 +59,15 @@ class Abi:
     """One system call interface: its AUDIT_ARCH number and its table.
 
     `names` maps a number to the kernel's name; names that CALLS lacks (mmap2, old_mmap, ipc) are
-    normalised by the recorder.
+    normalised by the recorder. `seccomp`: number of seccomp(2), which is not recorded, but may hide
+    calls that are (`filters`).
     """
 
     name: str
     audit: int
     names: dict[int, str]
     word: int
+    seccomp: int
 
 
 # vfork is not here: it shares the mm, and its event says so without a stop at entry.
@@ -76,7 +78,7 @@ X86_64 = Abi("x86_64", 0xC000003E, {
     135: "personality", 325: "mlock2", 329: "pkey_mprotect", 440: "process_madvise",
     453: "map_shadow_stack", 462: "mseal", 59: "execve", 322: "execveat", 57: "fork", 56: "clone",
     435: "clone3",
-}, 8)  # fmt: skip
+}, 8, 317)  # fmt: skip
 
 I386 = Abi("i386", 0x40000003, {
     45: "brk", 90: "old_mmap", 91: "munmap", 117: "ipc", 125: "mprotect", 136: "personality",
@@ -85,12 +87,14 @@ I386 = Abi("i386", 0x40000003, {
     376: "mlock2", 380: "pkey_mprotect", 384: "arch_prctl", 397: "shmat", 398: "shmdt",
     440: "process_madvise", 462: "mseal", 11: "execve", 358: "execveat", 2: "fork", 120: "clone",
     435: "clone3",
-}, 4)  # fmt: skip
+}, 4, 354)  # fmt: skip
 
 NATIVE = X86_64
 ABIS = {abi.audit: abi for abi in (X86_64, I386)}
 X32_BIT = 0x40000000
 
 CLONE_VM, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x10000, 0x800000
+#: The operation of seccomp(2) that installs a filter, and two of its SECCOMP_FILTER_FLAG_*.
+SET_MODE_FILTER, FILTER_TSYNC, FILTER_NEW_LISTENER = 1, 1, 8
 ENOSYS = 38
 ERESTART = range(-516, -511)

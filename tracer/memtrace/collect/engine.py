@@ -4,11 +4,12 @@
 Theory of operation. The target stops at the entry of a recorded call (a seccomp stop, or a syscall
 stop without the filter) and, let on with PTRACE_SYSCALL, at its exit. Entry or exit is never
 guessed from a toggle: PTRACE_GET_SYSCALL_INFO says it. A tracee with a pending call is always
-restarted with PTRACE_SYSCALL, any other with `go` (PTRACE_CONT under the filter). Signals are
-delivered as they came; events and group stops carry none. Any request may fail with ESRCH, because
-SIGKILL ends a stop at any time: the exit status is on its way, and nothing is done. For the same
-reason a status may be older than the stop the tracee is in (its exit event): what
-PTRACE_GET_SYSCALL_INFO says must be of the status's kind, else the next status is waited for.
+restarted with PTRACE_SYSCALL, any other with `go` (PTRACE_CONT under the filter, unless one of the
+program's own may hide calls from it: `filters`). Signals are delivered as they came; events and
+group stops carry none. Any request may fail with ESRCH, because SIGKILL ends a stop at any time:
+the exit status is on its way, and nothing is done. For the same reason a status may be older than
+the stop the tracee is in (its exit event): what PTRACE_GET_SYSCALL_INFO says must be of the
+status's kind, else the next status is waited for.
 
 The target waits while this code runs, so the two stops of a memory call are written for speed and
 everything else is a function.
@@ -36,6 +37,7 @@ from memtrace.collect.abi import (
 )
 from memtrace.collect.channel import BLOCK, Channel
 from memtrace.collect.family import Family
+from memtrace.collect.filters import Listeners
 from memtrace.collect.observe import Observer
 from memtrace.collect.options import Options
 from memtrace.collect.ptrace import (
@@ -51,9 +53,6 @@ from memtrace.collect.ptrace import (
     EXIT_SIZE,
     GET_SYSCALL_INFO,
     LISTEN,
-    NO_CALL,
-    ORIG_RAX,
-    POKEUSER,
     STOP_SECCOMP,
     STOP_SYSCALL,
     SYSCALL,
@@ -109,6 +108,7 @@ class Engine:
         self._interrupter: Attachment | None = None
         self.job: Job | None = None
         self.untraced = Untraced()
+        self.listeners = Listeners()
         self.root_status: int | None = None
         self.root = 0
         self._exit = SyscallExit()
@@ -128,12 +128,13 @@ class Engine:
             self.channel.wishes,
             self.channel.flush,
         )
-        untraced, mark = self.untraced, self._mark
+        untraced, listeners, mark = self.untraced, self.listeners, self._mark
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
         taken, tick_due = self.unhandled, self.tick_due
         eintr, put_back = ptrace.MINUS_EINTR, broken_off.put_back
+        call_stops = (STOP_SECCOMP, STOP_SYSCALL)
         last_looks = 3
         while True:
             if taken:
@@ -156,9 +157,7 @@ class Engine:
                 taken.appendleft((tid, status))
                 return
             tracee = tracees.get(tid)
-            if tracee is not None and (
-                status == STOP_SECCOMP or (status == STOP_SYSCALL and not tracee.pending)
-            ):
+            if tracee is not None and not tracee.pending and status in call_stops:
                 e = tracee.entry
                 if request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, e) <= 0:
                     continue
@@ -176,11 +175,13 @@ class Engine:
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
                         if untraced:
                             untraced.over(tid)
+                        if listeners:
+                            listeners.over(tracee, nr)
                         if nr == eintr:  # the result stands where an entry has the number
                             put_back(tracee)
                         elif tracee.wait_ends:
                             tracee.wait_ends = 0
-                        request(go, tid, 0, 0)
+                        request(SYSCALL if tracee.every_call else go, tid, 0, 0)
                     elif e[ENTRY_OP] & 0xFF in entries:
                         self._enter(tracee)
                     continue
@@ -238,7 +239,7 @@ class Engine:
                 ):
                     leave_call(tracee, ret, t1, statm)
                     continue
-                request(go, tid, 0, 0)
+                request(SYSCALL if tracee.every_call else go, tid, 0, 0)
                 tracee.pending = False
                 mm.holder = going = None
                 if mm.waiting:
@@ -300,6 +301,9 @@ class Engine:
         if self.attachment is not None and self.attachment.step():
             self._interrupter, self.attachment = self.attachment, None
         soon = self.job is not None and self.job.step()
+        if self.listeners:
+            self.listeners.step()
+            soon = True
         now = time.monotonic_ns()
         for mm in self.family.mms.values():
             if mm.keeper is not None and now - mm.kept_ns > turns.LIMIT_NS:
@@ -321,21 +325,22 @@ class Engine:
     def _enter(self, tracee: Tracee) -> None:
         """Any entry that is not a plain native memory call: `tracee.entry` is filled."""
         e = tracee.entry
-        if e[ENTRY_DATA] != self._mark:
-            # Not our filter's stop: the program's own says SECCOMP_RET_TRACE, and it has no tracer
-            # that knows of it. Then the call fails with ENOSYS (`__seccomp_filter`), which is what
-            # its rax says already.
-            request(POKEUSER, tracee.tid, ORIG_RAX, NO_CALL)
-            request(self.go, tracee.tid, 0, 0)
+        if e[ENTRY_OP] & 0xFF == ptrace.OP_SECCOMP and e[ENTRY_DATA] != self._mark:
+            filters.keep_out(tracee.tid)
+            self._goes_on(tracee)
             return
+        e[ENTRY_DATA] = self._mark  # only a filter's stop has told it
         abi = ABIS.get(e[ENTRY_OP] >> 32)
         nr = e[ENTRY_NR] & ~X32_BIT if abi is NATIVE else e[ENTRY_NR]
         name = abi.names.get(nr, "") if abi is not None else ""
         mm = tracee.mm
         args = [e[ENTRY_ARG0 + i] for i in range(6)]
         values = FIRST_ARGUMENTS.get(name)
+        if abi is not None and nr == abi.seccomp and self._mark:
+            self.listeners.enters(tracee, self.family.tracees.values())
+            return
         if abi is None or not name or not mm.id or (values and args[0] & 0xFFFFFFFF not in values):
-            request(self.go, tracee.tid, 0, 0)
+            self._goes_on(tracee)
             return
         role = role_of(name)
         tracee.clone = None
@@ -347,7 +352,7 @@ class Engine:
         flags = 0 if tracee.clone is None else tracee.clone[0] or 0
         lent = flags & CLONE_UNTRACED and self._lent(tracee, role, flags)
         if flags & CLONE_VM:
-            request(SYSCALL if lent else self.go, tracee.tid, 0, 0)
+            request(SYSCALL if lent or tracee.every_call else self.go, tracee.tid, 0, 0)
             return
         tracee.role, tracee.name, tracee.pending = role, name, True
         tracee.stack = b""
@@ -405,7 +410,7 @@ class Engine:
                     broken_off.put_back(tracee)
                 else:
                     tracee.wait_ends = 0
-                request(self.go, tracee.tid, 0, 0)
+                self._goes_on(tracee)
             return
         if self.untraced:
             self.untraced.over(tracee.tid)
@@ -436,7 +441,7 @@ class Engine:
         ):
             # Restarted as if it had never been made, kept from being made by a filter of the
             # program's own, or told by its event.
-            request(self.go, tracee.tid, 0, 0)
+            self._goes_on(tracee)
             self._give_turn(turns.leave(tracee))
             return
         if mm.in_doubt:
@@ -454,7 +459,7 @@ class Engine:
             if why and observer.snapshot(mm, tracee, why):
                 mm.disordered = False
         going = turns.leave(tracee)
-        request(self.go, tracee.tid, 0, 0)
+        self._goes_on(tracee)
         self._give_turn(going)
 
     def _seed_if_due(self, tracee: Tracee) -> bool:
@@ -487,8 +492,12 @@ class Engine:
         tracee = tracees.get(tid)
         if tracee is None and event != ptrace.EVENT_EXEC:
             tracee = self.family.early(tid)
+            # Who made it is not known for certain: it may have anybody's filter.
+            tracee.every_call = any(t.every_call for t in tracees.values())
         if status in (STOP_SECCOMP, STOP_SYSCALL):
-            if (
+            if tracee is not None and tracee.pending:
+                filters.passes(tracee, self._mark)
+            elif (
                 tracee is not None
                 and request(GET_SYSCALL_INFO, tid, ENTRY_SIZE, tracee.entry) > 0
                 and tracee.entry[ENTRY_OP] & 0xFF in (ptrace.OP_ENTRY, ptrace.OP_SECCOMP)
@@ -503,7 +512,7 @@ class Engine:
             if self.job is not None and tracee is not None and tracee.pid == self.root:
                 self.job.delivered(tid, number)
             if tracee is not None:
-                broken_off.delivered(tracee, number, exits=self.go == SYSCALL)
+                broken_off.delivered(tracee, number, exits=tracee.every_call or self.go == SYSCALL)
             self._restart(tid, tracee, number)
 
     def stopped_elsewhere(self, tid: int) -> None:
@@ -513,9 +522,19 @@ class Engine:
         attachment = self.attachment or self._interrupter
         if attachment is not None:
             attachment.stopped(tid)
+        tracee = self.family.tracees.get(tid)
+        if self.listeners and tracee is not None:
+            self.listeners.stopped(tracee)
+
+    def _goes_on(self, tracee: Tracee, number: int = 0) -> None:
+        """Restarted while it is in no recorded call."""
+        request(SYSCALL if tracee.every_call else self.go, tracee.tid, 0, number)
 
     def _restart(self, tid: int, tracee: Tracee | None, number: int = 0) -> None:
-        request(SYSCALL if tracee is not None and tracee.pending else self.go, tid, 0, number)
+        if tracee is None or tracee.pending:
+            request(self.go if tracee is None else SYSCALL, tid, 0, number)
+        else:
+            self._goes_on(tracee, number)
 
     def _first_or_group_stop(self, tid: int, tracee: Tracee | None, number: int) -> None:
         if self.untraced:
@@ -604,6 +623,8 @@ class Engine:
         tracee = self.family.tracees.get(tid)
         if self.untraced:
             self.untraced.gone(tid)
+        if self.listeners and tracee is not None:
+            self.listeners.stopped(tracee)
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         if tid == self.root:

@@ -236,6 +236,7 @@ class Family:
             })  # fmt: skip
             self.observer.open(child_mm, tid)
         child.announced = True
+        child.every_call = parent.every_call
         return child
 
     def _emit_clone(
@@ -291,6 +292,8 @@ class Family:
         mm = self._new_mm(pid)
         tracee = self.tracees[pid] = Tracee(pid, pid, mm)
         tracee.announced = True
+        makers = [caller] if caller is not None else self.tracees.values()
+        tracee.every_call = any(t.every_call for t in makers)
         self.process_mm[pid] = mm
         raw = procfs.read(f"/proc/{pid}/maps")
         fields = procfs.exec_facts(pid)

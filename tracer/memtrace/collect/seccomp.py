@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The seccomp filter that makes a traced program stop for memory calls only.
+"""The seccomp filter that makes a traced program stop for memory calls only, and where it may get a
+filter of its own that would hide them (`filters`).
 
 Everything else is decided on the number alone, so that kernels since 5.11 answer it from their
 per-number bitmap (`seccomp_cache_prepare`) without running the filter.
@@ -18,8 +19,11 @@ import struct
 from memtrace.collect.abi import (
     CLONE_UNTRACED,
     CLONE_VM,
+    FILTER_NEW_LISTENER,
     FIRST_ARGUMENTS,
     I386,
+    NATIVE,
+    SET_MODE_FILTER,
     X32_BIT,
     X86_64,
     Abi,
@@ -30,10 +34,9 @@ _LD, _AND, _JEQ, _JSET, _RET = 0x20, 0x54, 0x15, 0x45, 0x06
 #: SECCOMP_RET_TRACE, too, is newer, wins (`seccomp_run_filters`), and brings its own.
 MARK = 0x6D74
 _ALLOW, _TRACE = 0x7FFF0000, 0x7FF00000 | MARK
-_NR, _ARCH, _ARG0 = 0, 4, 16  # offsets in struct seccomp_data
+_NR, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24  # offsets in struct seccomp_data
 
-_SYS_SECCOMP = 317  # x86-64
-_SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
+_SPEC_ALLOW = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
 Instruction = tuple[int, int, int, int]
@@ -68,6 +71,13 @@ def _branch(abi: Abi) -> list[Instruction]:
         (_JSET, 1, 0, CLONE_VM),
         (_RET, 0, 0, _TRACE),
         (_RET, 0, 0, _ALLOW),
+        (_JEQ, 0, 6, abi.seccomp),
+        (_LD, 0, 0, _ARG0),
+        (_JEQ, 0, 2, SET_MODE_FILTER),
+        (_LD, 0, 0, _ARG1),
+        (_JSET, 1, 0, FILTER_NEW_LISTENER),
+        (_RET, 0, 0, _ALLOW),
+        (_RET, 0, 0, _TRACE),
     ]
     for nr, name in abi.names.items():
         values = FIRST_ARGUMENTS.get(name)
@@ -115,6 +125,6 @@ class Filter:
 
     def _set(self) -> int:
         result: int = self._libc.syscall(
-            _SYS_SECCOMP, _SET_MODE_FILTER, _SPEC_ALLOW, ctypes.byref(self._prog)
+            NATIVE.seccomp, SET_MODE_FILTER, _SPEC_ALLOW, ctypes.byref(self._prog)
         )
         return result

@@ -169,11 +169,13 @@ class Tracee:
     malloc-shaped mapping whose first words have not been read yet: (address, length, call number).
     `wait_ends`: CLOCK_MONOTONIC ns at which a call that was broken off has waited long enough, 0
     when it is in none (`broken_off`). `looks`: the map is looked at before its call is made.
+    `every_call`: it stops at every call, though others stop only where the filter says so
+    (`filters`).
     """
 
     __slots__ = (
-        "abi", "announced", "at_first_stop", "clone", "entry", "fresh", "killed", "looks",
-        "mm", "name", "pending", "pid", "role", "stack", "t0", "tid", "wait_ends",
+        "abi", "announced", "at_first_stop", "clone", "entry", "every_call", "fresh", "killed",
+        "looks", "mm", "name", "pending", "pid", "role", "stack", "t0", "tid", "wait_ends",
     )  # fmt: skip
 
     def __init__(self, tid: int, pid: int, mm: Mm) -> None:
@@ -184,6 +186,7 @@ class Tracee:
         self.pending = False
         self.killed = False
         self.looks = False
+        self.every_call = False
         self.role = 0
         self.name = ""
         self.abi: Abi = NATIVE
