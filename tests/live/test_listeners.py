@@ -48,3 +48,12 @@ def test_beside_other_filters(run: Run, options: tuple[str, ...]) -> None:
     failed = [(e["call"], e["errno"]) for e in done.calls(pid=pid) if e["errno"]]
     assert failed == [("madvise", "ENOSYS"), ("mmap", "ENOMEM"), ("mremap", "ENOMEM")]
     assert len([e for e in done.calls("brk", pid=pid) if e["args"][0]]) == 1
+
+
+def test_strace_says_what_its_filter_may_miss(run: Run) -> None:
+    done = run(built("listeners"), "heirs", options=("--engine", "strace"))
+    assert done.exactness == "incomplete"
+    (lost,) = done.calls("lost")  # one filter, though others were asked for, and refused
+    assert "--no-seccomp" in lost["why"]
+    options = ("--engine", "strace", "--no-seccomp")
+    check(run(built("listeners"), "heirs", options=options), *CASES["heirs"])

@@ -11,6 +11,7 @@ from memtrace.collect.strace.events import (
     Event,
     Execed,
     Forked,
+    Listened,
     Opened,
     Unreadable,
 )
@@ -46,6 +47,19 @@ def test_no_system_call_is_taken_for_a_damaged_one() -> None:
     for name in _SYSCALLS:
         if name not in NAMES:
             assert events(f"5 {name}(0x7f0000000000, 4096) = 0") == [], name
+
+
+@pytest.mark.parametrize("flags", ["0x8", "0x18|0x2", "SECCOMP_FILTER_FLAG_NEW_LISTENER"])
+def test_a_filter_with_a_listener(flags: str) -> None:
+    call = f"seccomp(0x1, {flags}, {{len=5, filter=0x7ffce72a1140}}"
+    assert one(f"5 {call}) = 3") == Listened(1, 5)
+    assert events(f"5 {call} <unfinished ...>", "5 <... seccomp resumed>) = 3") == [Listened(2, 5)]
+    assert events(f"5 {call}) = -1 EFAULT (Bad address)", f"5 {call}) = ?") == []
+
+
+@pytest.mark.parametrize("flags", ["0", "0x10|0x4", "SECCOMP_FILTER_FLAG_TSYNC|0x4"])
+def test_a_filter_without_one(flags: str) -> None:
+    assert events(f"5 seccomp(SECCOMP_SET_MODE_FILTER, {flags}, {{len=5, filter=0x7f}}) = 0") == []
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from memtrace.collect.abi import FILTER_NEW_LISTENER
 from memtrace.collect.strace import flags as f
 from memtrace.collect.strace.arguments import descriptor, fields, strings, value_of
-from memtrace.collect.strace.events import Called, Entered, Event, Execed, Forked, Named
-from memtrace.collect.strace.files import closed, duplicated, opened, path_argument
+from memtrace.collect.strace.events import (
+    Called,
+    Entered,
+    Event,
+    Execed,
+    Forked,
+    Listened,
+    Named,
+)
+from memtrace.collect.strace.files import closed, duplicated, has, opened, path_argument
 from memtrace.collect.strace.flags import UnclearError, number, value
 from memtrace.collect.strace.inflight import Begun, Ending
 from memtrace.collect.strace.memory import READERS, arguments
@@ -176,6 +185,15 @@ def _own(begun: Begun, args: list[bytes], end: Ending) -> Event | None:
     return out
 
 
+def _seccomp(_begun: Begun, args: list[bytes], end: Ending) -> Event | None:
+    ret = end.result.ret
+    if ret is None or ret < 0 or len(args) < 2:
+        return None
+    # Only the operation that installs a filter has flags.
+    name = b"SECCOMP_FILTER_FLAG_NEW_LISTENER"
+    return Listened(end.line, end.tid) if has(args[1], name, FILTER_NEW_LISTENER) else None
+
+
 Decoder = Callable[[Begun, list[bytes], Ending], Event | None]
 _GROUPS: tuple[tuple[tuple[str, ...], Decoder], ...] = (
     ((*READERS, "mmap2", "old_mmap", "ipc", "prctl", "arch_prctl"), _memory),
@@ -186,6 +204,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], Decoder], ...] = (
     (("dup", "dup2", "dup3", "fcntl", "fcntl64"), duplicated),
     (("close", "close_range"), closed),
     (("gettid", "set_tid_address", "getpid", "getppid"), _own),
+    (("seccomp",), _seccomp),
 )
 _DECODERS = {name: decoder for names, decoder in _GROUPS for name in names}
 #: Every name whose calls are read. Beside them: `syscall_0x...`, a number without a name.

@@ -43,9 +43,10 @@ class Strace:
             seccomp: with a filter in the kernel, so that no other call stops (since 5.3).
             leaves: SIGINT makes it detach.
         """
-        names = ",".join(
-            f"?{name}" for name in (*CALLS, *_LIVES, *_FIRST, "old_mmap", "mmap2", "ipc")
-        )
+        filtered = seccomp and self.version >= _SECCOMP_BPF
+        calls = (*CALLS, *_LIVES, *_FIRST, "old_mmap", "mmap2", "ipc")
+        # A filter of the program's own may hide calls from strace's.
+        names = ",".join(f"?{name}" for name in (*calls, *(["seccomp"] if filtered else [])))
         words = [
             self.path,
             "-f",
@@ -57,7 +58,7 @@ class Strace:
             "-e",
             f"trace={names}",
         ]
-        if seccomp and self.version >= _SECCOMP_BPF:
+        if filtered:
             words.append("--seccomp-bpf")
         return [*words, "-o", output]
 

@@ -31,6 +31,7 @@ from memtrace.collect.strace.events import (
     Event,
     Execed,
     Forked,
+    Listened,
     Signalled,
     Superseded,
     Unreadable,
@@ -121,9 +122,19 @@ class StraceEngine:
             self._signalled(event)
         elif isinstance(event, Superseded):
             self._superseded[event.tid] = event.by
+        elif isinstance(event, Listened):
+            self._listened(event)
         elif isinstance(event, Unreadable) and event.lost:
             text = event.text[:80].decode("utf-8", "backslashreplace")
             self.lost(f"strace wrote what cannot be read ({event.why}): {text}")
+
+    def _listened(self, event: Listened) -> None:
+        """From here on calls may be made that strace's filter does not see, by children, too."""
+        if self.options.seccomp and self.family.process_mm:
+            self.lost(
+                f"task {event.tid} has got a seccomp filter whose listener may let calls go on "
+                "unseen (--no-seccomp shows them)"
+            )
 
     def tick(self) -> None:
         """Now and then: what is in order goes to the writer."""

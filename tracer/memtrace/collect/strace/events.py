@@ -137,6 +137,15 @@ class Named(msgspec.Struct, gc=False):
     ppid: int | None = None
 
 
+class Listened(msgspec.Struct, gc=False):
+    """seccomp(2) has given the caller a filter with a listener (NEW_LISTENER): under strace's own
+    filter (--seccomp-bpf) what the listener lets go on is not told (`filters`).
+    """
+
+    line: int
+    tid: int
+
+
 class Signalled(msgspec.Struct, gc=False):
     """`--- SIGCHLD {...} ---`, `--- stopped by SIGSTOP ---`: `stopped` tells which. `child`: a
     child has ended (CLD_EXITED, CLD_KILLED, CLD_DUMPED).
@@ -199,6 +208,6 @@ class Unreadable(msgspec.Struct, gc=False):
 
 
 Event = (
-    Called | Entered | Forked | Execed | Opened | Duplicated | Closed | Named | Signalled | Ended
-    | Superseded | Attached | Mode | Unreadable
+    Called | Entered | Forked | Execed | Opened | Duplicated | Closed | Named | Listened | Signalled
+    | Ended | Superseded | Attached | Mode | Unreadable
 )  # fmt: skip

@@ -20,7 +20,7 @@ def path_argument(text: bytes) -> str:
     return ""
 
 
-def _has(text: bytes, name: bytes, bit: int) -> bool:
+def has(text: bytes, name: bytes, bit: int) -> bool:
     """Whether a flag is set; what the other flags are does not matter."""
     for piece in f.without_comments(text).split(b"|"):
         if piece == name or (piece[:1].isdigit() and number(piece) & bit):
@@ -46,13 +46,13 @@ def opened(begun: Begun, args: list[bytes], end: Ending) -> Event | None:
     if name == "creat":
         cloexec = False
     elif name == "memfd_create":
-        cloexec = _has(args[1], b"MFD_CLOEXEC", f.MFD_CLOEXEC)
+        cloexec = has(args[1], b"MFD_CLOEXEC", f.MFD_CLOEXEC)
     else:
         how = args[1]
         if name == "openat2" and how.startswith(b"{"):
             how = fields(how).get(b"flags", b"")
         cloexec = name != "openat2" or how != args[1]
-        cloexec = cloexec and _has(how, b"O_CLOEXEC", f.O_CLOEXEC)
+        cloexec = cloexec and has(how, b"O_CLOEXEC", f.O_CLOEXEC)
     out = Opened(end.line, end.tid, fd, where, cloexec)
     if end.result.angle is not None:  # -y knows better
         out.path = path(end.result.angle, deleted=end.result.deleted)
@@ -74,12 +74,12 @@ def duplicated(begun: Begun, args: list[bytes], end: Ending) -> Event | None:
     old = descriptor(args[0])[0]
     cloexec = False
     if name == "dup3":
-        cloexec = len(args) == 3 and _has(args[2], b"O_CLOEXEC", f.O_CLOEXEC)
+        cloexec = len(args) == 3 and has(args[2], b"O_CLOEXEC", f.O_CLOEXEC)
     elif name in {"fcntl", "fcntl64"}:
         command = f.option(args[1] if len(args) > 1 else b"", f.FCNTL, b"F_")
         if command == f.FCNTL[b"F_SETFD"]:  # the same file under the same number
             ret = old
-            cloexec = len(args) > 2 and _has(args[2], b"FD_CLOEXEC", f.FD_CLOEXEC)
+            cloexec = len(args) > 2 and has(args[2], b"FD_CLOEXEC", f.FD_CLOEXEC)
         elif command in f.FCNTL.values():
             cloexec = command != f.FCNTL[b"F_DUPFD"]
         else:

@@ -85,7 +85,8 @@ class Story(Lineage):
         self._take: dict[type, Callable[[Any], bool]] = {
             ev.Called: self._called, ev.Entered: self._entered, ev.Forked: self._forked,
             ev.Execed: self._execed, ev.Opened: self._opened, ev.Duplicated: self._duplicated,
-            ev.Closed: self._closed, ev.Named: self._named, ev.Signalled: self._signalled,
+            ev.Closed: self._closed, ev.Named: self._named, ev.Listened: self._listened,
+            ev.Signalled: self._signalled,
             ev.Ended: self._ended, ev.Superseded: self._superseded,
             ev.Attached: self._attached_to, ev.Mode: self._mode, ev.Unreadable: self._not_read,
         }  # fmt: skip
@@ -430,6 +431,9 @@ class Story(Lineage):
         if task is not None:
             task.process.descriptors.duplicated(e.old, e.new, cloexec=e.cloexec)
         return task is not None
+
+    def _listened(self, _e: ev.Listened) -> bool:
+        return True  # nothing is hidden, unless --seccomp-bpf was given, which no log says
 
     def _closed(self, e: ev.Closed) -> bool:
         task = self._find(e.tid, e)
