@@ -9,6 +9,7 @@
 #include "own-maps.h"
 
 #include <linux/filter.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -279,6 +280,27 @@ static void filter(void)
     mark();
 }
 
+/* A child that asks not to be traced, by clone and by clone3; and one that is refused. */
+static void escapes(void)
+{
+    struct clone_args fork_like = { .flags = CLONE_UNTRACED, .exit_signal = SIGCHLD };
+
+    ready();
+    for (int i = 0; i < 2; i++) {
+        pid_t pid = (pid_t)(i == 0 ? syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0)
+                                   : syscall(SYS_clone3, &fork_like, sizeof fork_like));
+
+        if (pid == 0) {
+            map(5);
+            _exit(0);
+        }
+        account_require(pid > 0 && waitpid(pid, NULL, 0) == pid, "a child");
+        mark();
+    }
+    account_require(syscall(SYS_clone, CLONE_UNTRACED | CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0) == -1, "refused");
+    mark();
+}
+
 static volatile sig_atomic_t handled;
 
 static void handler(int number)
@@ -380,6 +402,7 @@ static const struct {
     { "clone-vm", clone_vm },
     { "threads", threads },
     { "filter", filter },
+    { "escapes", escapes },
     { "signals", signals },
     { "ignored", ignored },
     { "vforks", vforks },

@@ -211,6 +211,21 @@ def test_a_program_with_a_filter_of_its_own(standing: Standing, tmp_path: Path) 
     assert [e["errno"] for e in done.calls("mremap")] == ["EPERM"]
 
 
+def test_children_made_with_clone_untraced_are_missed(standing: Standing, tmp_path: Path) -> None:
+    with standing("escapes") as t:
+        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
+            a.begun()
+            t.step()
+            done = a.ended()
+        assert t.ended() == 0
+    assert done.exactness == "incomplete"
+    assert done.assert_marks() == 3
+    lost = [r.why for r in records(done, Lost) if isinstance(r, Lost)]
+    assert lost == ["a child made with CLONE_UNTRACED is not traced"] * 2
+    (process,) = done.replayed.processes
+    assert process.exact == process.snapshots
+
+
 def test_signals_arrive_as_they_would(standing: Standing, tmp_path: Path) -> None:
     with standing("signals") as t:
         with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:

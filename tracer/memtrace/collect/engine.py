@@ -22,7 +22,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from memtrace.collect import broken_off, filters, grown, ptrace, readback, turns, wire
+from memtrace.collect import broken_off, filters, grown, ptrace, readback, turns, untraced, wire
 from memtrace.collect.abi import (
     ABIS,
     CLONE_UNTRACED,
@@ -63,7 +63,6 @@ from memtrace.collect.ptrace import (
 from memtrace.collect.readback import BACKING_MASK, HUGE_MASK, PLAIN_ANON, ReadBack
 from memtrace.collect.seccomp import MARK
 from memtrace.collect.tracee import FirstStop, Tracee
-from memtrace.collect.untraced import Untraced
 from memtrace.space.calls import MREMAP_FIXED
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class Engine:
         self.attachment: Attachment | None = None
         self._interrupter: Attachment | None = None
         self.job: Job | None = None
-        self.untraced = Untraced()
+        self.untraced = untraced.Untraced()
         self.listeners = Listeners()
         self.root_status: int | None = None
         self.root = 0
@@ -128,7 +127,7 @@ class Engine:
             self.channel.wishes,
             self.channel.flush,
         )
-        untraced, listeners, mark = self.untraced, self.listeners, self._mark
+        lent, listeners, mark = self.untraced, self.listeners, self._mark
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
@@ -173,8 +172,8 @@ class Engine:
                     or (nr == _NR_MREMAP and e[7] & MREMAP_FIXED)
                 ):
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
-                        if untraced:
-                            untraced.over(tid)
+                        if lent:
+                            lent.over(tid)
                         if listeners:
                             listeners.over(tracee, nr)
                         if nr == eintr:  # the result stands where an entry has the number
@@ -440,7 +439,12 @@ class Engine:
             or (tracee.role in (Role.EXEC, Role.FORK, Role.CLONE3) and ret >= 0)
         ):
             # Restarted as if it had never been made, kept from being made by a filter of the
-            # program's own, or told by its event.
+            # program's own, or told by its event, if it has one.
+            if ret > 0 and mm.seeded and untraced.has_escaped(tracee):
+                self.channel.send(wire.life({
+                    "rec": "lost", "t": self.channel.now(),
+                    "why": "a child made with CLONE_UNTRACED is not traced",
+                }))  # fmt: skip
             self._goes_on(tracee)
             self._give_turn(turns.leave(tracee))
             return

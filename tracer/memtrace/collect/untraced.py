@@ -23,6 +23,12 @@ _RDI, _RBX = 14 * 8, 5 * 8
 _NATIVE_CS = 0x33
 
 
+def has_escaped(tracee: Tracee) -> bool:
+    """At the exit of a fork, clone or clone3 that has made a child and was told by no event."""
+    flags = None if tracee.clone is None else tracee.clone[0]
+    return bool((flags or 0) & CLONE_UNTRACED)
+
+
 @dataclass(frozen=True, slots=True)
 class _Loan:
     """The word that was changed: at an address of the task's memory, or in a register.
