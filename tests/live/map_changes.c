@@ -447,6 +447,13 @@ static void stack_growth(void)
     does(munmap(AT(page, -604), PAGE) == 0, "a hole in it");
     child_shows(AT(page, -600), 1);
     does(mprotect(page, PAGE, RW | PROT_GROWSDOWN) == 0, "PROT_GROWSDOWN, as _dl_make_stack_executable");
+    /* Flags that no map shows divide a stack, and PROT_GROWSDOWN begins where they do. */
+    account_require(mlock(AT(page, -20), 4 * PAGE) == 0, "mlock of a part");
+    does(mprotect(AT(page, -18), PAGE, PROT_READ | PROT_GROWSDOWN) == 0, "from the start of what is locked");
+    does(mprotect(AT(page, -18), PAGE, RW | PROT_GROWSDOWN) == 0, "and back");
+    account_require(madvise(AT(page, -30), PAGE, MADV_DONTDUMP) == 0, "MADV_DONTDUMP of a page");
+    does(syscall(SYS_pkey_mprotect, AT(page, -26), 2 * PAGE, PROT_READ | PROT_GROWSDOWN, -1) == 0, "from behind it");
+    does(mprotect(AT(page, -26), 0, PROT_READ | PROT_GROWSDOWN) == 0, "nothing");
 }
 
 /* Each time the stack has grown, and the call changes that, though its first argument lies elsewhere. */

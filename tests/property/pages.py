@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The simplest model of an address space there is: a dict of pages.
 
-A page knows its permissions, its file and the page of it, and whether a child gets it. There are no
+A page knows its permissions, its file and the page of it, whether a child gets it, and whether it
+is locked, which no map shows and which divides a VMA from the next all the same. There are no
 ranges at all, so that this model cannot share a mistake about cutting them. `Kernel` makes of a
 wish a call that a kernel would have let pass on such a map, with what it would have answered.
 """
@@ -37,6 +38,7 @@ class Page(NamedTuple):
     dontfork: bool = False
     grows: bool = False
     sysv: bool = False  # of a segment of shmget(2), not of other shared memory
+    locked: bool = False
 
     def after(self, by: int) -> Page:
         """The page `by` pages behind this one in the same mapping."""
@@ -57,7 +59,7 @@ class Pages:
     implies_exec: bool = False
 
     def fork(self) -> Pages:
-        at = {i: p for i, p in self.at.items() if not p.dontfork}
+        at = {i: p._replace(locked=False) for i, p in self.at.items() if not p.dontfork}
         return Pages(at, self.brk, self.start_brk, self.implies_exec)
 
     def letters(self, prot: int) -> str:
@@ -163,7 +165,14 @@ class Kernel:
                 looked = self._look(low, at + n - low)
                 return Made(call, [at * PAGE, length, prot], ENOMEM, Ext(x=looked))
             m.at[i] = m.at[i]._replace(perms=m.letters(prot) + m.at[i].perms[3])
-        return Made(call, [at * PAGE, length, prot], 0)
+        ext = Ext(x=self._look(low, at + n - low)) if prot & PROT_GROWSDOWN else None
+        return Made(call, [at * PAGE, length, prot], 0, ext)
+
+    def mlock(self, at: int, length: int) -> Made:
+        m = self.map
+        for i in m.mapped(at, pages(length)):
+            m.at[i] = m.at[i]._replace(locked=True)
+        return Made("mlock", [at * PAGE, length], 0)
 
     def madvise(self, at: int, length: int, advice: int) -> Made:
         m, n = self.map, pages(length)

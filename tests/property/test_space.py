@@ -55,6 +55,14 @@ protects = st.tuples(
     st.just("mprotect"), st.sampled_from(["mprotect", "pkey_mprotect"]), at, lengths,
     protections | protections.map(lambda p: p | PROT_GROWSDOWN),
 )  # fmt: skip
+#: Of a mapping that grows, a part is locked, and a part protected from where it begins.
+divided = st.tuples(at, st.integers(1, 3), st.integers(0, 3), protections).map(
+    lambda t: [
+        ("mmap", t[0], 4 * PAGE, 3, "grows", 0, True),
+        ("mlock", t[0] + t[1], 4 * PAGE),
+        ("mprotect", "pkey_mprotect", t[0] + t[2], PAGE, t[3] | PROT_GROWSDOWN),
+    ]
+)
 segments = st.one_of(
     st.tuples(st.just("shmat"), at, few, st.booleans()),
     st.tuples(st.just("shmdt"), any_number),
@@ -71,6 +79,7 @@ failures = st.one_of(
 steps = st.one_of(
     maps, moves, moves, moves, protects, segments, segments, failures,
     st.tuples(st.just("munmap"), at, lengths),
+    st.tuples(st.just("mlock"), at, lengths),
     st.tuples(st.just("madvise"), at, lengths, st.sampled_from([4, DONTFORK, DONTFORK, DOFORK])),
     st.tuples(st.just("brk"), st.integers(BREAK * PAGE - 1, 20 * PAGE) | st.just(0)),
     st.tuples(st.just("prctl"), at, lengths, st.sampled_from(["", "heap", "x"])),
@@ -81,7 +90,7 @@ steps = st.one_of(
 #: Most calls need something to act on.
 scripts = st.lists(maps, max_size=3).flatmap(
     lambda first: st.lists(steps, min_size=1, max_size=15).map(lambda rest: [*first, *rest])
-)
+) | divided.flatmap(lambda first: st.lists(steps, max_size=5).map(lambda rest: [*first, *rest]))
 
 
 @dataclass

@@ -282,6 +282,19 @@ def test_a_failed_call_reads_its_range(read_back: ReadBack, mm: Mm, place: Place
     assert after(read_back, mm, 9, [low, PAGE, 3, 0x12, 99, 0], -19)["x"][:2] == [low, low + PAGE]
 
 
+@pytest.mark.parametrize("nr", [10, 329])  # mprotect, pkey_mprotect
+def test_prot_growsdown_is_read_from_the_line_on(
+    read_back: ReadBack, mm: Mm, place: Place, nr: int
+) -> None:
+    low = place.address
+    place.memory.madvise(mmap.MADV_DONTFORK, PAGE, 3 * PAGE)  # which makes a line of its own
+    args = [low + 2 * PAGE, PAGE, 1 | 0x01000000, 0]
+    for ret in (0, -12):
+        got = after(read_back, mm, nr, args, ret)["x"]
+        assert got[:2] == [low + PAGE, low + 3 * PAGE]
+        assert [line.split("-")[0] for line in got[2]] == [f"{low + PAGE:x}"]
+
+
 def test_a_failed_move_reads_both_ranges(read_back: ReadBack, mm: Mm, place: Place) -> None:
     low = place.address
     args = [low + 2 * PAGE, PAGE, PAGE, 3, low]  # MREMAP_MAYMOVE | MREMAP_FIXED

@@ -7,7 +7,7 @@ import pytest
 
 from memtrace.space.address_space import READ_IMPLIES_EXEC, AddressSpace
 from memtrace.space.calls import Change, apply
-from memtrace.space.canonical import MapsCache, canonical
+from memtrace.space.canonical import GROWSDOWN, MapsCache, canonical
 from memtrace.space.compare import compare
 from memtrace.trace.records import Ext, FileId
 
@@ -347,6 +347,20 @@ def test_prot_growsdown_begins_where_the_mapping_does_not_where_a_cut_was() -> N
     do(space, "mprotect", [0xF2000, 0x1000, 3])
     do(space, "mprotect", [0xF3000, 0x1000, 1 | 0x01000000])
     assert shown(space) == ["f0000-f4000 r--p"]
+
+
+@pytest.mark.parametrize("call", ["mprotect", "pkey_mprotect"])
+def test_prot_growsdown_begins_where_a_flag_that_no_map_shows_divides(call: str) -> None:
+    """mlock(2) of the upper half makes it a VMA of its own: it alone was protected, as the kernel
+    shows; the lines tell, not the arguments.
+    """
+    space = AddressSpace()
+    space.load(CACHE.parse(["f0000-f4000 rw-p 00000000 00:00 0 [stack]"]))
+    do(space, "mlock", [0xF2000, 0x2000])
+    x = (0xF2000, 0xF3000, ["f2000-f3000 r--p 00000000 00:00 0 [stack]"])
+    do(space, call, [0xF2000, 0x1000, 1 | 0x01000000, 0], 0, Ext(x=x))
+    assert shown(space) == ["f0000-f2000 rw-p", "f2000-f3000 r--p", "f3000-f4000 rw-p"]
+    assert all(attr.flags == GROWSDOWN for _, _, attr, _ in space.pieces())
 
 
 def test_shmdt_takes_the_first_segment_since_boot() -> None:

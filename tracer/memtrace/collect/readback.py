@@ -113,6 +113,9 @@ class ReadBack:
             return _joined(_whole_line(tracee, address), fields)
         if name == "shmdt":
             return _joined(_not_detached(tracee, a[0]), fields)
+        if name in _PROTECTING and a[2] & PROT_GROWSDOWN:
+            low, high = a[0] & -PAGE, (a[0] & -PAGE) + round_up(a[1])
+            return _joined(_lines(tracee, _start_of(tracee, low), high), fields)
         if name in _LINES_TELL or (name in _PROTECTING and tracee.mm.reads_exec):
             # READ_IMPLIES_EXEC leaves alone what lies on a file system mounted noexec.
             low = a[0] & -PAGE
@@ -207,15 +210,23 @@ def _after_failure(tracee: Tracee, name: str, a: list[int]) -> bytes:
     if low >= high:
         return b""
     if name in _PROTECTING and a[2] & PROT_GROWSDOWN:
-        # It began where the mapping does, and changed it from there (`do_mprotect_pkey`).
-        for line in _overlapping(procfs.read_fd(tracee.mm.maps_fd), low, low + 1):
-            low = int(line.partition("-")[0], 16)
+        low = _start_of(tracee, low)
     return _lines(tracee, low, high)
+
+
+def _start_of(tracee: Tracee, address: int) -> int:
+    """Where PROT_GROWSDOWN began: at the start of the VMA (`do_mprotect_pkey`), which flags that no
+    map shows (VM_LOCKED, VM_DONTDUMP) may have cut off from others like it. The line that holds the
+    address now begins there, or below if that has become one with it.
+    """
+    for line in _overlapping(procfs.read_fd(tracee.mm.maps_fd), address, address + 1):
+        return int(line.partition("-")[0], 16)
+    return address
 
 
 def _lines(tracee: Tracee, low: int, high: int) -> bytes:
     """The lines of a range as they are now."""
-    raw = procfs.read_fd(tracee.mm.maps_fd)
+    raw = procfs.read_fd(tracee.mm.maps_fd) if low < high else b""
     return wire.extra({"x": [low, high, _overlapping(raw, low, high)]}) if raw else b""
 
 
