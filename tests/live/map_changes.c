@@ -491,6 +491,7 @@ static void dontfork(void)
     does(madvise(AT(at, 10), 8 * PAGE, MADV_DONTFORK) == 0, "MADV_DONTFORK over two");
     child_shows(at, 64);
     does(madvise(AT(at, 12), 2 * PAGE, MADV_DOFORK) == 0, "MADV_DOFORK of a part");
+    does(syscall(SYS_madvise, AT(at, 14), PAGE, MADV_DOFORK | 1L << 32) == 0, "advice is an int");
     p = mremap(AT(at, 10), 2 * PAGE, 5 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT(at, 40));
     does(p == AT(at, 40), "it moves along, and grows");
     child_shows(at, 64);

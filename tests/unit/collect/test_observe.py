@@ -322,7 +322,9 @@ def test_what_a_drivers_mapping_keeps_from_children(read_back: ReadBack, mm: Mm)
     # Of advice that failed, or came by a vector, the arguments do not tell what it has reached.
     for nr, arguments, ret in (
         (28, [low, PAGE, mmap.MADV_DOFORK], -22),
+        (28, [low, PAGE, mmap.MADV_DOFORK | 1 << 32], -22),  # an int to the kernel
         (440, [0, 0x1000, 1, mmap.MADV_DONTFORK], PAGE),
+        (440, [0, 0x1000, 1, mmap.MADV_DONTFORK | 1 << 32], PAGE),
         (440, [0, 0x1000, 1, mmap.MADV_DONTFORK], -12),
     ):
         start, end, ranges = after(read_back, mm, nr, arguments, ret)["dontfork"]
@@ -336,7 +338,8 @@ def test_what_a_drivers_mapping_keeps_from_children(read_back: ReadBack, mm: Mm)
 def test_where_the_break_was_put(read_back: ReadBack, mm: Mm, place: Place) -> None:
     place.memory[:56] = words(1, 2, 3, 4, 0x5000, 0x5123, 0x7000)
     args = [35, 14, place.address, 104, 0]  # PR_SET_MM, PR_SET_MM_MAP
-    assert after(read_back, mm, 157, args, 0) == {"layout": [0x5000, 0x5123, 0x7000]}
+    for args[1] in (14 | 1 << 32, 14):
+        assert after(read_back, mm, 157, args, 0) == {"layout": [0x5000, 0x5123, 0x7000]}
     assert after(read_back, mm, 157, args, -1) is None
     assert mm.in_stack == 0x7000
 
@@ -345,7 +348,8 @@ def test_once_reads_may_imply_exec_each_call_says_whose_it_is(
     read_back: ReadBack, mm: Mm, place: Place
 ) -> None:
     low, own = place.address, {"personality": 0}
-    assert after(read_back, mm, 135, [0xFFFFFFFF], 0) is None
+    for asks in (0xFFFFFFFF, (1 << 64) - 1):
+        assert after(read_back, mm, 135, [asks], 0x400000) is None
     assert after(read_back, mm, 135, [0x40000], 0) is None  # ADDR_NO_RANDOMIZE
     assert after(read_back, mm, 9, [0, PAGE, 3, 0x22, -1, 0], low) is None
     assert not mm.reads_exec

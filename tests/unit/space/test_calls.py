@@ -173,6 +173,14 @@ def test_a_child_lacks_what_dontfork_took_out_until_dofork_gives_it_back() -> No
     assert shown(space)[0] == A
 
 
+def test_advice_is_an_int() -> None:
+    space = space_of()  # the upper half of an int argument is nobody's
+    do(space, "madvise", [0x10000, 0x4000, 10 | 1 << 32])
+    assert shown(space.fork()) == [F, S, T]
+    do(space, "madvise", [0x10000, 0x4000, 11 - (1 << 32)])
+    assert shown(space.fork()) == [A, F, S, T]
+
+
 def test_dontfork_over_a_hole_fails_and_takes_all_the_rest_out() -> None:
     space = space_of()
     assert do(space, "madvise", [0x12000, 0x10000, 10], -12) is None
@@ -223,7 +231,7 @@ def test_the_break_is_where_prctl_puts_it() -> None:
     assert do(space, "brk", [0x63000], 0x63000) is not None
     assert shown(space) == [A, F, S, "62000-63000 rw-p", T]
     assert [m.path for m in space.mappings()][3:] == ["[heap]", "[stack]"]
-    do(space, "prctl", [35, 5, 0x12345, 0, 0])  # PR_SET_MM_START_STACK
+    do(space, "prctl", [35, 5 | 1 << 32, 0x12345, 0, 0])  # PR_SET_MM_START_STACK, an int
     assert space.mappings()[0].path == "[stack]"
 
 

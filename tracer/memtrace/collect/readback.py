@@ -17,6 +17,7 @@ from memtrace.collect.ptrace import ENTRY_ARG0, ENTRY_NR, ENTRY_OP
 from memtrace.collect.tracee import Tracee
 from memtrace.space.address_space import READ_IMPLIES_EXEC
 from memtrace.space.calls import (
+    INT,
     MADV_DOFORK,
     MADV_DONTFORK,
     MAP_ANONYMOUS,
@@ -64,7 +65,11 @@ _PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
 
 def changes_no_map(name: str, args: Sequence[int]) -> bool:
     """Whether no effect of the call shows in maps, or in what a child inherits."""
-    return name in _NO_MAP or (name in _ADVICE and args[_ADVICE[name]] not in FORK_ADVICE)
+    return name in _NO_MAP or (name in _ADVICE and not _decides_what_is_inherited(name, args))
+
+
+def _decides_what_is_inherited(name: str, args: Sequence[int]) -> bool:
+    return name in _ADVICE and args[_ADVICE[name]] & INT in FORK_ADVICE
 
 
 class ReadBack:
@@ -88,7 +93,7 @@ class ReadBack:
         a = [e[ENTRY_ARG0 + i] for i in range(6)]
         name, a, fields = normalise(tracee, name, a)
         if -4096 < ret < 0:
-            if name in _ADVICE and a[_ADVICE[name]] in FORK_ADVICE:
+            if _decides_what_is_inherited(name, a):
                 return _dontfork(tracee, 0, TASK_SIZE)
             found = _after_failure(tracee, name, a)
             if name == "mremap" and found and a[3] & MREMAP_FIXED:
@@ -122,19 +127,20 @@ class ReadBack:
             return _joined(_lines(tracee, low, low + round_up(a[1])), fields)
         if name == "mremap" and not (a[0] | address) & HUGE_MASK:
             return _joined(self._after_moving(tracee, a, address), fields)
-        if name == "arch_prctl" and a[0] in ARCH_MAP_VDSO:
+        if name == "arch_prctl" and a[0] & INT in ARCH_MAP_VDSO:
             return _vdso(tracee)
-        if name == "process_madvise" and a[3] in FORK_ADVICE:
+        if name == "process_madvise" and _decides_what_is_inherited(name, a):
             return _dontfork(tracee, 0, TASK_SIZE)  # of nobody else (process_madvise_remote_valid)
-        if name == "personality" and (a[0] | ret) & READ_IMPLIES_EXEC and a[0] != _UNCHANGED:
+        asks = a[0] & INT == _UNCHANGED
+        if name == "personality" and (a[0] | ret) & READ_IMPLIES_EXEC and not asks:
             tracee.mm.reads_exec = True
             return fields
         if name == "io_setup":
             context = tracee.mm.bytes_at(a[1], abi.word)
             return _whole_line(tracee, int.from_bytes(context, "little")) if context else b""
-        if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_MM and a[1] == PR_SET_MM_MAP:
+        if name == "prctl" and a[0] & INT == PR_SET_MM and a[1] & INT == PR_SET_MM_MAP:
             return _layout(tracee, a[2])
-        if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_VMA:
+        if name == "prctl" and a[0] & INT == PR_SET_VMA:
             text = tracee.mm.bytes_at(a[4], 80).split(b"\0")[0] if a[4] else b""
             return wire.extra({"name": text.decode("utf-8", "backslashreplace")})
         return fields

@@ -42,6 +42,8 @@ _PERMS = tuple(
 #: Private memory without a file, by protection; and where READ_IMPLIES_EXEC stands.
 _PLAIN = tuple(PLAIN[perms + "p"] for perms in _PERMS)
 _PLAIN_EXEC = tuple(_PLAIN[p | PROT_EXEC if p & PROT_READ else p] for p in range(8))
+#: Of an argument that is an int to the kernel (`SYSCALL_DEFINE`), the upper half is nobody's.
+INT = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 #: Top of what a user address can be: the sizes of a hostile trace are clamped to it.
 TASK_MAX = 1 << 57
@@ -375,9 +377,10 @@ def _part_way(space: AddressSpace, a: list[int]) -> Change:
 def _madvise(
     space: AddressSpace, a: list[int], ret: int, change: Change, file: FileId | None, _: str | None
 ) -> None:
-    if a[2] not in (MADV_DONTFORK, MADV_DOFORK):
+    advice = a[2] & INT
+    if advice not in (MADV_DONTFORK, MADV_DOFORK):
         return
-    flag = DONTFORK if a[2] == MADV_DONTFORK else 0
+    flag = DONTFORK if advice == MADV_DONTFORK else 0
     low, high = _range(a[0], a[1])
     space.alter(low, high, lambda attr: attr._replace(flags=attr.flags & ~DONTFORK | flag))
 
@@ -443,12 +446,12 @@ def _prctl(
     file: FileId | None,
     name: str | None,
 ) -> None:
-    option = a[0] & 0xFFFFFFFF  # the kernel takes an int
-    if option == PR_SET_MM and a[1] == PR_SET_MM_BRK:
+    option, field = a[0] & INT, a[1] & INT
+    if option == PR_SET_MM and field == PR_SET_MM_BRK:
         space.brk = a[2]
-    elif option == PR_SET_MM and a[1] == PR_SET_MM_START_BRK:
+    elif option == PR_SET_MM and field == PR_SET_MM_START_BRK:
         space.start_brk = a[2]
-    elif option == PR_SET_MM and a[1] == PR_SET_MM_START_STACK:
+    elif option == PR_SET_MM and field == PR_SET_MM_START_STACK:
         space.start_stack = a[2]
     elif option == PR_SET_VMA and a[1] == PR_SET_VMA_ANON_NAME:
         text = f"[anon:{name}]" if name else ""

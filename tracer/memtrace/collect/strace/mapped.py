@@ -12,6 +12,7 @@ import re
 
 from memtrace.collect.strace.descriptors import Descriptors
 from memtrace.space.calls import (
+    INT,
     MADV_DOFORK,
     MADV_DONTFORK,
     MAP_ANONYMOUS,
@@ -94,8 +95,8 @@ def unknown_effect(call: str, args: list[int]) -> str:
         return "how long the ring is"
     if call == "arch_prctl":
         return "where the vdso is mapped"
-    if call == "prctl" and args[:2] == [PR_SET_MM, PR_SET_MM_MAP]:
+    if call == "prctl" and [v & INT for v in args[:2]] == [PR_SET_MM, PR_SET_MM_MAP]:
         return "where the break is put"
-    if call == "process_madvise" and args[3] in (MADV_DONTFORK, MADV_DOFORK):
+    if call == "process_madvise" and args[3] & INT in (MADV_DONTFORK, MADV_DOFORK):
         return "what a child inherits"
     return ""
