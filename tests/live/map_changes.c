@@ -685,9 +685,26 @@ static void names_of_files(void)
     does(mmap(NULL, PAGE, RW, MAP_PRIVATE, memory, 0) != MAP_FAILED, "but copied");
 }
 
+/* Where the mapping that begins at an address ends. */
+static char *end_of(const char *start)
+{
+    char line[512];
+    uintptr_t from, to, end = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+
+    account_require(maps != NULL, "maps");
+    while (fgets(line, sizeof line, maps) != NULL)
+        if (sscanf(line, "%lx-%lx", &from, &to) == 2 && from == (uintptr_t)start)
+            end = to;
+    fclose(maps);
+    account_require(end != 0, "a mapping begins there");
+    return (char *)end;
+}
+
 static void aio_rings(void)
 {
     aio_context_t one = 0, two = 0;
+    char *tail;
 
     does(syscall(SYS_io_setup, 64, &one) == 0, "a ring");
     does(syscall(SYS_io_setup, 4000, &two) == 0, "a larger one");
@@ -699,6 +716,13 @@ static void aio_rings(void)
     child_shows((char *)one, 1);
     syscall(SYS_io_destroy, two);
     mark();
+    /* Somebody else's pages lie where its tail was, and behind it: the first go with it (kill_ioctx). */
+    two = 0;
+    does(syscall(SYS_io_setup, 512, &two) == 0, "one more ring");
+    tail = end_of((char *)two) - PAGE;
+    munmap(tail, PAGE);
+    does(map(tail, 1, RW, MAP_PRIVATE | MAP_FIXED) == tail, "a page where its last was");
+    does(syscall(SYS_io_destroy, two) == 0, "destroyed with it");
 }
 
 /* -- what the kernel maps for itself ----------------------------------------------------------------------------- */

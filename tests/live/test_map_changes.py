@@ -71,7 +71,7 @@ from memtrace.space.canonical import canonical
 CASES = {
     "mmap-flags": 33, "map-fixed": 11, "drivers": 9, "munmap": 11, "brk": 21, "mremap": 24,
     "mprotect": 11, "growing": 9, "stack": 13, "dontfork": 26, "locks": 13, "seals": 12,
-    "policies": 8, "userfaultfd": 8, "segments": 19, "file-pages": 7, "file-names": 11, "aio": 10,
+    "policies": 8, "userfaultfd": 8, "segments": 19, "file-pages": 7, "file-names": 11, "aio": 13,
     "vdso": 8, "shadow-stack": 2, "mm-fields": 9, "by-personality": 7, "one-personality": 12,
     "execveat": 8, "grown-elsewhere": 5,
 }  # fmt: skip

@@ -359,6 +359,16 @@ def test_once_reads_may_imply_exec_each_call_says_whose_it_is(
     assert protected["x"][:2] == [low, low + PAGE]
 
 
+def test_after_a_ring_there_is_nothing_up_to_the_next_mapping(
+    read_back: ReadBack, mm: Mm, place: Place
+) -> None:
+    low = place.address + PAGE
+    assert after(read_back, mm, 207, [low], 0) is None  # it is mapped anew
+    assert ctypes.CDLL(None).munmap(ctypes.c_void_p(low), ctypes.c_size_t(PAGE)) == 0
+    assert after(read_back, mm, 207, [low], 0) == {"x": [low, low + PAGE, []]}
+    assert after(read_back, mm, 207, [low], -22) is None
+
+
 def test_a_file_remapped_in_part_is_read_again(read_back: ReadBack, mm: Mm, place: Place) -> None:
     low = place.address
     assert after(read_back, mm, 216, [low + 5, 2 * PAGE, 0, 3, 0], 0)["x"][:2] == [

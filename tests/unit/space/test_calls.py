@@ -347,6 +347,24 @@ def test_io_destroy_unmaps_a_ring_that_an_mprotect_has_cut() -> None:
     assert shown(space) == []
 
 
+def test_io_destroy_unmaps_what_lies_where_the_rings_tail_was() -> None:
+    """How long the ring was the hole tells that it has left."""
+    space = AddressSpace()
+    space.load(
+        CACHE.parse(
+            [
+                "60000-63000 rw-s 00000000 00:0f 7 /[aio] (deleted)",
+                "63000-64000 rw-p 00000000 00:00 0",
+                "65000-66000 rw-p 00000000 00:00 0",
+            ]
+        )
+    )
+    change = do(space, "io_destroy", [0x60000], 0, Ext(x=(0x60000, 0x65000, [])))
+    assert shown(space) == ["65000-66000 rw-p"]
+    assert change is not None
+    assert [piece[:2] for piece in change.removed] == [(0x60000, 0x63000), (0x63000, 0x64000)]
+
+
 def test_prot_growsdown_begins_where_the_mapping_does_not_where_a_cut_was() -> None:
     """Pages that are alike again are one VMA (`vma_merge`)."""
     space = AddressSpace()

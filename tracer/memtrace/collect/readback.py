@@ -45,7 +45,7 @@ HUGE_MASK = _HUGE - 1
 #: Calls whose successful effect is always read back.
 ALWAYS = frozenset((
     "shmat", "shmdt", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages",
-    "personality", "process_madvise",
+    "personality", "process_madvise", "io_destroy",
 ))  # fmt: skip
 
 _RANGE_CALLS = frozenset(
@@ -138,6 +138,8 @@ class ReadBack:
         if name == "io_setup":
             context = tracee.mm.bytes_at(a[1], abi.word)
             return _whole_line(tracee, int.from_bytes(context, "little")) if context else b""
+        if name == "io_destroy":
+            return _hole_from(tracee, a[0])
         if name == "prctl" and a[0] & INT == PR_SET_MM and a[1] & INT == PR_SET_MM_MAP:
             return _layout(tracee, a[2])
         if name == "prctl" and a[0] & INT == PR_SET_VMA:
@@ -274,6 +276,16 @@ def _whole_line(tracee: Tracee, address: int) -> bytes:
         return b""
     start, end = (int(v, 16) for v in lines[0].split(None, 1)[0].split("-"))
     return wire.extra({"x": [max(start, address), end, lines]})
+
+
+def _hole_from(tracee: Tracee, address: int) -> bytes:
+    """What a ring of aio has left behind: nothing, up to the next mapping. Its size went with it,
+    and whatever lay in its range, somebody else's too (`kill_ioctx`).
+    """
+    raw = procfs.read_fd(tracee.mm.maps_fd)
+    starts = (int(line.partition("-")[0], 16) for line in _overlapping(raw, address, TASK_SIZE))
+    end = next(starts, TASK_SIZE)
+    return wire.extra({"x": [address, end, []]}) if raw and address < end else b""
 
 
 def _not_detached(tracee: Tracee, address: int) -> bytes:
