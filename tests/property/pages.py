@@ -93,9 +93,23 @@ class Pages:
                 out.append((i, i + 1, self.at[i]))
         return [
             f"{s * PAGE:x}-{e * PAGE:x} {p.perms} {p.file_page * PAGE:08x} {p.dev} {p.ino} "
-            f"{path_of(p)}".rstrip()
+            f"{'[heap]' if self.is_heap(s, e, p) else path_of(p)}".rstrip()
             for s, e, p in out
         ]
+
+    def is_heap(self, first: int, end: int, page: Page) -> bool:
+        """Whether a line bears the label: vma_is_initial_heap, before a name (`get_vma_name`)."""
+        return not page.ino and first * PAGE < self.brk and end * PAGE > self.start_brk
+
+    def nameless(self) -> set[int]:
+        """The addresses of the pages of which lines tell no name, because a label hides it."""
+        return {
+            page
+            for line in self.lines()
+            if line.endswith("[heap]")
+            for low, high in [line.split()[0].split("-")]
+            for page in range(int(low, 16), int(high, 16), PAGE)
+        }
 
 
 def path_of(p: Page) -> str:

@@ -310,6 +310,15 @@ def test_the_name_of_an_area(read_back: ReadBack, mm: Mm, place: Place) -> None:
     assert after(read_back, mm, 157, [*args[:4], 0], 0) == {"name": ""}
 
 
+def test_a_failed_naming_has_named_a_part(read_back: ReadBack, mm: Mm, place: Place) -> None:
+    low = place.address
+    args = [0x53564D41, 0, low, 2 * PAGE + 1, 0]
+    for errno in (12, 9):  # ENOMEM at a hole, EBADF at a file
+        assert after(read_back, mm, 157, args, -errno)["x"][:2] == [low, low + 3 * PAGE]
+    assert after(read_back, mm, 157, args, -22) is None  # nothing is named, or nobody can
+    assert after(read_back, mm, 157, [35, 5, low, PAGE, 0], -1) is None  # PR_SET_MM
+
+
 def test_what_a_drivers_mapping_keeps_from_children(read_back: ReadBack, mm: Mm) -> None:
     with open("/dev/zero", "rb+") as f:
         area = Place(3, flags=mmap.MAP_SHARED, fd=f.fileno())

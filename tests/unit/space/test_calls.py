@@ -262,6 +262,70 @@ def test_a_prctl_names_anonymous_memory(option: int) -> None:
     assert names == ["", "[anon:pool]", "", "/lib/x", "/SYSV00000000 (deleted)", "[stack]"]
 
 
+def named(space: AddressSpace) -> list[str]:
+    return [f"{s:x}-{e:x}{' ' + a.name if a.name else ''}" for s, e, a, _ in space.pieces()]
+
+
+HEAP = "10000-14000 rw-p 00000000 00:00 0 [heap]"
+STACK = "f0000-f4000 rw-p 00000000 00:00 0 [stack]"
+
+
+def test_the_labels_of_heap_and_stack_hide_names() -> None:
+    """`get_vma_name` gives both before a name: their lines say nothing about one."""
+    space = AddressSpace()
+    space.load(CACHE.parse([HEAP, STACK]))
+    do(space, "prctl", [0x53564D41, 0, 0x11000, 0x1000, 0], 0, Ext(name="pool"))
+    do(space, "prctl", [0x53564D41, 0, 0xF0000, 0x4000, 0], 0, Ext(name="deep"))
+    tags = [tag for _, _, _, tag in space.pieces()]
+    shown = ["10000-11000 rw-p 0 00:00 0 [heap]", "11000-12000 rw-p 0 00:00 0 [heap]",
+             "12000-14000 rw-p 0 00:00 0 [heap]"]  # fmt: skip
+    result = compare(space, [*shown, STACK], CACHE, 5, 1, "exit")
+    assert (result.drift, result.grown, result.runs) == (None, 0, 2)
+    grown = "ee000-f4000 rw-p 00000000 00:00 0 [stack]"
+    assert compare(space, [*shown, grown], CACHE, 6, 1, "exit").grown == 0x2000
+    assert named(space) == [
+        "10000-11000", "11000-12000 [anon:pool]", "12000-14000", "ee000-f4000 [anon:deep]",
+    ]  # fmt: skip
+    # As do ranges that are read back.
+    do(space, "mprotect", [0x10000, 0x10000, 1], -12, Ext(x=(0x10000, 0x20000, shown)))
+    assert [tag for _, _, _, tag in space.pieces()] == tags
+    protected = [line.replace("rw-p", "r--p") for line in shown]
+    do(space, "mprotect", [0x10000, 0x10000, 1], -12, Ext(x=(0x10000, 0x20000, protected)))
+    assert [tag for _, _, _, tag in space.pieces()] == tags
+    assert named(space)[1] == "11000-12000 [anon:pool]"
+    # What is told of a drift is the drift, and the names outlast it.
+    other = "20000-21000 rw-p 00000000 00:00 0"
+    drift = compare(space, [*protected, other, grown], CACHE, 7, 1, "exit").drift
+    assert drift is not None
+    assert (drift.model, [r.start for r in drift.kernel]) == ((), [0x20000])
+    assert named(space)[1] == "11000-12000 [anon:pool]"
+    assert [tag for _, _, _, tag in space.pieces() if tag in tags] == tags
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["10000-14000 rw-p 0 00:00 0", "10000-14000 rw-p 0 00:00 0 [anon:other]",
+     "10000-14000 r--p 0 00:00 0 [heap]", "10000-14000 rw-s 0 00:01 7 /x",
+     "10000-14000 rw-p 0 00:00 0 [vdso]"],
+)  # fmt: skip
+def test_where_no_label_hides_it_a_name_is_compared(line: str) -> None:
+    space = AddressSpace()
+    space.load(CACHE.parse([HEAP]))
+    do(space, "prctl", [0x53564D41, 0, 0x10000, 0x4000, 0], 0, Ext(name="pool"))
+    assert compare(space, [line], CACHE, 5, 1, "exit").drift is not None
+    assert compare(space, [line], CACHE, 6, 1, "exit").drift is None
+
+
+def test_a_naming_that_failed_has_named_what_the_kernel_shows() -> None:
+    space = space_of()
+    (tag,) = [tag for s, _, _, tag in space.pieces() if s == 0x10000]
+    lines = ["10000-12000 rw-p 00000000 00:00 0", "12000-14000 rw-p 00000000 00:00 0 [anon:pool]"]
+    args = [0x53564D41, 0, 0x12000, 0x8000, 0]
+    do(space, "prctl", args, -12, Ext(x=(0x12000, 0x1A000, lines[1:])))
+    assert named(space)[:2] == ["10000-12000", "12000-14000 [anon:pool]"]
+    assert [t for s, _, _, t in space.pieces() if s < 0x14000] == [tag, tag]
+
+
 @pytest.mark.parametrize(
     ("call", "args", "ret"),
     [

@@ -17,6 +17,7 @@ from memtrace.collect.ptrace import ENTRY_ARG0, ENTRY_NR, ENTRY_OP
 from memtrace.collect.tracee import Tracee
 from memtrace.space.address_space import READ_IMPLIES_EXEC
 from memtrace.space.calls import (
+    EINVAL,
     INT,
     MADV_DOFORK,
     MADV_DONTFORK,
@@ -95,6 +96,11 @@ class ReadBack:
         if -4096 < ret < 0:
             if _decides_what_is_inherited(name, a):
                 return _dontfork(tracee, 0, TASK_SIZE)
+            if name == "prctl" and a[0] & INT == PR_SET_VMA and ret != EINVAL:
+                # It names one VMA after the other, up to one of a file, and all but the holes
+                # (`madvise_walk_vmas`); an EINVAL is of its arguments.
+                low = a[2] & -PAGE
+                return _lines(tracee, low, min(low + round_up(a[3]), TASK_SIZE))
             found = _after_failure(tracee, name, a)
             if name == "mremap" and found and a[3] & MREMAP_FIXED:
                 # It may have moved some mappings and failed at the next (`remap_move`): VM_DONTCOPY

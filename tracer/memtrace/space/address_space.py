@@ -15,7 +15,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 
-from memtrace.space.canonical import DONTFORK, GROWSDOWN, PLAIN, Attr, Run, merge
+from memtrace.space.canonical import (
+    DONTFORK,
+    GROWSDOWN,
+    PLAIN,
+    Attr,
+    Run,
+    is_given,
+    is_label,
+    may_hide,
+    merge,
+)
 from memtrace.trace.mapping import Mapping
 
 Piece = tuple[int, int, Attr, int]
@@ -135,13 +145,14 @@ class AddressSpace:
 
     def agrees(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> int | None:
         """How many maximal runs there are, if a kernel map (parsed by `MapsCache`) has the same
-        ones; None if it has others. Equal canonical forms, without making them.
+        ones; None if it has others. Equal canonical forms, without making them, but for names
+        that a label hides.
         """
         starts, ends = self._starts, self._ends
         i, count, runs = 0, len(starts), 0
         reached = end = -1  # how far the model's piece at hand, and the kernel's last line, go
         ours = key = None
-        for s, e, attr, _ in parsed:
+        for s, e, attr, label in parsed:
             if s != end:
                 if reached > end or s < end:
                     return None
@@ -155,15 +166,24 @@ class AddressSpace:
                         return None
                     reached, ours, _tag = ends[position]
                     i += 1
-                if ours is not attr and (ours is None or ours[:5] != attr[:5]):
+                if ours is not attr and (
+                    ours is None or (ours[:5] != attr[:5] and not may_hide(label, attr, ours))
+                ):
                     return None
                 position = reached if reached < e else e
         return runs if i == count and reached <= end else None
 
+    def shown(self, parsed: Iterable[tuple[int, int, Attr, str]]) -> list[Run]:
+        """The canonical form of a kernel map, with the names that its labels hide as held here."""
+        return merge(
+            piece for s, e, attr, label in parsed for piece in _under(label, s, e, attr, self)
+        )
+
     def mappings(self) -> list[Mapping]:
         """Canonical runs as lines of maps, with paths and the [heap] and [stack] labels put back.
 
-        Labels go by address, as the kernel's `vma_is_initial_heap` and `vma_is_initial_stack` do.
+        Labels go by address, as the kernel's `vma_is_initial_heap` and `vma_is_initial_stack` do;
+        but a given name stands where the kernel would hide it.
         """
         out = []
         for r in self.canonical():
@@ -306,8 +326,9 @@ class AddressSpace:
                 self.cut(start, end)
             if path and attr.is_file:
                 self.paths[attr.dev, attr.ino] = path
-            for piece in self._continue(start, end, attr, old.pieces(start, end)):
-                self.put(*piece)
+            for s, e, shown in _under(path, start, end, attr, old):
+                for piece in self._continue(s, e, shown, old.pieces(s, e)):
+                    self.put(*piece)
 
     def set_range(
         self, low: int, high: int, parsed: Iterable[tuple[int, int, Attr, str]]
@@ -318,7 +339,7 @@ class AddressSpace:
         want: list[tuple[int, int, Attr]] = []
         for start, end, attr, path in parsed:
             if start < high and end > low:
-                want.append((max(start, low), min(end, high), attr))
+                want += _under(path, max(start, low), min(end, high), attr, self)
                 if path and attr.is_file:
                     self.paths[attr.dev, attr.ino] = path
         if merge(want) == self.canonical(low, high):
@@ -340,17 +361,18 @@ class AddressSpace:
     def _continue(self, low: int, high: int, attr: Attr, old: Iterable[Piece]) -> list[Piece]:
         """The pieces of a kernel line [low, high): where the same backing was before, its pages
         keep their tag and what maps does not show (VM_DONTCOPY, VM_GROWSDOWN), whatever their
-        permissions have become; mprotect that stops at a hole has re-protected the part before.
+        permissions and given names have become; mprotect that stops at a hole has re-protected the
+        part before, and prctl(PR_SET_VMA_ANON_NAME) named it.
         """
         out: list[Piece] = []
         position = low
         for start, end, was, tag in old:
             a, b = max(start, low), min(end, high)
-            if a >= b or was[1:5] != attr[1:5]:
+            if a >= b or was[1:4] != attr[1:4] or not _as_named(was, attr):
                 continue
             if a > position:
                 out.append((position, a, attr, self.new_tag()))
-            out.append((a, b, was._replace(perms=attr.perms), tag))
+            out.append((a, b, was._replace(perms=attr.perms, name=attr.name), tag))
             position = b
         if position < high:
             out.append((position, high, attr, self.new_tag()))
@@ -362,6 +384,29 @@ class AddressSpace:
             e, attr, _ = self._ends[s]
             if attr.flags & GROWSDOWN:
                 yield s, e, attr
+
+
+def _as_named(was: Attr, attr: Attr) -> bool:
+    return was.name == attr.name or (is_given(was.name) and is_given(attr.name))
+
+
+def _under(
+    label: str, low: int, high: int, attr: Attr, held: AddressSpace
+) -> list[tuple[int, int, Attr]]:
+    """A kernel line [low, high) with the given names that its label hides, as they are held."""
+    if not is_label(label):
+        return [(low, high, attr)]
+    out = []
+    position = low
+    for s, e, was, _ in held.pieces(low, high):
+        if was.name and was[1:4] == attr[1:4] and is_given(was.name):
+            if s > position:
+                out.append((position, s, attr))
+            out.append((s, e, attr._replace(name=was.name)))
+            position = e
+    if position < high:
+        out.append((position, high, attr))
+    return out
 
 
 class _Shared(AddressSpace):

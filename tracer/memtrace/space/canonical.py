@@ -7,6 +7,9 @@ invisible flags (`vma_merge`, anon_vma, VM_ACCOUNT ...), so lines cannot be deri
 f can. The canonical form is the maximal-run encoding of f: equal canonical forms mean the same
 permissions and backing for every page. Dropped are exactly the run boundaries that f does not
 show and the labels [heap] and [stack], which are functions of brk and start_stack.
+
+A label hides a name: of pages that prctl(PR_SET_VMA_ANON_NAME) has named the kernel shows it only
+where neither label stands (`get_vma_name`). So a labelled line says nothing about their names.
 """
 
 from __future__ import annotations
@@ -75,6 +78,26 @@ _PLAIN_NAMES = ("", "[heap]")
 def is_label(name: str) -> bool:
     """Whether a maps name is only a label the kernel derives from addresses."""
     return name in ("[heap]", "[stack]") or name.startswith("[stack:")
+
+
+def is_given(name: str) -> bool:
+    """Whether a name is one that prctl(PR_SET_VMA_ANON_NAME) gave, or none: it can change while the
+    pages stay what they are.
+    """
+    return not name or name.startswith("[anon:")
+
+
+def may_hide(label: str, shown: Attr, held: Attr) -> bool:
+    """Whether pages that the kernel shows as `shown` under a label may be what the model holds: all
+    the same but a given name.
+    """
+    return (
+        shown[:4] == held[:4]
+        and not shown.name
+        and not held.is_file
+        and is_given(held.name)
+        and is_label(label)
+    )
 
 
 def attr_of(m: Mapping) -> Attr:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.canonical import Attr, MapsCache, Run, merge
+from memtrace.space.canonical import Attr, MapsCache, Run, may_hide
 
 #: Runs of a drift that are kept, of each side.
 KEEP = 40
@@ -65,7 +65,7 @@ def compare(
     grown = import_growth(space, parsed)
     if grown and (runs := space.agrees(parsed)) is not None:
         return Comparison(grown, None, runs)
-    kernel = merge((s, e, a) for s, e, a, _ in parsed)
+    kernel = space.shown(parsed)
     model = space.canonical()
     theirs, ours = set(kernel), set(model)
     model = [r for r in model if r not in theirs]
@@ -85,11 +85,12 @@ def import_growth(space: AddressSpace, parsed: Sequence[tuple[int, int, Attr, st
     """
     grown, lines = 0, None
     for start, _, attr in list(space.lowest_growing()):
-        lines = lines or sorted((s, e, kernel[:5]) for s, e, kernel, _ in parsed)
+        lines = lines or sorted((s, e, kernel, label) for s, e, kernel, label in parsed)
         i = bisect_left(lines, (start,)) - 1
         if i < 0:
             continue
-        s, e, kernel = lines[i]
-        if start < e and kernel == attr[:5] and space.is_free(s, start):
+        s, e, kernel, label = lines[i]
+        alike = kernel[:5] == attr[:5] or may_hide(label, kernel, attr)
+        if start < e and alike and space.is_free(s, start):
             grown += space.grow_down(start, s)
     return grown
