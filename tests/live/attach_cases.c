@@ -137,6 +137,120 @@ static void broken_page(void)
     mark();
 }
 
+static void moves_the_break(char *to)
+{
+    account_require(syscall(SYS_brk, to) == (long)to, "the break moves");
+    mark();
+}
+
+/* A heap of 16 pages; its end is told. */
+static char *heap(void)
+{
+    struct account a;
+    uintptr_t now = (uintptr_t)syscall(SYS_brk, 0L);
+    char *end = (char *)(((now + PAGE - 1) & -(uintptr_t)PAGE) + 16 * PAGE);
+
+    account_require(syscall(SYS_brk, end) == (long)end, "a heap");
+    account_open(&a, "break");
+    account_uint(&a, "end", (uint64_t)(uintptr_t)end);
+    account_close(&a);
+    return end;
+}
+
+/* Right above it lies what is alike, which the kernel shows as one line with it. */
+static char *heap_with_neighbour(void)
+{
+    char *end = heap();
+
+    account_require(mmap(end, 40 * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == end, "mmap");
+    return end;
+}
+
+static void heap_shrinks_below_a_neighbour(void)
+{
+    char *end = heap_with_neighbour();
+
+    ready();
+    moves_the_break(end - 8 * PAGE);
+    moves_the_break(end - 4 * PAGE + 5);
+    munmap(end + 4 * PAGE, 2 * PAGE);
+    mark();
+}
+
+/* Inside its last page, where nothing comes or goes; and refused, because the neighbour is in the way. */
+static void heap_stays_below_a_neighbour(void)
+{
+    char *end = heap_with_neighbour();
+
+    ready();
+    account_require(syscall(SYS_brk, end + 8 * PAGE) == (long)end, "the neighbour is in the way");
+    mark();
+    moves_the_break(end - 5);
+    moves_the_break(end - 2 * PAGE);
+}
+
+static void heap_moves_below_a_neighbour(void)
+{
+    char *end = heap_with_neighbour();
+
+    ready();
+    moves_the_break(end - 5);
+    moves_the_break(end - 2 * PAGE);
+}
+
+/* The end of the heap is not mapped any more: the break stands above its line. */
+static void heap_grows_over_a_hole(void)
+{
+    char *end = heap();
+
+    munmap(end - 2 * PAGE, 2 * PAGE);
+    ready();
+    moves_the_break(end + 8 * PAGE);
+    moves_the_break(end - PAGE);
+}
+
+static void heap_shrinks_over_a_hole(void)
+{
+    char *end = heap();
+
+    munmap(end - 2 * PAGE, 2 * PAGE);
+    ready();
+    moves_the_break(end - 6 * PAGE);
+    moves_the_break(end);
+}
+
+/* Nothing of it is mapped, and no line bears the label. */
+static void heap_is_gone(void)
+{
+    char *end = heap();
+    uintptr_t start = (uintptr_t)end - 16 * PAGE;
+
+    munmap((char *)start, 16 * PAGE);
+    ready();
+    moves_the_break(end + 3 * PAGE);
+    moves_the_break(end - 3 * PAGE);
+}
+
+/* Whoever moves it first, parent or child. */
+static void heap_of_a_child(void)
+{
+    char *end = heap_with_neighbour();
+    pid_t pid;
+    int status;
+
+    ready();
+    pid = fork();
+    if (pid == 0) {
+        marks = 100;
+        moves_the_break(end - 3 * PAGE);
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    account_require(status == 0, "the child ends well");
+    moves_the_break(end - 7 * PAGE);
+    moves_the_break(end - PAGE);
+}
+
 static void *steps_in_thread(void *unused)
 {
     (void)unused;
@@ -396,6 +510,13 @@ static const struct {
     { "flags", flags },
     { "chunks", chunks },
     { "broken-page", broken_page },
+    { "heap-shrinks", heap_shrinks_below_a_neighbour },
+    { "heap-stays", heap_stays_below_a_neighbour },
+    { "heap-moves", heap_moves_below_a_neighbour },
+    { "heap-grows-over-a-hole", heap_grows_over_a_hole },
+    { "heap-shrinks-over-a-hole", heap_shrinks_over_a_hole },
+    { "heap-gone", heap_is_gone },
+    { "heap-of-a-child", heap_of_a_child },
     { "zombie-leader", zombie_leader },
     { "exec-from-thread", exec_from_thread },
     { "vfork-parent", vfork_parent },

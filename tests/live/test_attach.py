@@ -53,10 +53,12 @@ def attached(done: Traced) -> Attach:
     return record
 
 
-def whole(standing: Standing, case: str, tmp_path: Path, marks: int = 1) -> Traced:
+def whole(
+    standing: Standing, case: str, tmp_path: Path, marks: int = 1, options: tuple[str, ...] = ()
+) -> Traced:
     """Attach to a standing case, let it go on to its end; everything it told is in the trace."""
     with standing(case) as t:
-        with attaching(tmp_path / "t.json", t.pid, told=t.told) as a:
+        with attaching(tmp_path / "t.json", t.pid, *options, told=t.told) as a:
             a.begun()
             t.step()
             done = a.ended()
@@ -104,6 +106,25 @@ def test_the_break_is_known_to_the_page_until_brk_tells(standing: Standing, tmp_
     end = int(heap.split()[0].split("-")[1], 16)
     assert end == (told["end"] + 4095) & ~4095
     assert len(done.calls("brk")) == 2
+
+
+@pytest.mark.parametrize("options", [(), ("--engine", "strace")], ids=["ptrace", "strace"])
+@pytest.mark.parametrize(("case", "marks"), [
+    ("heap-shrinks", 3), ("heap-stays", 3), ("heap-moves", 2), ("heap-grows-over-a-hole", 2),
+    ("heap-shrinks-over-a-hole", 2), ("heap-gone", 2), ("heap-of-a-child", 3),
+])  # fmt: skip
+def test_the_first_brk_wherever_the_break_stood(
+    standing: Standing, tmp_path: Path, case: str, marks: int, options: tuple[str, ...]
+) -> None:
+    """A mapping that is like the heap lies right above it, or its last pages are not mapped."""
+    done = whole(standing, case, tmp_path, marks, options)
+    (told,) = done.told("break")
+    ends = {
+        int(line.split()[0].split("-")[1], 16)
+        for line in attached(done).maps
+        if line.endswith("[heap]")
+    }
+    assert told["end"] not in ends  # the kernel's label does not tell it
 
 
 def test_a_zombie_leader(standing: Standing, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def recorded(r: Result, path: str) -> list[str]:
     following = f"memtrace report {shlex.quote(path)}"
     peaks = (("heap", r.heap_peak), ("mapped", r.vm_peak * PAGE), ("resident", r.rss_peak * PAGE))
     return [
-        "  " + ", ".join(f"{what} peak {format_size(size)}" for what, size in peaks),
+        "  " + ", ".join(f"{w} peak {format_size(size)}" for w, size in peaks if size is not None),
         f"  {word}: {exact} of {total} kernel snapshots reproduced",
         f"  wrote {path} ({format_size(r.bytes_written)})    next: {following}",
     ]

@@ -34,6 +34,7 @@ from memtrace.space.canonical import ASSUMED, Attr
 from memtrace.space.compare import Comparison
 from memtrace.trace.mapping import ANON_DEV
 from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
+from memtrace.trace.sizes import round_up
 
 MADV_DONTNEED = 4
 #: Bytes that may lie above a new thread's stack in its mapping: static TLS and its descriptor.
@@ -44,6 +45,8 @@ _REMEMBERED = 4096
 #: stack pointer is in libc also when a function that libc had called (start_thread, a signal
 #: handler) ended in a jump to mmap.
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
+#: What lies right above the heap: what malloc maps where a brk has failed, or anything else.
+_BESIDE_THE_HEAP = ("main-arena", "malloc-chunk", "anon")
 #: Who unmaps otherwise than by free.
 _NOT_FREE = frozenset({PROGRAM, LIBRARY, ALLOCATOR, LOADER})
 #: Whose munmap is not malloc's, and whose may be.
@@ -293,10 +296,13 @@ class Account:
             caller, m.glibc, m.layout.version, m.settings, m.threshold,
             failed == ("mmap", "chunk"), self._chunks(), self._unseen_bytes(),
         )  # fmt: skip
-        step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge)
+        labelled = self.heap.loose
+        step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge, change)
         if step is not None and step.asked > step.end:
             malloc = caller.who == LIBC and caller.outer == LIBC
             self._failed[tid] = ("brk", "malloc" if malloc else "any")
+        if change is not None and labelled:
+            change = self._labelled(change, change.brk_from or round_up(call.ret))
         if change is not None:
             self._follow(seq, t, call, "brk", change)
 
@@ -314,6 +320,29 @@ class Account:
         dead = self.regions.unmapped(removed[0], seq)
         if dead is not None:
             self._died(seq, t, call, "munmap", dead)
+
+    def _labelled(self, change: Change, before: int) -> Change:
+        """The first brk after an attach told what of the [heap] line was the heap, up to `before`:
+        the rest gets a region of its own. What is left of the change.
+        """
+        space = self.p.space
+        heap = self.regions.alive.get(space.heap_tag)
+        others = [piece for piece in change.added if piece[3] != space.heap_tag]
+        if heap is not None and others:
+            tag = others[0][3]
+            r = Region(tag, others[0][0], others[-1][1], self.p.born_seq, None, "attach")
+            r.length = r.bytes = r.peak = sum(e - s for s, e, _, _ in others)
+            r.older, r.inherited, r.candidates = heap.older, heap.inherited, _BESIDE_THE_HEAP
+            self._rule_on(r)
+            self.regions.carve(heap, r)
+            low = space.start_brk if space.start_brk is not None else heap.start
+            self.regions.never_more(heap, before - (low & -self.page))
+            spans = {piece[:2] for piece in others}
+            change = Change(
+                [piece for piece in change.removed if piece[:2] not in spans],
+                [piece for piece in change.added if piece[:2] not in spans],
+            )
+        return change
 
     def _follow(self, seq: int, t: int, call: Call, name: str, change: Change) -> None:
         births, died, changed = self.regions.shift(change.removed, change.added, seq)

@@ -13,6 +13,7 @@ from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, Caller
 from memtrace.malloc.glibc import DEFAULT_THRESHOLD, DEFAULT_TOP_PAD, Settings, Version
 from memtrace.malloc.threshold import Threshold
 from memtrace.space.address_space import AddressSpace
+from memtrace.space.calls import Change
 from memtrace.trace.sizes import round_up
 
 #: Steps kept per process, the largest.
@@ -26,7 +27,8 @@ class Step:
     """A move of the break, or a refused one (`delta` 0, `asked` the break that was asked for).
 
     `delta` is new minus old break, `end` the break after. Not `exact`: the old break was known to
-    the page only, and `delta` is counted from that page's end; the true one is up to a page more.
+    the page only, and `delta` is counted from that page's end, as the pages that came or went tell;
+    the true one is up to a page more.
     `cause` names what refused it: `next-mapping` when a mapping is in the way, else None. `verdict`
     and `reason` are those of the report.
     """
@@ -49,10 +51,12 @@ class Heap:
 
     Attributes:
         older: it was there before the trace (an attach), or is a copy of such a one.
-        loose: `brk` is the end of the page that the break lies in; the first call tells it.
+        loose: no call has told the break: `brk` is where the kernel's [heap] line ended, which
+            proves neither that the heap goes that far nor that it ends there (`seed`).
         blind: the first call seen may have moved it: from where is not known, so it is no step.
-        rounded: a loose break has gone into `peak` and the sums; they are less than a page off.
-        first: bytes at the birth.
+        rounded: a break known to the page has gone into `peak` and the sums; they are less than a
+            page off.
+        first: bytes at the birth, None while loose.
         peak: the largest extent, brk - start, in bytes.
         over_default: growths that prove a request of 128 KiB or more was served by the heap.
         refused: growths that the kernel refused.
@@ -89,16 +93,28 @@ class Heap:
         start, brk = space.start_brk, space.brk
         heap = cls(start, brk)
         if older:
-            heap.older, heap.loose, heap.own, heap.pair = True, space.brk_is_page, None, None
-        if start is not None and brk is not None:
+            heap.older, heap.loose, heap.own, heap.pair = True, space.brk_by_label, None, None
+        if start is not None and brk is not None and not heap.loose:
             heap.first = heap.peak = max(brk - start, 0)
         return heap
 
     def final(self) -> int | None:
         """Bytes between the start of the heap and the break."""
-        if self.start is None or self.brk is None:
+        if self.start is None or self.brk is None or self.loose:
             return None
         return self.brk - self.start
+
+    def end(self) -> int | None:
+        """The break."""
+        return None if self.loose else self.brk
+
+    def most(self) -> int | None:
+        """While no call has told the break: the bytes that the heap has at most, as far as it is
+        mapped; for no page above the kernel's label is the heap's (`vma_is_initial_heap`).
+        """
+        if not self.loose or self.start is None or self.brk is None:
+            return None
+        return max(self.brk - self.start, 0)
 
     def note(self, step: Step) -> None:
         """Add a step to the ledger."""
@@ -114,9 +130,10 @@ class Heap:
             self.steps = sorted(largest[:STEPS], key=lambda s: s.seq)
 
     def moved(
-        self, seq: int, t: int, tid: int, asked: int, ret: int, space: AddressSpace, judge: Judge
-    ) -> Step | None:
-        """One brk call; the step it was, None for a query."""
+        self, seq: int, t: int, tid: int, asked: int, ret: int, space: AddressSpace, judge: Judge,
+        change: Change | None = None,
+    ) -> Step | None:  # fmt: skip
+        """One brk call, and what it changed; the step it was, None for a query."""
         old = self.brk
         if old is None and self.older:
             self.brk = ret  # where it begins no call tells; whether it moved is not known
@@ -129,12 +146,13 @@ class Heap:
             self.peak = max(self.peak, ret - self.start)
             return None
         loose, self.loose = self.loose, False
-        if loose and (ret != asked or old - 4096 < ret <= old):
-            # It tells the break. Whether it moved inside its page is not known.
-            self.brk = old = ret
+        if loose:
+            before = None if change is None else change.brk_from
+            # Without a page that came or went it tells the break, not whether that moved.
+            self.brk = old = ret if before is None else before
+            loose = before not in (None, self.start)
             if self.start is not None:
-                self.first = self.peak = max(ret - self.start, 0)
-            loose = False
+                self.first = self.peak = max(old - self.start, 0)
         if ret == old and (asked == old or 0 <= asked < (self.start or old)):
             return None
         self.rounded = self.rounded or loose

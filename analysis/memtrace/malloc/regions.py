@@ -214,6 +214,12 @@ class Regions:
             self._move(r, -size)
         self.born(part)
 
+    def never_more(self, r: Region, most: int) -> None:
+        """`r`, all of its kind, was found with what is not of it: it had at most so many bytes."""
+        r.length, r.peak = min(r.length, most), min(r.peak, most)
+        if r.sum is not None:
+            r.sum.peak = min(r.sum.peak, most)
+
     def settle(self, r: Region) -> None:
         """The kind is final: account for it."""
         if not r.settled:

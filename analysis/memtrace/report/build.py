@@ -314,7 +314,8 @@ def _heap(a: Account, *, timed: bool) -> HeapRow:
     final = h.final()
     return HeapRow(
         start=h.start,
-        end=h.brk,
+        end=h.end(),
+        most_bytes=h.most(),
         peak_bytes=None if final is None else h.peak,
         final_bytes=final,
         grown_bytes=h.grown_bytes,

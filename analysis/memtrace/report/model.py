@@ -99,6 +99,7 @@ class HeapRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     start: int | None
     end: int | None
+    most_bytes: int | None
     peak_bytes: int | None
     final_bytes: int | None
     grown_bytes: int

@@ -114,6 +114,8 @@ class _Text:
         moves = f"{plural(heap.growths, 'growth')}, {plural(heap.shrinks, 'shrink')}"
         if heap.start is None and heap.end is not None:
             rows.append(("heap (brk)", "unknown", f"no call told where it begins; {moves}"))
+        if heap.most_bytes is not None:
+            rows.append(("heap (brk)", *words.untold(heap.most_bytes)))
         if heap.peak_bytes is not None and heap.final_bytes is not None:
             was = _was(None if before is None else before.heap_bytes)
             note = f"{peak}; {was}{format_size(heap.final_bytes)} {end}; {moves}"
@@ -242,6 +244,8 @@ class _Text:
         order = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
         for name, k in order:
             gloss = words.KINDS.get(name, "")
+            if name == "heap" and p.heap.most_bytes is not None:
+                gloss = words.LABELLED
             peak, final = format_size(k.peak_bytes), format_size(k.final_bytes)
             rows.append((name, f"{k.count:,}", peak, final, gloss))
         heading = self._heading("memory by kind", "count: regions ever; peak: the most at one time")
@@ -252,6 +256,9 @@ class _Text:
         out = [
             self._heading("heap", "the area that brk moves the end of; small requests live here")
         ]
+        if heap.most_bytes is not None:
+            text = f"never moved{words.since(p)}; {': '.join(words.untold(heap.most_bytes))}"
+            return [*out, *paragraph(text, self.width, "  "), ""]
         if heap.end is None:
             return [*out, "  not seen: no call told where it is", ""]
         if heap.start is None:
@@ -266,7 +273,6 @@ class _Text:
             if heap.final_bytes:
                 text += f"; it holds {format_size(heap.final_bytes)}"
                 text += ", inherited from its parent" if p.inherited else ""
-                text += "" if heap.exact else " (to the page: no call told where it ends)"
             return [*out, *paragraph(text, self.width, "  "), ""]
         sizes = [s.end - heap.start for s in heap.steps] if heap.start is not None else []
         line = sparkline(sizes, self.width - 30)
@@ -336,7 +342,14 @@ class _Text:
         rows: list[tuple[str, ...]] = [("address", "peak", "kind", "proven by", "born", "gone")]
         rows += [self._region(r) for r in own[:_REGIONS]]
         room = max(self.width - max(map(columns, table(rows, "<><<>>"))) - 2, 1)
-        notes = ["", *(_about(r, room) for r in own[:_REGIONS])]
+        labelled = p.heap.most_bytes is not None
+        notes = [
+            "",
+            *(
+                fit(words.LABELLED, room) if labelled and r.kind == "heap" else _about(r, room)
+                for r in own[:_REGIONS]
+            ),
+        ]
         note = "without the program's own files, its loader and stack"
         if p.attached is not None:
             note = "older: than the trace; without libraries and the main stack"

@@ -30,6 +30,8 @@ KINDS = {
     "unknown": "no evidence says what it is",
 }
 
+LABELLED = "labelled [heap]: at most that"
+
 CAUSES = {
     "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
     "possible-rise": "a mapped chunk may have been freed here, and that may have raised it",
@@ -128,6 +130,16 @@ def age(ns: int) -> str:
         if minutes >= size:
             return f"{minutes // size:,} {big} {minutes % size // most} {small}"
     return f"{minutes} min" if minutes else format_time(max(ns, 0))
+
+
+def untold(most: int) -> tuple[str, str]:
+    """A heap that no call has told the end of: its size, and what is to be said of it."""
+    if not most:
+        return "0 B", "nothing of it is mapped"
+    return (
+        f"at most {format_size(most)}",
+        "where the break stands is not known before the first brk",
+    )
 
 
 def perhaps_chunks(p: ProcessRow) -> str:

@@ -368,6 +368,30 @@ def test_once_reads_may_imply_exec_each_call_says_whose_it_is(
     assert protected["x"][:2] == [low, low + PAGE]
 
 
+def test_the_first_brk_after_an_attach_reads_what_lies_around_the_break(
+    read_back: ReadBack, mm: Mm
+) -> None:
+    area = Place(5)
+    low = area.address
+    area.memory.madvise(mmap.MADV_DONTFORK, PAGE, 4 * PAGE)  # which makes a line of its own
+    assert ctypes.CDLL(None).munmap(ctypes.c_void_p(low + 3 * PAGE), ctypes.c_size_t(PAGE)) == 0
+    line = f"{low + PAGE:x}-{low + 3 * PAGE:x} rw-p"
+
+    def first(asked: int, brk: int) -> Any:
+        mm.brk_told = False
+        found = after(read_back, mm, 12, [asked], brk)
+        assert mm.brk_told
+        assert after(read_back, mm, 12, [asked], brk) is None
+        return found and (*found["x"][:2], *(text[: len(line)] for text in found["x"][2]))
+
+    assert first(low + 2 * PAGE, low + 2 * PAGE) == (low + PAGE, low + 2 * PAGE, line)
+    assert first(low + 3 * PAGE - 5, low + 3 * PAGE - 5) == (low + PAGE, low + 4 * PAGE, line)
+    assert first(low + 4 * PAGE, low + 4 * PAGE) == (low + 3 * PAGE, low + 4 * PAGE)
+    assert first(0, low + 3 * PAGE) is None  # it only asked
+    assert first(low + 4 * PAGE, low + 3 * PAGE) is None  # refused
+    area.close()
+
+
 def test_after_a_ring_there_is_nothing_up_to_the_next_mapping(
     read_back: ReadBack, mm: Mm, place: Place
 ) -> None:

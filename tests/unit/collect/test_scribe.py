@@ -279,6 +279,15 @@ def test_the_peak_of_the_heap_is_above_its_start() -> None:
     assert desk.scribe.heap_peak == 0x21000
 
 
+def test_a_label_tells_no_peak_of_the_heap() -> None:
+    desk = Desk()
+    heap = f"{HEAP:x}-{HEAP + 0x400000:x} rw-p 00000000 00:00 0 [heap]"
+    desk.life("attach", mm=2, pid=7, start_brk=HEAP, blob=f"{heap}\n".encode())
+    assert desk.scribe.heap_peak == 0  # of the program before
+    desk.call("brk", [0], HEAP + 0x2000, mm=2)
+    assert desk.scribe.heap_peak == 0x2000
+
+
 # -- sites --------------------------------------------------------------------------------------
 
 

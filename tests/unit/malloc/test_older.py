@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.unit.conftest import EXE, HEAP, LIBC
 
-from memtrace.trace.records import Attach, Libc, Snap
+from memtrace.trace.records import Attach, Ext, Libc, Snap
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Scene
@@ -688,11 +688,15 @@ def test_a_shrink_from_a_page(scene: Scene) -> None:
     assert (p.heap.final_bytes, p.heap.shrinks) == (0x10800, 1)
 
 
-def test_without_a_call_the_heap_is_known_to_the_page(scene: Scene) -> None:
+def test_without_a_call_no_more_is_known_of_the_heap_than_what_it_has_at_most(scene: Scene) -> None:
     p = scene.attach([HEAP_LINE], brk=IN_PAGE).process()
-    assert (p.heap.start, p.heap.end, p.heap.final_bytes, p.heap.exact) == (
-        HEAP, HEAP + 0x21000, 0x21000, False,
+    assert (p.heap.start, p.heap.end, p.heap.final_bytes, p.heap.peak_bytes) == (
+        HEAP, None, None, None,
     )  # fmt: skip
+    assert (p.heap.most_bytes, p.heap.exact) == (0x21000, False)
+    assert p.attached is not None
+    assert p.attached.heap_bytes is None
+    assert not {"heap.peak_bytes", "heap.final_bytes"} & set(p.metrics)
     without = Attach(t=0, pid=1, mm=1, exe=EXE, maps=[HEAP_LINE])
     scene.records[:] = [without]
     scene.brk(0x1000)
@@ -701,6 +705,79 @@ def test_without_a_call_the_heap_is_known_to_the_page(scene: Scene) -> None:
     assert (heap.start, heap.peak_bytes, heap.final_bytes) == (None, None, None)  # it was hidden
     assert [(s.delta, s.exact) for s in heap.steps] == [(0x800, False), (0x1000, True)]
     assert heap.growths == 2
+
+
+#: Half of the line is somebody else's.
+MIDDLE = HEAP + 0x10000
+
+
+def first_brk(scene: Scene, delta: int, low: int, high: int, *lines: str) -> int:
+    return scene.brk(delta, by="sbrk", ext=Ext(x=(low, high, list(lines))))
+
+
+def test_what_the_label_shows_of_a_neighbour_is_not_the_heaps(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], brk=MIDDLE)
+    heap = f"{HEAP:x}-{MIDDLE - 0x8000:x} rw-p 00000000 00:00 0 [heap]"
+    first_brk(scene, -0x8000, HEAP, MIDDLE, heap)
+    p = scene.process()
+    (step,) = p.heap.steps
+    assert (step.delta, step.exact) == (-0x8000, False)
+    assert (p.heap.peak_bytes, p.heap.final_bytes, p.heap.most_bytes) == (0x10000, 0x8000, None)
+    assert p.attached is not None
+    assert p.attached.heap_bytes == 0x10000
+    beside = at(p, MIDDLE)
+    assert (beside.kind, beside.older, beside.born_seq, beside.bytes) == (
+        "unknown",
+        True,
+        1,
+        0x11000,
+    )
+    assert beside.candidates[0] == "main-arena"
+    assert (at(p, HEAP).kind, at(p, HEAP).peak_bytes, at(p, HEAP).bytes) == (
+        "heap",
+        0x10000,
+        0x8000,
+    )
+    assert (p.kinds["heap"].peak_bytes, p.kinds["heap"].final_bytes) == (0x10000, 0x8000)
+    assert p.attached.regions == p.regions_total
+    assert p.attached.regions_gone == 0
+
+
+@pytest.mark.parametrize("told_by", ["query", "refused"])
+def test_an_answer_tells_what_of_the_label_is_the_heap(scene: Scene, told_by: str) -> None:
+    scene.attach([HEAP_LINE], brk=MIDDLE)
+    if told_by == "query":
+        scene.query()
+    else:
+        scene.refused(0x4000)
+    p = scene.process()
+    assert (p.heap.peak_bytes, p.heap.final_bytes, p.heap.exact) == (0x10000, 0x10000, True)
+    assert (at(p, HEAP).bytes, p.kinds["heap"].peak_bytes) == (0x10000, 0x10000)
+    assert (at(p, MIDDLE).kind, at(p, MIDDLE).bytes) == ("unknown", 0x11000)
+    assert [s.delta for s in p.heap.steps] == [0] * (told_by == "refused")
+
+
+def test_a_heap_whose_end_was_unmapped_grows_from_where_it_fills(scene: Scene) -> None:
+    low, high = HEAP + 0x23000, HEAP + 0x30000
+    scene.attach([HEAP_LINE], brk=low)
+    first_brk(scene, 0x8000, low, high, f"{low:x}-{low + 0x8000:x} rw-p 00000000 00:00 0 [heap]")
+    p = scene.process()
+    assert [(s.delta, s.exact) for s in p.heap.steps] == [(0x8000, False)]
+    assert (p.heap.final_bytes, p.heap.peak_bytes) == (0x2B000, 0x2B000)
+    (heap,) = [r for r in p.regions if r.kind == "heap"]
+    assert (heap.bytes, heap.older) == (0x29000, True)
+
+
+def test_the_neighbour_of_a_childs_heap_is_its_own_region_there_as_well(scene: Scene) -> None:
+    scene.attach([HEAP_LINE], brk=MIDDLE)
+    scene.fork(2, 2).as_(2, 2)
+    heap = f"{HEAP:x}-{MIDDLE - 0x8000:x} rw-p 00000000 00:00 0 [heap]"
+    first_brk(scene, -0x8000, HEAP, MIDDLE, heap)
+    parent, child = scene.process(0), scene.process(1)
+    assert (parent.heap.most_bytes, child.heap.most_bytes) == (0x21000, None)
+    assert (at(child, HEAP).bytes, at(child, MIDDLE).kind) == (0x8000, "unknown")
+    assert at(child, MIDDLE).inherited
+    assert at(parent, HEAP).bytes == 0x21000
 
 
 def test_an_attached_heap_that_never_was(scene: Scene) -> None:

@@ -463,7 +463,11 @@ def test_the_process_that_was_asked_about_comes_first(scene: Scene) -> None:
 def test_a_heap_that_nobody_moved_since_the_attach(scene: Scene) -> None:
     scene.attach([HEAP_LINE], brk=0x1020800).detach()
     flat = " ".join(checked_text(scene.report()).split())
-    assert "never moved since the attach; it holds 132 KiB (to the page: no call told" in flat
+    untold = "at most 132 KiB: where the break stands is not known before the first brk"
+    assert f"never moved since the attach; {untold}" in flat
+    assert f"heap (brk) {untold.replace(':', '')}" in flat
+    assert "labelled [heap]: at most that" in flat
+    assert "heap.peak_bytes" not in scene.process().metrics
     assert "nothing stands out" in flat
     assert "at the end 128 KiB to 32 MiB no mapping or growth since then narrows it" in flat
 

@@ -9,7 +9,8 @@ from memtrace.space.address_space import READ_IMPLIES_EXEC, AddressSpace
 from memtrace.space.calls import Change, apply
 from memtrace.space.canonical import GROWSDOWN, MapsCache, canonical
 from memtrace.space.compare import compare
-from memtrace.trace.records import Ext, FileId
+from memtrace.space.seed import seed
+from memtrace.trace.records import Attach, Ext, FileId
 
 CACHE = MapsCache()
 RW, ANON, FIXED = 3, 0x22, 0x10
@@ -226,13 +227,91 @@ def test_what_a_child_does_not_get_as_the_kernel_tells_it() -> None:
 
 def test_the_break_is_where_prctl_puts_it() -> None:
     space = space_of()
-    space.brk_is_page = True
+    space.brk_by_label = True
     do(space, "prctl", [35, 14, 0x1000, 104, 0], 0, Ext(layout=(0x60000, 0x61234, 0xF1000)))
     assert do(space, "brk", [0x63000], 0x63000) is not None
     assert shown(space) == [A, F, S, "62000-63000 rw-p", T]
     assert [m.path for m in space.mappings()][3:] == ["[heap]", "[stack]"]
     do(space, "prctl", [35, 5 | 1 << 32, 0x12345, 0, 0])  # PR_SET_MM_START_STACK, an int
     assert space.mappings()[0].path == "[stack]"
+
+
+LABELLED = "10000-20000 rw-p 00000000 00:00 0 [heap]"
+BESIDE = "30000-31000 rw-p 00000000 00:00 0"
+
+
+def attached(*lines: str) -> AddressSpace:
+    """As an attach found it; the heap begins at 0x10000."""
+    space = AddressSpace()
+    record = Attach(t=0, pid=1, mm=1, start_brk=0x10000, maps=list(lines))
+    seed(space, record, CACHE.parse(record.maps))
+    return space
+
+
+def below(space: AddressSpace) -> list[str]:
+    """The map as text, and which pages are the heap's."""
+    return [
+        f"{s:x}-{e:x}{' heap' if tag == space.heap_tag else ''}" for s, e, _, tag in space.pieces()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "asked", "x", "after", "brk_from"),
+    [
+        # What lies above is alike, and shown as one line with it.
+        ([LABELLED, BESIDE], 0x14000, (0x10000, 0x18000, ["10000-14000 rw-p 0 00:00 0 [heap]"]),
+         ["10000-14000 heap", "18000-20000", "30000-31000"], 0x18000),
+        ([LABELLED, BESIDE], 0x17FFB, (0x10000, 0x18000, [LABELLED]),
+         ["10000-18000 heap", "18000-20000", "30000-31000"], None),
+        # Its end is not mapped any more.
+        ([LABELLED, BESIDE], 0x28000, (0x24000, 0x30000, ["24000-28000 rw-p 0 00:00 0 [heap]"]),
+         ["10000-20000 heap", "24000-28000 heap", "30000-31000"], 0x24000),
+        ([LABELLED, BESIDE], 0x18000, (0x10000, 0x30000, ["10000-18000 rw-p 0 00:00 0 [heap]"]),
+         ["10000-18000 heap", "30000-31000"], 0x20000),
+        # Nothing of it is mapped.
+        ([BESIDE], 0x28000, (0x24000, 0x30000, ["24000-28000 rw-p 0 00:00 0 [heap]"]),
+         ["24000-28000 heap", "30000-31000"], 0x24000),
+        ([BESIDE], 0x14000, (0x13000, 0x30000, []), ["30000-31000"], None),
+    ],
+)  # fmt: skip
+def test_where_the_break_stood_the_first_brk_after_an_attach_tells(
+    lines: list[str],
+    asked: int,
+    x: tuple[int, int, list[str]],
+    after: list[str],
+    brk_from: int | None,
+) -> None:
+    space = attached(*lines)
+    assert space.brk_by_label
+    change = do(space, "brk", [asked], asked, Ext(x=x))
+    assert below(space) == after
+    assert (space.brk, space.brk_by_label) == (asked, False)
+    assert space.total == sum(e - s for s, e, _, _ in space.pieces())
+    assert brk_from == (None if change is None else change.brk_from)
+    assert change is None or not change.conflict
+    assert do(space, "brk", [asked + 0x1000], asked + 0x1000) is not None  # as any other
+
+
+@pytest.mark.parametrize("x", [None, (0x23000, 0x24000, [])])
+def test_a_brk_that_moved_nothing_tells_the_break_as_well(
+    x: tuple[int, int, list[str]] | None,
+) -> None:
+    space = attached(LABELLED, BESIDE)
+    change = do(space, "brk", [0x24000], 0x17800, Ext(x=x))
+    assert below(space) == ["10000-18000 heap", "18000-20000", "30000-31000"]
+    assert (space.brk, space.brk_by_label) == (0x17800, False)
+    assert change is not None
+    assert (change.conflict, change.brk_from) == (False, None)
+    assert [p[:2] for p in change.added] == [p[:2] for p in change.removed] == [(0x18000, 0x20000)]
+
+
+@pytest.mark.parametrize("x", [(0x30000, 0x20000, []), (-5, 1 << 60, []), (0x18000, 0x19000, [])])
+def test_what_cannot_have_been_read_at_the_first_brk_is_a_conflict(
+    x: tuple[int, int, list[str]],
+) -> None:
+    change = do(attached(LABELLED, BESIDE), "brk", [0x14000], 0x14000, Ext(x=x))
+    assert change is not None
+    assert change.conflict
 
 
 def test_remap_file_pages_rounds_down() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from memtrace.collect.readback import FORK_ADVICE, SHM_REMAP, TASK_SIZE, normalise
 from memtrace.collect.tracee import Tracee
-from memtrace.space.calls import MREMAP_FIXED, PR_SET_VMA
+from memtrace.space.calls import INT, MREMAP_FIXED, PR_SET_VMA
 
 _ADDRESS_AND_LENGTH = frozenset((
     "mmap", "munmap", "mprotect", "pkey_mprotect", "madvise", "mlock", "mlock2", "munlock",
@@ -34,9 +34,9 @@ def changed(name: str, a: Sequence[int]) -> tuple[tuple[int, int], ...]:
         return ((a[0], a[0] + 1),)
     if name == "shmat":  # as far as the segment is long, which the call does not say
         return ((a[1], TASK_SIZE),) if a[2] & SHM_REMAP else ()
-    if name == "prctl" and a[0] & 0xFFFFFFFF == PR_SET_VMA:
+    if name == "prctl" and a[0] & INT == PR_SET_VMA:
         return ((a[2], a[2] + a[3]),)
-    if name == "process_madvise" and a[3] in FORK_ADVICE:
+    if name == "process_madvise" and a[3] & INT in FORK_ADVICE:
         return (_EVERYWHERE,)
     return ()
 

@@ -46,7 +46,7 @@ HUGE_MASK = _HUGE - 1
 #: Calls whose successful effect is always read back.
 ALWAYS = frozenset((
     "shmat", "shmdt", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages",
-    "personality", "process_madvise", "io_destroy",
+    "personality", "process_madvise", "io_destroy", "brk",
 ))  # fmt: skip
 
 _RANGE_CALLS = frozenset(
@@ -108,6 +108,8 @@ class ReadBack:
                 found = _joined(found, _dontfork(tracee, 0, TASK_SIZE))
             return _joined(found, fields)
         address = ret & 0xFFFFFFFF if abi.word == 4 else ret
+        if name == "brk":
+            return b"" if tracee.mm.brk_told else _first_brk(tracee, a[0], address)
         if name == "mmap":
             if a[3] & MAP_GROWSDOWN:
                 tracee.mm.growing_from = 0
@@ -282,6 +284,28 @@ def _whole_line(tracee: Tracee, address: int) -> bytes:
         return b""
     start, end = (int(v, 16) for v in lines[0].split(None, 1)[0].split("-"))
     return wire.extra({"x": [max(start, address), end, lines]})
+
+
+def _first_brk(tracee: Tracee, asked: int, brk: int) -> bytes:
+    """Around the new break, if it may have moved for the first time since the attach: from where,
+    nobody knows. What it has mapped is one VMA with the page below the break, or a part of one
+    (`do_brk_flags`); from what it has unmapped nothing is left, up to the next mapping.
+    """
+    tracee.mm.brk_told = True
+    end = round_up(brk)
+    if asked != brk or end < PAGE:
+        return b""
+    low, high = end - PAGE, TASK_SIZE
+    for line in _overlapping(procfs.read_fd(tracee.mm.maps_fd), low, TASK_SIZE):
+        start, stop = (int(v, 16) for v in line.split(None, 1)[0].split("-"))
+        if start < end:
+            low = start
+        high = max(start, end)
+        if stop > end:
+            break
+    else:
+        high = TASK_SIZE
+    return _lines(tracee, low, high)
 
 
 def _hole_from(tracee: Tracee, address: int) -> bytes:

@@ -90,7 +90,7 @@ class Scribe:
         }
         self.grown = 0
         self.drift: list[tuple[int, int]] = []
-        self.heap_peak = 0
+        self.heap_peak: int | None = None
         self.vm_peak = self.rss_peak = 0
         self._ask = ask
         self._models: dict[int, Model] = {}
@@ -172,7 +172,7 @@ class Scribe:
             elif file is not None and ret is not None:
                 self._look_for_libc(m.mm, model, file.dev, file.ino, file.path)
         elif name == "brk" and space.start_brk is not None and ret is not None:
-            self.heap_peak = max(self.heap_peak, ret - space.start_brk)
+            self.heap_peak = max(self.heap_peak or 0, ret - space.start_brk)
 
     def _count_pages(self, model: Model, m: wire.CallMessage) -> tuple[int | None, int | None]:
         """(total, resident) pages after the call; where the total is not the model's, ask."""
@@ -287,8 +287,8 @@ class Scribe:
             self.vm_peak = max(self.vm_peak, record.vm)
             self.rss_peak = max(self.rss_peak, record.rss or 0)
         space = model.space
-        if space.brk is not None and space.start_brk is not None:
-            self.heap_peak = max(self.heap_peak, space.brk - space.start_brk)
+        if space.brk is not None and space.start_brk is not None and not space.brk_by_label:
+            self.heap_peak = max(self.heap_peak or 0, space.brk - space.start_brk)
 
     def _libcs_there(self, mm: int) -> None:
         """The C libraries that were mapped before the trace began."""

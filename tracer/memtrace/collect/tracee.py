@@ -59,12 +59,13 @@ class Mm:
     `reads_exec` is set once a task's personality has READ_IMPLIES_EXEC: from then on each call says
     what its own is. `growing_from`: a call on pages from here on may meet pages that were mapped by
     stack growth, which no call tells (`grown.may_meet`); `stack_at` is where the main stack
-    was last seen to begin, `in_stack` an address in it.
+    was last seen to begin, `in_stack` an address in it. `brk_told` is unset from an attach to the
+    first brk.
     """
 
     __slots__ = (
-        "blind", "calls", "disordered", "exec_snap", "fresh", "growing_from", "holder", "id",
-        "in_doubt", "in_stack",
+        "blind", "brk_told", "calls", "disordered", "exec_snap", "fresh", "growing_from", "holder",
+        "id", "in_doubt", "in_stack",
         "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
         "overlapping", "pagemap_fd",
         "pid", "reads_exec", "seed_due", "seeded", "slot", "stack_at", "stacks", "statm_fd",
@@ -92,6 +93,7 @@ class Mm:
         self.last_snap_calls = 0
         self.exec_snap = -1
         self.reads_exec = False
+        self.brk_told = True
         self.growing_from = NOWHERE
         self.in_stack = self.stack_at = 0
         self.next_snap = 0
@@ -123,6 +125,7 @@ class Mm:
         """Take from an exec or attach record what decides how calls are looked at."""
         flags = [fields.get("personality", 0), *personalities]
         self.reads_exec = any(p & READ_IMPLIES_EXEC for p in flags)
+        self.brk_told = "tids" not in fields  # an attach record's
         self.in_stack = fields.get("start_stack", 0)
         if self.in_stack:
             limit = fields.get("rlimits", {}).get("STACK") or _STACK_WITHOUT_LIMIT
@@ -133,7 +136,7 @@ class Mm:
 
     def inherits(self, parent: Mm) -> None:
         """It is a copy: the same holds of it."""
-        self.reads_exec = parent.reads_exec
+        self.reads_exec, self.brk_told = parent.reads_exec, parent.brk_told
         self.growing_from, self.in_stack = parent.growing_from, parent.in_stack
 
     def reopen_statm(self, tid: int) -> None:

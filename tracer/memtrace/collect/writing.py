@@ -39,13 +39,14 @@ class Result:
     """What the writer says at its end.
 
     `error` is why the trace could not be written whole (None: it was). `reason` is the footer's.
+    `heap_peak`: None if no call told where a heap ends.
     """
 
     error: str | None
     reason: str
     counts: dict[str, int]
     bytes_written: int
-    heap_peak: int
+    heap_peak: int | None
     vm_peak: int
     rss_peak: int
     grown: int

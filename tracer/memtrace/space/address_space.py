@@ -39,19 +39,19 @@ class AddressSpace:
     """The mapped pages of one mm.
 
     `total` is the mapped bytes: what statm's first field counts (`mm->total_vm`). `brk` and
-    `start_brk` are byte exact, None while unknown; while `brk_is_page` is set, `brk` is the end of
-    the page that the break lies in (or at whose end it stands). `paths` gives the last seen path of
-    each (dev, inode). `assumed`: pages may be mapped that it does not hold, because nobody saw how
-    it began.
+    `start_brk` are byte exact, None while unknown; while `brk_by_label` is set, no call has told
+    the break, and `brk` is where the kernel's [heap] line ended (`seed`). `paths` gives the last
+    seen path of each (dev, inode). `assumed`: pages may be mapped that it does not hold, because
+    nobody saw how it began.
     """
 
     __slots__ = (
-        "_ends", "_starts", "assumed", "brk", "brk_is_page", "heap_tag", "next_tag", "paths",
+        "_ends", "_starts", "assumed", "brk", "brk_by_label", "heap_tag", "next_tag", "paths",
         "personality", "start_brk", "start_stack", "total",
     )  # fmt: skip
     #: What it knows besides its pieces and paths; a copy takes all of it along.
     SCALARS = (
-        "start_brk", "brk", "brk_is_page", "start_stack", "personality", "assumed", "heap_tag",
+        "start_brk", "brk", "brk_by_label", "start_stack", "personality", "assumed", "heap_tag",
         "next_tag",
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ class AddressSpace:
         self.total = 0
         self.start_brk: int | None = None
         self.brk: int | None = None
-        self.brk_is_page = False
+        self.brk_by_label = False
         self.start_stack: int | None = None
         self.personality = 0
         self.assumed = False

@@ -57,12 +57,14 @@ class Change(msgspec.Struct, gc=False):
     """What one call changed: pieces that went and pieces that came (re-protected ones are in both).
 
     `conflict` is set when the call's result contradicts the model: a non-FIXED mmap that lands on
-    mapped pages.
+    mapped pages. `brk_from`: the end of the page in which the break was before, if no call had told
+    it and the pages that came or went now do.
     """
 
     removed: list[Piece] = []
     added: list[Piece] = []
     conflict: bool = False
+    brk_from: int | None = None
 
 
 class Evidence(Protocol):
@@ -79,6 +81,8 @@ class Evidence(Protocol):
 #: Calls that go through a range piece by piece and may fail on the way with part of it changed.
 _PART_WAY = ("mprotect", "pkey_mprotect")
 
+#: Of a kernel map, as `MapsCache` parses it.
+Line = tuple[int, int, Attr, str]
 Effect = Callable[[AddressSpace, list[int], int, Change, "FileId | None", "str | None"], None]
 
 
@@ -122,7 +126,7 @@ def apply(
     if ext is not None and ext.personality is not None:
         space.personality = ext.personality
     effect = EFFECTS.get(call)
-    told = ext is not None and ext.x is not None and _tell_too_much(call, args)
+    told = ext is not None and ext.x is not None and _tell_too_much(space, call, args, ret)
     if effect is None or ret is None or told:
         pass
     elif ret >= 0 or ret < -4095 or (call == "madvise" and ret == ENOMEM):
@@ -136,6 +140,8 @@ def apply(
     if ext is not None and ext.x is not None:
         low, high, lines = ext.x
         change = change or Change()
+        if told and call == "brk" and ret is not None:
+            _first_brk(space, ret, low, high, cache.parse(lines), change)
         if call == "shmat" and ret is not None and ret >= 0:
             # do_shmat maps anew, with SHM_REMAP over what was there: nothing of that stays.
             change.removed += space.cut(low, high)
@@ -148,7 +154,7 @@ def apply(
     if ext is not None:
         if ext.layout is not None:
             space.start_brk, space.brk, space.start_stack = ext.layout
-            space.brk_is_page = False
+            space.brk_by_label = False
         if ext.dontfork is not None:
             _dontfork(space, *ext.dontfork)
     if change is not None and (change.removed or change.added or change.conflict):
@@ -186,11 +192,13 @@ def _range(address: int, length: int) -> tuple[int, int]:
     return address, address + min(round_up(length), TASK_MAX)
 
 
-def _tell_too_much(call: str, args: list[int]) -> bool:
+def _tell_too_much(space: AddressSpace, call: str, args: list[int], ret: int | None) -> bool:
     """Whether a call may have done less than its arguments tell: then only what was read back is
     true of it. PROT_GROWSDOWN begins at the VMA's start (`do_mprotect_pkey`), and no map shows all
-    that divides one VMA from the next.
+    that divides one VMA from the next. Nor does any show the break that the first brk begins from.
     """
+    if call == "brk":
+        return space.brk_by_label and args[:1] == [ret]
     return call in _PART_WAY and len(args) > 2 and bool(args[2] & PROT_GROWSDOWN)
 
 
@@ -262,14 +270,16 @@ def _brk(
     if not 0 <= new < TASK_MAX:
         change.conflict = True
         return
-    page = space.brk_is_page
-    if page:
-        space.brk_is_page = False
-    if old is None or new == old or (page and new != a[0] & _U64):
-        space.brk = new
+    by_label, space.brk_by_label = space.brk_by_label, False
+    space.brk = new
+    if by_label and new != a[0] & _U64:
+        _end_the_heap(space, change)
+        return
+    if old is None or new == old:
         return
     low, high = round_up(old), round_up(new)
-    space.brk = new
+    if by_label and high != low:
+        change.brk_from = low
     if high > low:
         if space.heap_tag == 0 or space.is_free(low - 1, low) or old == space.start_brk:
             space.heap_tag = space.new_tag()
@@ -278,6 +288,53 @@ def _brk(
         change.conflict = bool(change.removed)
     elif high < low:
         change.removed = space.cut(high, low)
+
+
+def _first_brk(
+    space: AddressSpace, ret: int, low: int, high: int, lines: list[Line], change: Change
+) -> None:
+    """The first brk after an attach that may have moved the break: from where, the map tells. If
+    down, nothing is left of what lay above, up to `high`; if up, it has filled a hole below, from
+    `low` on, as `lines` show.
+    """
+    end = round_up(ret)
+    if not 0 <= low <= end <= high <= TASK_MAX:
+        change.conflict = True
+        return
+    space.brk, space.brk_by_label = ret, False
+    change.removed = space.cut(end, high)
+    if change.removed:
+        change.brk_from = change.removed[-1][1]
+    space.heap_tag = space.heap_tag or space.new_tag()
+    for start, stop, attr, _ in lines:
+        for s, e in _holes(space, max(start, low), min(stop, end)):
+            change.brk_from = change.brk_from or s
+            _place(space, s, e, attr, space.heap_tag, change)
+    _end_the_heap(space, change)
+
+
+def _holes(space: AddressSpace, low: int, high: int) -> list[tuple[int, int]]:
+    """What of [low, high) is not mapped."""
+    holes, position = [], low
+    for s, e, _, _ in space.pieces(low, high):
+        if position < s:
+            holes.append((position, s))
+        position = e
+    if position < high:
+        holes.append((position, high))
+    return holes
+
+
+def _end_the_heap(space: AddressSpace, change: Change) -> None:
+    """A call has told the break: what was labelled [heap] above it is no part of the heap."""
+    end, heap = round_up(space.brk or 0), space.heap_tag
+    foreign = [(s, e) for s, e, _, tag in space.pieces(end) if tag == heap]
+    if not foreign:
+        return
+    tag = space.new_tag()
+    for s, e in foreign:
+        change.removed += space.retag(s, e, tag)
+        change.added += space.pieces(s, e)
 
 
 def _mremap(
@@ -448,7 +505,7 @@ def _prctl(
 ) -> None:
     option, field = a[0] & INT, a[1] & INT
     if option == PR_SET_MM and field == PR_SET_MM_BRK:
-        space.brk = a[2]
+        space.brk, space.brk_by_label = a[2], False
     elif option == PR_SET_MM and field == PR_SET_MM_START_BRK:
         space.start_brk = a[2]
     elif option == PR_SET_MM and field == PR_SET_MM_START_STACK:

@@ -13,8 +13,10 @@ from memtrace.trace.records import Attach, Start
 def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, Attr, str]]) -> None:
     """Fill an empty space from the record that begins it.
 
-    At an exec the break stands at its start. In mid-life no file of /proc tells it: it lies in the
-    last page of the line that `vma_is_initial_heap` labels [heap], and the first brk tells where.
+    At an exec the break stands at its start. In mid-life no file of /proc tells it. The line that
+    `vma_is_initial_heap` labels [heap] holds some of the heap; it is longer by what lies right
+    above and is alike (`vma_merge`), and shorter, or not there, where the heap's end was unmapped.
+    The first brk tells.
 
     Args:
         space: empty.
@@ -36,8 +38,9 @@ def seed(space: AddressSpace, record: Start, parsed: Iterable[tuple[int, int, At
         for low, high in disjoint(ranges):
             space.flag(low, high, flag)
     heap = max((end for _, end, _, path in lines if path == "[heap]"), default=None)
+    space.brk_by_label = heap is not None or space.brk is not None
     if heap is not None:
-        space.brk, space.brk_is_page = heap, True
+        space.brk = heap
         piece = space.at(heap - 1)
         space.heap_tag = piece[3] if piece is not None else 0
 

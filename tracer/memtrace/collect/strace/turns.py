@@ -159,7 +159,8 @@ class Turns:
     def _look_back(self, tracee: Tracee) -> Done:
         failed = self._read_back.after(tracee, -1)
         fixed = tracee.name == "mmap" and tracee.entry[7] & MAP_FIXED
-        made = self._read_back.after(tracee, tracee.entry[4]) if fixed else None
+        first = tracee.name == "brk" and not tracee.mm.brk_told
+        made = self._read_back.after(tracee, tracee.entry[4]) if fixed or first else None
         return Done(time.monotonic_ns(), failed, made)
 
 
