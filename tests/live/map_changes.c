@@ -447,7 +447,15 @@ static void stack_growth(void)
     does(munmap(AT(page, -604), PAGE) == 0, "a hole in it");
     child_shows(AT(page, -600), 1);
     does(mprotect(page, PAGE, RW | PROT_GROWSDOWN) == 0, "PROT_GROWSDOWN, as _dl_make_stack_executable");
-    /* Flags that no map shows divide a stack, and PROT_GROWSDOWN begins where they do. */
+}
+
+/* Flags that no map shows divide a stack, and PROT_GROWSDOWN begins where they do. */
+static void divided_stack(void)
+{
+    volatile char here = 0;
+    char *page = (char *)((uintptr_t)&here & -(uintptr_t)PAGE);
+
+    deep(2);
     account_require(mlock(AT(page, -20), 4 * PAGE) == 0, "mlock of a part");
     does(mprotect(AT(page, -18), PAGE, PROT_READ | PROT_GROWSDOWN) == 0, "from the start of what is locked");
     does(mprotect(AT(page, -18), PAGE, RW | PROT_GROWSDOWN) == 0, "and back");
@@ -1004,7 +1012,8 @@ int main(int argc, char **argv)
     } cases[] = {
         {"mmap-flags", mmap_flags}, {"map-fixed", map_fixed}, {"drivers", drivers}, {"munmap", munmap_holes},
         {"brk", brk_rules}, {"mremap", mremap_forms}, {"mprotect", protections}, {"growing", growing_protections},
-        {"stack", stack_growth}, {"dontfork", dontfork}, {"locks", locks}, {"seals", seals}, {"policies", policies},
+        {"stack", stack_growth}, {"divided", divided_stack}, {"dontfork", dontfork}, {"locks", locks},
+        {"seals", seals}, {"policies", policies},
         {"userfaultfd", faults_served_elsewhere}, {"segments", segments}, {"file-pages", file_pages},
         {"file-names", names_of_files}, {"aio", aio_rings}, {"vdso", vdso}, {"shadow-stack", shadow_stack},
         {"mm-fields", mm_fields}, {"mid-life", mid_life}, {"execveat", another_life}, {"second-life", second_life},

@@ -15,7 +15,7 @@ munmap with holes                             munmap
 brk, refused in each way, shrunk over others  brk test_samples::test_the_breaks_are_the_programs_own
 mremap in all forms, over gaps                mremap
 mprotect, pkey_mprotect, part-way             mprotect
-PROT_GROWSDOWN, MAP_GROWSDOWN                 growing
+PROT_GROWSDOWN, MAP_GROWSDOWN                 growing divided
 stack growth                                  stack grown-elsewhere
                                               test_odd_calls::test_each_did_what_it_is_there_for
 madvise DONTFORK, DOFORK; process_madvise     dontfork
@@ -70,18 +70,17 @@ from memtrace.space.canonical import canonical
 #: The cases of map_changes.c: how many marks each sets.
 CASES = {
     "mmap-flags": 33, "map-fixed": 11, "drivers": 9, "munmap": 11, "brk": 21, "mremap": 24,
-    "mprotect": 11, "growing": 9, "stack": 13, "dontfork": 26, "locks": 13, "seals": 12,
-    "policies": 8, "userfaultfd": 8, "segments": 19, "file-pages": 7, "file-names": 11, "aio": 13,
-    "vdso": 8, "shadow-stack": 2, "mm-fields": 9, "by-personality": 7, "one-personality": 12,
-    "execveat": 8, "grown-elsewhere": 5,
+    "mprotect": 11, "growing": 9, "stack": 9, "divided": 5, "dontfork": 26, "locks": 13,
+    "seals": 12, "policies": 8, "userfaultfd": 8, "segments": 19, "file-pages": 7,
+    "file-names": 11, "aio": 13, "vdso": 8, "shadow-stack": 2, "mm-fields": 9,
+    "by-personality": 7, "one-personality": 12, "execveat": 8, "grown-elsewhere": 5,
 }  # fmt: skip
 #: Whose stack, or a mapping like one, grows: where to, only the next kernel map can tell.
-GROWING = {"growing", "stack", "grown-elsewhere"}
+GROWING = {"growing", "stack", "divided", "grown-elsewhere"}
 #: Those of one process and one thread.
 ALONE = (
     "mmap-flags", "map-fixed", "munmap", "brk", "mremap", "mprotect", "policies", "file-pages",
-    "file-names", "shadow-stack", "one-personality", "execveat",
-    "grown-elsewhere",
+    "file-names", "shadow-stack", "one-personality", "execveat", "divided", "grown-elsewhere",
 )  # fmt: skip
 READ_IMPLIES_EXEC = 0x400000
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
