@@ -223,6 +223,8 @@ class Engine:
                 nr = e[ENTRY_NR]
                 if nr == _NR_MMAP:
                     plain = e[7] & BACKING_MASK == PLAIN_ANON
+                elif nr == _NR_BRK:
+                    plain = mm.brk_told
                 else:
                     plain = nr != _NR_MREMAP or (e[ENTRY_ARG0] | ret) & HUGE_MASK
                 if (

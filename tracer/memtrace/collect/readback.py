@@ -46,7 +46,7 @@ HUGE_MASK = _HUGE - 1
 #: Calls whose successful effect is always read back.
 ALWAYS = frozenset((
     "shmat", "shmdt", "io_setup", "map_shadow_stack", "arch_prctl", "prctl", "remap_file_pages",
-    "personality", "process_madvise", "io_destroy", "brk",
+    "personality", "process_madvise", "io_destroy",
 ))  # fmt: skip
 
 _RANGE_CALLS = frozenset(
