@@ -336,8 +336,12 @@ class Recorded:
         return cls(header, records, footer)
 
     def write(self, path: Path, records: list[Record]) -> Path:
+        """As if these had been recorded: the footer counts them."""
+        calls = sum(isinstance(r, Call) for r in records)
+        counts = {**self.footer.counts, "records": len(records), "calls": calls}
+        footer = msgspec.structs.replace(self.footer, counts=counts)
         body = b"".join(map(encode, records))
-        path.write_bytes(encode_header(self.header) + body + encode_footer(self.footer))
+        path.write_bytes(encode_header(self.header) + body + encode_footer(footer))
         return path
 
 
