@@ -210,6 +210,9 @@ class Naive:
         name = self.calls[c.call]
         ok = c.ret is not None and not -4096 < c.ret < 0
         if ok or (name == "madvise" and c.ret == ENOMEM):
+            # None takes one, nor does madvise; but memtrace does not look at what advice is about.
+            if name != "madvise" and name in LENGTH and c.args[LENGTH[name]] < 0:
+                self.contradicts(seq)
             effect = getattr(self, name, None)
             if effect is not None:
                 effect(seq, space, c.args, c.ret, c.ext.f if c.ext else None)

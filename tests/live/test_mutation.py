@@ -20,12 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.live.mutation import Mutation, Recorded, chosen, judge, mutations
+from tests.live.mutation import LENGTH, Mutation, Recorded, chosen, judge, mutations
 from tests.live.tracing import ROOT, Traced, cli
 
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.trace.reader import Trace
+from memtrace.trace.records import Call
 
 THREADS = """
 import mmap, threading
@@ -36,6 +37,20 @@ def work():
 threads = [threading.Thread(target=work) for _ in range(3)]
 [t.start() for t in threads]
 [t.join() for t in threads]
+"""
+#: Each with a length of less than a page; most change nothing.
+PARTS = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+n, m = ctypes.c_size_t(100), ctypes.c_size_t(50)
+for _ in range(4):
+    at = ctypes.c_void_p(libc.mmap(None, n, 3, 0x22, -1, 0))
+    assert libc.mprotect(at, n, 3) == 0
+    assert libc.syscall(329, at, n, 3, ctypes.c_long(-1)) == 0
+    assert libc.mremap(at, n, m, 0) == at.value
+    assert libc.munmap(at, n) == 0
+    assert libc.munmap(at, n) == 0
 """
 SHELL = (
     "for i in 1 2; do x=$(echo $i | cat); done; ls / >/dev/null; (echo a; echo b) | sort >/dev/null"
@@ -48,6 +63,7 @@ PROGRAMS: dict[str, list[str | Path]] = {
     "mapping-kinds": [BUILT / "mapping-kinds"],
     "fork-tree": [BUILT / "fork-tree"],
     "python with threads": [sys.executable, "-I", "-S", "-c", THREADS],
+    "parts of pages": [sys.executable, "-I", "-S", "-c", PARTS],
     "bash": ["bash", "--norc", "-c", SHELL],
 }
 EVERY = ("--snapshots", "every=1")
@@ -129,6 +145,27 @@ def test_what_a_child_does_not_inherit(record: Record, tmp_path: Path) -> None:
     wanted = [m for m in mutations(trace) if m.kind == "MADV_DONTFORK removed"]
     found = account(trace, wanted, tmp_path / "mutated.json")
     assert found["noticed"] == found["visible"] > 0, found
+
+
+@pytest.mark.timeout(300)
+def test_no_call_of_a_negative_length_has_succeeded(record: Record, tmp_path: Path) -> None:
+    """A length of less than a page, made a page shorter: not even where the call has no effect."""
+    trace = record("parts of pages")
+    wanted = [
+        m for m in mutations(trace)
+        if m.kind.endswith(": shorter") and "madvise" not in m.kind and negative(trace, m)
+    ]  # fmt: skip
+    assert {m.kind.partition(":")[0] for m in wanted} == set(LENGTH) - {"madvise"}
+    found = account(trace, wanted, tmp_path / "mutated.json")
+    assert found["noticed"] == found["visible"] == len(wanted), found
+
+
+def negative(trace: Recorded, mutation: Mutation) -> bool:
+    """Whether it is of a call that succeeds on a negative length."""
+    call = mutation.new
+    assert isinstance(call, Call)
+    assert call.ret is not None
+    return call.ret >= 0 > call.args[LENGTH[trace.header.calls[call.call]]]
 
 
 def test_the_command_says_it_and_where(record: Record, tmp_path: Path) -> None:
