@@ -52,6 +52,7 @@ no call: uprobes                              test_map_changes::test_a_probes_pa
 from __future__ import annotations
 
 import ast
+import fcntl
 import os
 import re
 import struct
@@ -83,7 +84,7 @@ ALONE = (
     "file-names", "shadow-stack", "one-personality", "execveat", "divided", "grown-elsewhere",
 )  # fmt: skip
 READ_IMPLIES_EXEC = 0x400000
-HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+HUGE_PAGES, COMPACT = Path("/proc/sys/vm/nr_hugepages"), Path("/proc/sys/vm/compact_memory")
 
 
 def table() -> dict[str, list[tuple[str, str]]]:
@@ -181,16 +182,41 @@ def mounted(folder: Path, kind: str, *options: str) -> Iterator[Path | None]:
 
 
 @contextmanager
-def huge_pages(count: int) -> Iterator[int]:
-    """So many reserved for the time being; how many there are."""
-    before = HUGE_PAGES.read_text()
-    if os.access(HUGE_PAGES, os.W_OK):
-        HUGE_PAGES.write_text(str(count))
-    try:
-        yield int(HUGE_PAGES.read_text())
-    finally:
-        if os.access(HUGE_PAGES, os.W_OK):
-            HUGE_PAGES.write_text(before)
+def huge_pages(count: int) -> Iterator[bool]:
+    """So many free ones for the time being, for one test of the machine at a time; False: none at
+    all, for less than that is of no use.
+    """
+    with HUGE_PAGES.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = HUGE_PAGES.read_text()
+        mine = os.access(HUGE_PAGES, os.W_OK)
+        try:
+            if mine:
+                used = int(before) - free_huge_pages()
+                reserve(used + count)
+                if free_huge_pages() < count and COMPACT.exists():
+                    COMPACT.write_text("1")
+                    reserve(used + count)
+                if free_huge_pages() < count:
+                    reserve(0)
+            free = free_huge_pages()
+            if 0 < free < count:
+                pytest.skip(f"{free} huge pages are free here, and only root changes that")
+            yield free >= count
+        finally:
+            if mine:
+                HUGE_PAGES.write_text(before)
+
+
+def reserve(count: int) -> None:
+    """Huge pages of the usual size; as many as the kernel finds."""
+    HUGE_PAGES.write_text(str(count))
+
+
+def free_huge_pages() -> int:
+    found = re.search(r"^HugePages_Free: +(\d+)$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 @pytest.mark.parametrize("options", [(), ("--engine", "strace")], ids=["filter", "strace"])
@@ -200,7 +226,7 @@ def test_huge_pages(run: Callable[..., Traced], tmp_path: Path, options: tuple[s
         words = [at] if at is not None else []
         done = run(built("map_changes"), "hugetlb", *words, options=options)
     marks = len(done.told("mark"))
-    assert marks >= (15 if there >= 12 else 2)
+    assert marks >= (15 if there else 2)
     check(done, marks, "hugetlb")
 
 
