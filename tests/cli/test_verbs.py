@@ -237,6 +237,71 @@ def test_verify_shows_a_drift_side_by_side(run: Run, tmp_path: Path) -> None:
     assert "  800000-822000 rw-p                     -" in ran.out
 
 
+def many(*pages: int, perms: str = "r--p") -> list[str]:
+    """Lines of maps, one for each page."""
+    return [f"{n:x}000-{n + 1:x}000 {perms} 00000000 00:00 0" for n in pages]
+
+
+def drifted(path: Path, ours: list[str], *theirs: list[str]) -> Path:
+    """A trace that begins with a map and has others at snapshots."""
+    begun = Exec(t=10, **WHO, exe="/bin/a", argv=["a"], maps=ours)
+    snaps = [Snap(t=20 + i, **WHO, why="periodic", maps=maps) for i, maps in enumerate(theirs)]
+    return write(path, [begun, *snaps])
+
+
+def table(out: str) -> list[str]:
+    """The rows under `replayed  kernel`."""
+    lines = out.splitlines()
+    begin = lines.index(f"  {'replayed':<38} kernel") + 1
+    return [line for line in lines[begin:] if line.startswith("  ")]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_verify_pairs_what_begins_at_one_address(run: Run, tmp_path: Path, order: int) -> None:
+    """What only one side has does not shift the others, not even in a trace of no kernel's."""
+    ours = [*many(0x10, 0x20, 0x30), *many(0x50, perms="rw-p")]
+    theirs = [*many(0x20, 0x40), *many(0x50, perms="r-xp"), *many(0x60)]
+    ran = run("verify", drifted(tmp_path / "t", ours, theirs[::order]))
+    assert table(ran.out) == [
+        f"  {'10000-11000 r--p':<38} -",
+        f"  {'30000-31000 r--p':<38} -",
+        f"  {'-':<38} 40000-41000 r--p",
+        f"  {'50000-51000 rw-p':<38} 50000-51000 r-xp",
+        f"  {'-':<38} 60000-61000 r--p",
+    ]
+    assert "resynchronised 1 times" in ran.out.splitlines()
+
+
+def test_verify_counts_the_rows_that_it_does_not_show(run: Run, tmp_path: Path) -> None:
+    """Of the model's pages none is the kernel's: 9 and 60 rows, of which it shows 12."""
+    ours, theirs = many(*range(0x10, 0x22, 2)), many(*range(0x30, 0xA8, 2))
+    rows = table(run("verify", drifted(tmp_path / "t", ours, theirs)).out)
+    assert len(rows) == 13
+    assert rows[-2:] == [f"  {'-':<38} 34000-35000 r--p", "  ... and 57 more"]
+
+
+def test_verify_says_how_often_it_went_on_from_the_kernels_map(run: Run, tmp_path: Path) -> None:
+    maps = [many(0x10), many(0x20), many(0x20), many(0x30)]
+    ran = run("verify", drifted(tmp_path / "t", *maps))
+    assert ran.out.startswith("drift: 1 of 3 kernel snapshots")
+    assert ran.out.splitlines()[-1] == "resynchronised 2 times"
+
+
+def test_verify_says_what_the_stack_grew_by_itself(run: Run, tmp_path: Path) -> None:
+    """Two calls count it before the snapshot that shows it; it is no drift."""
+    begun = RECORDS[0]
+    grown = "7fec000-8000000 rw-p 00000000 00:00 0 [stack]"
+    pages = (0x1000 + 0x14000) >> 12
+    asks = Call(10, 1, 5, 1, 0, [0], 0x600000, None, pages, 3)
+    ran = run("verify", write(tmp_path / "t", [
+        begun, asks, asks, Snap(t=80, **WHO, why="exit", maps=[TEXT, grown]),
+    ]))  # fmt: skip
+    assert (ran.status, ran.out.splitlines()[0].partition(":")[0]) == (0, "exact")
+    assert ran.out.splitlines()[2:] == [
+        "    stack grew 16 KiB by page faults, without a call; 2 checksums differ by it"
+    ]
+
+
 def test_verify_statuses(run: Run, tmp_path: Path) -> None:
     drifted = [r for r in RECORDS if not isinstance(r, Call)]
     assert run("verify", write(tmp_path / "a", RECORDS, None)).status == 3

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +12,7 @@ from memtrace.cli.options import common, quiet, trace_argument
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.report.lines import fit, program
+from memtrace.space.compare import side_by_side
 from memtrace.trace.reader import Trace
 from memtrace.trace.sizes import format_size
 
@@ -86,8 +87,7 @@ def _process(p: Process) -> Iterator[str]:
 def _mismatch(p: Process, drift: Drift) -> Iterator[str]:
     yield f"first mismatch: snapshot ({drift.why}) at event {drift.seq} of pid {p.pid} mm {p.mm}"
     yield f"  {'replayed':<38} kernel"
-    pairs = list(zip_longest(drift.model, drift.kernel))
-    for ours, theirs in pairs[:_SHOWN]:
+    for ours, theirs in islice(side_by_side(drift.model, drift.kernel), _SHOWN):
         yield f"  {_run(ours):<38} {_run(theirs)}".rstrip()
     if drift.differing > _SHOWN:
         yield f"  ... and {drift.differing - _SHOWN} more"

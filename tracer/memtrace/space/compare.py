@@ -10,7 +10,7 @@ event, then resynchronised.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from memtrace.space.address_space import AddressSpace
@@ -25,7 +25,7 @@ class Drift:
     """A snapshot that was not reproduced.
 
     `model` and `kernel` are the canonical runs that differ, on each side: the first `KEEP` of them;
-    `differing` is how many the side with more of them has.
+    `differing` is how many rows there are side by side.
     """
 
     seq: int
@@ -70,11 +70,29 @@ def compare(
     theirs, ours = set(kernel), set(model)
     model = [r for r in model if r not in theirs]
     other = [r for r in kernel if r not in ours]
-    drift = Drift(
-        seq, mm, why, tuple(model[:KEEP]), tuple(other[:KEEP]), max(len(model), len(other))
-    )
+    rows = sum(1 for _ in side_by_side(model, other))
+    drift = Drift(seq, mm, why, tuple(model[:KEEP]), tuple(other[:KEEP]), rows)
     space.load(parsed)
     return Comparison(grown, drift, len(kernel))
+
+
+def side_by_side(
+    model: Sequence[Run], kernel: Sequence[Run]
+) -> Iterator[tuple[Run | None, Run | None]]:
+    """The runs of both sides by address; two that begin at the same one are a row."""
+    ours, theirs = sorted(model, key=_start), sorted(kernel, key=_start)
+    i = j = 0
+    while i < len(ours) or j < len(theirs):
+        a = ours[i] if i < len(ours) else None
+        b = theirs[j] if j < len(theirs) else None
+        if a is not None and b is not None and a.start != b.start:
+            a, b = (a, None) if a.start < b.start else (None, b)
+        i, j = i + (a is not None), j + (b is not None)
+        yield a, b
+
+
+def _start(run: Run) -> int:
+    return run.start
 
 
 def import_growth(space: AddressSpace, parsed: Sequence[tuple[int, int, Attr, str]]) -> int:
