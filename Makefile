@@ -18,9 +18,9 @@ endif
 ifneq (,$(filter test live check bench verify-all,$(GOALS)))
 NEEDS += strace
 endif
-# Programs that the live tests run on a terminal.
+# Programs that the live tests trace, on a terminal and elsewhere.
 ifneq (,$(filter test live check verify-all,$(GOALS)))
-NEEDS += less vim
+NEEDS += /usr/bin/python3 less vim
 endif
 
 .PHONY: help
