@@ -139,7 +139,27 @@ class _Reproduced:
         )
 
 
+class _Lacked:
+    """What the programs of the tests lacked of this machine, over all tests (`live/lacking.py`)."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            for name, found in report.user_properties:
+                if name == "lacked" and isinstance(found, tuple | list):
+                    call, error = found
+                    self.calls[call] = error
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.calls:
+            found = ", ".join(f"{call} ({error})" for call, error in sorted(self.calls.items()))
+            terminalreporter.line(f"lacking here, as it may be: {found}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # a worker of xdist reports to this process
         config.pluginmanager.register(_LiveCount(), "memtrace-live-count")
         config.pluginmanager.register(_Reproduced(), "memtrace-reproduced")
+        config.pluginmanager.register(_Lacked(), "memtrace-lacked")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.live.lacking import LACKED
 from tests.live.tracing import REPRODUCED, ROOT, Traced, trace
 
 BUILT = ROOT / "build" / "samples"
@@ -26,9 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _reproduced(record_property: Callable[[str, object], None]) -> Iterator[None]:
-    """The kernel maps that the test's traces reproduced, for the session's count of them."""
+    """The kernel maps that the test's traces reproduced, for the session's count of them; and what
+    its programs lacked.
+    """
     REPRODUCED.clear()
+    LACKED.clear()
     yield
+    for call, name in LACKED.items():
+        record_property("lacked", (call, name))
     for found in REPRODUCED.values():
         record_property("reproduced", found)
 

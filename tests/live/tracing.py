@@ -21,6 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from tests.live.lacking import assert_may_lack
+
 from memtrace.cli.events import Events
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
@@ -140,7 +142,10 @@ class Traced:
         return watched.seen
 
     def assert_exact(self) -> None:
-        """Complete, every kernel map and every checksum reproduced, one at least per mm."""
+        """Complete, every kernel map and every checksum reproduced, one at least per mm; and the
+        program has lacked nothing that it may not lack.
+        """
+        assert_may_lack(self.told("lacks"))
         assert self.exactness == "exact", self.sentence
         for p in self.replayed.processes:
             assert p.snapshots == p.exact, self.sentence
