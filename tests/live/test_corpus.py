@@ -230,6 +230,20 @@ def test_2000_random_calls_with_a_fork_half_way(run: Run, samples: Path, seed: i
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(1020, 1040))
+def test_2000_random_calls_of_threads_and_their_forks(run: Run, seed: int) -> None:
+    assert_reproduced(fuzzed(run, seed, 8, 5, 50, *EVERY_CALL), 8 * 5 * 50)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(1040, 1060))
+def test_2000_random_calls_of_threads_and_their_forks_joined(tmp_path: Path, seed: int) -> None:
+    joined_while_fuzzing(tmp_path, seed, 8, 14)  # that is at least 13 * 8 * 20 calls
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(1100, 1104))
 def test_eight_threads_and_their_forks(run: Run, tmp_path: Path, seed: int) -> None:
     assert_reproduced(fuzzed(run, seed, 8, 6, 150, *EVERY_CALL), 6000)
