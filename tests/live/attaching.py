@@ -29,6 +29,8 @@ from tests.live.tracing import (
 )
 
 BUILT = ROOT / "build" / "live"
+#: What programs of the tests share with the samples.
+HEADERS = ROOT / "samples"
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,17 @@ def built(name: str) -> Path:
     BUILT.mkdir(parents=True, exist_ok=True)
     with (BUILT / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        if outdated(program, source, *HEADERS.glob("*.h")):
             flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-            subprocess.run(
-                ["gcc", *flags, f"-I{ROOT / 'samples'}", source, "-o", program], check=True
-            )
+            subprocess.run(["gcc", *flags, f"-I{HEADERS}", source, "-o", program], check=True)
     return program
+
+
+def outdated(made: Path, *sources: Path) -> bool:
+    """Whether it is not there, or older than any of what it is made of."""
+    if not made.exists():
+        return True
+    return any(made.stat().st_mtime_ns < source.stat().st_mtime_ns for source in sources)
 
 
 class Worker(Target):

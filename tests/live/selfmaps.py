@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.live.attaching import BUILT
+from tests.live.attaching import BUILT, outdated
 from tests.live.tracing import Traced, cli, normal
 
 from memtrace.replay.engine import replay
@@ -38,7 +38,7 @@ def library() -> Path:
     BUILT.mkdir(parents=True, exist_ok=True)
     with (BUILT / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+        if outdated(made, source):
             flags = ["-shared", "-fPIC", "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
             subprocess.run(["gcc", *flags, source, "-o", made, "-ldl", "-pthread"], check=True)
     return made
