@@ -1004,12 +1004,62 @@ static void by_personality(void)
     wait_for(pid);
 }
 
+/* -- of a child, part-way, by a task ----------------------------------------------------------------------------- */
+
+/* A child's stack grows in it, and a call changes at once what has grown. */
+static void child_that_grows(void)
+{
+    volatile char here = 0;
+    char *page = (char *)((uintptr_t)&here & -(uintptr_t)PAGE);
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        deep(40);
+        does(munmap(AT(page, -600), PAGE) == 0, "a hole in what has grown");
+        deep(20);
+        does(mprotect(AT(page, -610), PAGE, PROT_READ) == 0, "and a guard below it");
+        _exit(0);
+    }
+    wait_for(pid);
+}
+
+/* Advice that fails at a driver's mapping has been given to what lies before it. */
+static void advice_part_way(void)
+{
+    int perf = perf_event();
+    char *at = window(32), *ring;
+
+    map(AT(at, 4), 4, RW, MAP_PRIVATE | MAP_FIXED);
+    ring = mmap(AT(at, 8), 3 * PAGE, RW, MAP_SHARED | MAP_FIXED, perf, 0);
+    does(ring == AT(at, 8), "a ring");
+    does(madvise(AT(at, 4), 4 * PAGE, MADV_DONTFORK) == 0, "MADV_DONTFORK");
+    child_shows(at, 32);
+    fails(EINVAL, madvise(AT(at, 6), 4 * PAGE, MADV_DOFORK), "MADV_DOFORK, part-way");
+    child_shows(at, 32);
+}
+
+/* What remap_file_pages maps anew is executable where reads imply it. */
+static void file_pages_by_personality(void)
+{
+    int fd = memfd_create("executable", MFD_CLOEXEC);
+    char *at = window(32);
+
+    account_require(fd >= 0 && ftruncate(fd, 32 * PAGE) == 0, "a memfd");
+    does(mmap(AT(at, 4), 8 * PAGE, RW, MAP_SHARED | MAP_FIXED, fd, 0) == AT(at, 4), "a shared file");
+    account_require(personality(READ_IMPLIES_EXEC) != -1, "personality");
+    does(syscall(SYS_remap_file_pages, AT(at, 5), 2L * PAGE, 0L, 20L, 0L) == 0, "two other pages");
+    account_require(personality(0) != -1, "personality as it was");
+    does(syscall(SYS_remap_file_pages, AT(at, 9), 1L * PAGE, 0L, 30L, 0L) == 0, "a third");
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(void);
     } cases[] = {
+        {"grown-child", child_that_grows}, {"advice-part-way", advice_part_way},
+        {"file-pages-exec", file_pages_by_personality},
         {"mmap-flags", mmap_flags}, {"map-fixed", map_fixed}, {"drivers", drivers}, {"munmap", munmap_holes},
         {"brk", brk_rules}, {"mremap", mremap_forms}, {"mprotect", protections}, {"growing", growing_protections},
         {"stack", stack_growth}, {"divided", divided_stack}, {"dontfork", dontfork}, {"locks", locks},

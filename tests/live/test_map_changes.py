@@ -18,13 +18,16 @@ mprotect, pkey_mprotect, part-way             mprotect
 PROT_GROWSDOWN, MAP_GROWSDOWN                 growing divided
 stack growth                                  stack grown-elsewhere
                                               test_odd_calls::test_each_did_what_it_is_there_for
+stack growth of a child                       grown-child
 madvise DONTFORK, DOFORK; process_madvise     dontfork
+advice that fails part-way                    advice-part-way
 VM_DONTCOPY of a driver (perf)                drivers
 the mlock family, MCL_FUTURE                  locks
 mseal and what fails after it                 seals
 mbind; advice, names and prctl on VMAs        policies
 shmat, shmdt, SHM_REMAP                       segments
 remap_file_pages                              file-pages
+remap_file_pages where reads imply exec       file-pages-exec
 aio rings                                     aio
 userfaultfd                                   userfaultfd test_hard_programs::test_a_call_served_by_a_thread_that_maps
 prctl PR_SET_MM                               mm-fields
@@ -70,6 +73,7 @@ from memtrace.space.canonical import canonical
 
 #: The cases of map_changes.c: how many marks each sets.
 CASES = {
+    "grown-child": 3, "advice-part-way": 8, "file-pages-exec": 4,
     "mmap-flags": 33, "map-fixed": 11, "drivers": 9, "munmap": 11, "brk": 21, "mremap": 24,
     "mprotect": 11, "growing": 9, "stack": 9, "divided": 5, "dontfork": 26, "locks": 13,
     "seals": 12, "policies": 8, "userfaultfd": 8, "segments": 19, "file-pages": 7,
@@ -80,6 +84,7 @@ CASES = {
 GROWING = {"growing", "stack", "divided", "grown-elsewhere"}
 #: Those of one process and one thread.
 ALONE = (
+    "file-pages-exec",
     "mmap-flags", "map-fixed", "munmap", "brk", "mremap", "mprotect", "policies", "file-pages",
     "file-names", "shadow-stack", "one-personality", "execveat", "divided", "grown-elsewhere",
 )  # fmt: skip
