@@ -308,18 +308,26 @@ class Account:
 
     def _unmapped(self, seq: int, t: int, call: Call, change: Change) -> None:
         who, removed = self.callers.of(call.site).who, change.removed
-        if who in _ELSEWHERE_THAN_LIBC:
-            self._unmapped_elsewhere(change)
-        elif who in _PERHAPS_LIBC and removed:
-            first = self.regions.alive.get(removed[0][3])
-            if first is not None and (first.older or first.kind == "unknown"):
-                self._perhaps_freed(seq, t, call.args, change)
         if len(removed) != 1 or change.added:
+            if who in _ELSEWHERE_THAN_LIBC:
+                self._unmapped_elsewhere(change)
+            elif who in _PERHAPS_LIBC and removed:
+                self._perhaps_freed(seq, t, call.args, change)
             self._follow(seq, t, call, "munmap", change)
             return
-        dead = self.regions.unmapped(removed[0], seq)
-        if dead is not None:
-            self._died(seq, t, call, "munmap", dead)
+        piece = removed[0]
+        r = self.regions.alive.get(piece[3])
+        if r is None:
+            return
+        if who in _ELSEWHERE_THAN_LIBC:
+            if r.kind == "malloc-chunk":
+                self._unmapped_elsewhere(change)
+        elif (r.older or r.kind == "unknown") and who in _PERHAPS_LIBC:
+            self._perhaps_freed(seq, t, call.args, change)
+        if self.regions.unmapped(piece, seq) is not None:
+            if self._headers:
+                self._headers.pop(r.born_seq, None)
+            self._gone_by_munmap(seq, t, call.args, who, r)
 
     def _labelled(self, change: Change, before: int) -> Change:
         """The first brk after an attach told what of the [heap] line was the heap, up to `before`:
@@ -669,21 +677,20 @@ class Account:
     def _died(self, seq: int, t: int, call: Call, name: str, r: Region) -> None:
         if self._headers:
             self._headers.pop(r.born_seq, None)
-        if name != "munmap":
-            return
-        args = call.args
+        if name == "munmap":
+            self._gone_by_munmap(seq, t, call.args, self.callers.of(call.site).who, r)
+
+    def _gone_by_munmap(self, seq: int, t: int, args: list[int], who: str, r: Region) -> None:
         if self.arenas.alive and len(args) > 1:
             self.arenas.unmapped(args[0], args[0] + args[1])
-        if r.kind != "malloc-chunk" or r.verdict == "not-applicable":
+        if r.kind != "malloc-chunk" or who in _NOT_FREE or r.verdict == "not-applicable":
             return
-        m = self.mallocs
+        m, size = self.mallocs, r.bytes
         if not m.glibc or m.threshold.fixed_by is not None:
             return
-        if self.callers.of(call.site).who in _NOT_FREE:
-            return  # not free's munmap
-        whole = args[:1] == [r.start] and len(args) > 1 and args[1] == r.bytes
-        if whole and r.end - r.start == r.bytes:
-            m.threshold.freed(seq, t, r.bytes, m.layout, sure=m.one_glibc)
+        whole = len(args) > 1 and args[0] == r.start and args[1] == size
+        if whole and r.end - r.start == size:
+            m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc)
 
     def _rule_on(self, r: Region) -> None:
         """The verdict of a region that is no mapped chunk."""

@@ -181,13 +181,17 @@ class Regions:
         r = self.alive.get(tag)
         if r is None:
             return None
-        last = r.bytes
-        r.bytes = last + start - end
-        if r.settled and not self._waiting:
-            self._count(r, start - end)
+        size, last = end - start, r.bytes
+        kind = r.sum
+        if kind is None or self._waiting:
+            self._move(r, -size)
         else:
-            self._wait(r, start - end)
-        if r.bytes > 0:
+            counted = r.counted = r.counted - size
+            kind.bytes -= size
+            if not counted:
+                kind.alive -= 1
+        if size < last:
+            r.bytes = last - size
             return None
         r.start, r.end = start, end
         self._die(r, seq, last)
@@ -268,18 +272,21 @@ class Regions:
     # -- inside ---------------------------------------------------------------------------------
 
     def _die(self, r: Region, seq: int, last: int) -> None:
-        del self.alive[r.tag]
+        tag, dead = r.tag, self._dead
+        del self.alive[tag]
         r.died_seq = seq
-        self.older_gone += r.older
         r.bytes = last  # the map knows it no more: the row shows its last size
+        if r.older:
+            self.older_gone += 1
         if not r.settled:
             self.settle(r)
-        self._tags.note(r.tag, r.kind)
-        self._serial += 1
-        if len(self._dead) < ROWS:
-            heapq.heappush(self._dead, (r.peak, -self._serial, r))
-        elif r.peak > self._dead[0][0]:
-            heapq.heapreplace(self._dead, (r.peak, -self._serial, r))
+        self._tags.note(tag, r.kind)
+        if len(dead) < ROWS:
+            self._serial += 1
+            heapq.heappush(dead, (r.peak, -self._serial, r))
+        elif r.peak > dead[0][0]:
+            self._serial += 1
+            heapq.heapreplace(dead, (r.peak, -self._serial, r))
 
     def _move(self, r: Region, delta: int) -> None:
         if r.settled and not self._waiting:
