@@ -58,6 +58,10 @@ _PATIENCE = 256
 _PATIENT = frozenset({"header", "library"})
 
 
+#: What a mapping is, whether it has the shape of a chunk, and where in libc the mmap returned to.
+Judged = tuple[Decision, bool, tuple[str, int] | None]
+
+
 class Legacy:
     """What a child has of its parent's account, as it was at a fork. It never changes, so that all
     children of which nothing more is known than their birth share it.
@@ -114,7 +118,7 @@ class Account:
         self._legacy: tuple[tuple[int, int], Legacy] | None = None
         self._seen: Scene | None = None  # the last one
         # Mappings without a file are judged alike if they are made alike, from one place.
-        self._judged: dict[tuple[object, ...], tuple[Decision, bool, tuple[str, int] | None]] = {}
+        self._judged: dict[tuple[object, ...], Judged] = {}
 
     # -- birth ----------------------------------------------------------------------------------
 
@@ -205,7 +209,12 @@ class Account:
                 self._unmapped(seq, t, call, change)
                 return
             if name == "mmap" and not change.removed and len(change.added) == 1:
-                self._birth(seq, t, call, name, change.added[0], change)
+                piece = change.added[0]
+                judged = None if piece[2].ino else self._judged.get((call.site, tuple(call.args)))
+                if judged is None or self._seen is not self.mallocs.scene:
+                    self._birth(seq, t, call, name, piece, change)
+                else:
+                    self._born_alike(seq, t, call, piece, judged)
                 return
         self._any_call(seq, t, call, name, change)
         self._settled = not (
@@ -387,18 +396,37 @@ class Account:
             r.path = source.path
         else:
             d = origin.special(attr, heap=False) or origin.of_other(name, attr)
+        self._decided(r, d)
+
+    def _decided(self, r: Region, d: Decision) -> None:
+        """What a new region is, as far as that is known."""
         r.kind, r.evidence, r.owner, r.candidates, wait = d
         if wait:
             r.settled = False
             if wait in _PATIENT:
                 r.until = self._calls + _PATIENCE
-            else:
-                self._await(wait, tid, r)
+            elif r.tid is not None:
+                self._await(wait, r.tid, r)
         self.regions.born(r)
         if r.kind == "malloc-chunk":
             self._proven(r)
         else:
             self._rule_on(r)
+
+    def _born_alike(self, seq: int, t: int, call: Call, piece: Piece, judged: Judged) -> None:
+        """A mapping without a file, made as one that was judged already: `_birth` of it."""
+        tid, args, threshold = call.tid, call.args, self.mallocs.threshold
+        r = Region(piece[3], piece[0], piece[1], seq, tid, "mmap")
+        r.born_t, r.t_low, r.prot, r.flags = t, threshold.low, args[2], args[3]
+        if threshold.unseen:
+            r.t_high = threshold.high
+        d, shaped, site = judged
+        if shaped:
+            self._headers[seq] = r
+            r.site = site
+            if d.kind == "malloc-chunk" and self.callers.malloc and site not in self.callers.malloc:
+                d = _ELSEWHERE
+        self._decided(r, d)
 
     def _mapped(self, seq: int, call: Call, attr: Attr, r: Region, *, is_file: bool) -> Decision:
         """What a new mmap is; notes what else it tells."""
@@ -422,7 +450,7 @@ class Account:
             d = origin.of_mmap(args, attr, caller, scene, is_library=library)
             site = self.callers.place(call.site) if caller.who == LIBC else None
             judged = d, origin.is_chunk_shape(args, self.page), site
-            if not is_file:
+            if not is_file and args[2]:  # of no access may be an arena's (`_in_arena`)
                 if len(self._judged) >= _REMEMBERED:
                     self._judged.clear()
                 self._judged[key] = judged

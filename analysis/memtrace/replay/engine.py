@@ -230,11 +230,14 @@ class _Pass:
                         p.conflict(seq)
                 except (ValueError, OverflowError) as e:
                     r.problem(seq, f"{name} carries no maps text: {_short(e)}")
-                made[number] += 1
+                try:
+                    made[number] += 1
+                except KeyError:
+                    made[number] = 1
                 if ret is None:
                     pass
                 elif -4096 < ret < 0 or (number == brk and _refused(space, args, ret)):
-                    p.failed[number] += 1
+                    p.failed[number] = p.failed.get(number, 0) + 1
                 total = space.total
                 if total > most:
                     most = p.mapped_peak = total

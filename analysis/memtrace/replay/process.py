@@ -7,7 +7,6 @@ CLONE_VM children share their parent's.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -129,8 +128,8 @@ class Process:
     exit_code: int | None = None
     exit_signal: int | None = None
     names: Sequence[str] = ()
-    made: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    failed: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    made: dict[int, int] = field(default_factory=dict)
+    failed: dict[int, int] = field(default_factory=dict)
     libcs: list[Libc] = field(default_factory=list)
     snapshots: int = 0
     exact: int = 0

@@ -32,7 +32,7 @@ from memtrace.trace.records import (
 
 _json = msgspec.json.Encoder()
 _decode_row = msgspec.json.Decoder(Call).decode
-_COMMA = ord(",")
+_COMMA, _BRACE = b",{"
 _life = msgspec.json.Decoder(LifeRecord)
 _header = msgspec.json.Decoder(Header)
 _footer = msgspec.json.Decoder(Footer)
@@ -132,11 +132,13 @@ class Decoder:
                 row = _decode_row(line.rstrip(b",\r\n \t"))
         except msgspec.MsgspecError as e:
             raise ValueError(str(e)) from e
-        if row.site.__class__ is Site:
-            self._define_site(row.site)
-        ext, call = row.ext, row.call
-        if ext is not None and ext.f.__class__ is FileId:
-            self._define_file(ext.f)
+        if _BRACE in line:  # most rows define nothing, and say nothing besides
+            if row.site.__class__ is Site:
+                self._define_site(row.site)
+            ext = row.ext
+            if ext is not None and ext.f.__class__ is FileId:
+                self._define_file(ext.f)
+        call = row.call
         if call == self._mmap:
             if len(row.args) == 4:
                 row.args += MMAP_TAIL
