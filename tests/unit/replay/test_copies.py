@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memtrace.replay import engine, trust
+from memtrace.replay import lives, trust
 from memtrace.replay.engine import replay
 from memtrace.replay.result import Replay
 from memtrace.trace.codec import encode, encode_footer, encode_header
@@ -23,7 +23,7 @@ Run = Callable[..., Replay]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def go(*records: Call | Life, room: int) -> Replay:
-        monkeypatch.setattr(engine, "_COPIED", room)
+        monkeypatch.setattr(lives, "COPIED", room)
         path = tmp_path / "t.json"
         foot = encode_footer(Footer(stop=9, complete=True, counts={"records": len(records)}))
         head = encode_header(Header(calls=["munmap"], engine="ptrace"))
