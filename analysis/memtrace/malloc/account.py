@@ -2,9 +2,9 @@
 """One address space's account: regions, heap, arenas and threshold, as its calls tell them.
 
 `Accounts` (accounts.py) brings it the records of a replay. What is decided where: who called in
-`caller.py`, kinds in `origin.py` (of what an attach finds in `older.py`), sums in `regions.py`, the
-break in `heap.py`, which malloc it is in `mallocs.py`, the threshold in `threshold.py`. This file
-only brings the calls to them.
+`caller.py`, kinds in `origin.py` (of what an attach finds in `older.py`), their verdicts in
+`verdicts.py`, sums in `regions.py`, the break in `heap.py`, which malloc it is in `mallocs.py`, the
+threshold in `threshold.py`. This file only brings the calls to them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.tags import CARVED, Tags
+from memtrace.malloc.verdicts import hold, last_word, rule_on
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
@@ -138,7 +139,7 @@ class Account:
             r.call = "exec"
             d = self._of_start(attr, s, e, space)
             r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
-            self._rule_on(r)
+            rule_on(r)
             self.regions.born(r)
 
     def _of_start(self, attr: Attr, s: int, e: int, space: AddressSpace) -> Decision:
@@ -169,7 +170,7 @@ class Account:
             r.path, r.call, r.older = f.path, "attach", True
             d = f.decision
             r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
-            self._rule_on(r)
+            rule_on(r)
             self.regions.born(r)
         there = {r.path for r in self.regions.alive.values() if r.kind == "library"}
         static = self.callers.static and self._chunks() > 0
@@ -350,7 +351,7 @@ class Account:
             r = Region(tag, others[0][0], others[-1][1], self.p.born_seq, None, "attach")
             r.length = r.bytes = r.peak = sum(e - s for s, e, _, _ in others)
             r.older, r.inherited, r.candidates = heap.older, heap.inherited, _BESIDE_THE_HEAP
-            self._rule_on(r)
+            rule_on(r)
             self.regions.carve(heap, r)
             low = space.start_brk if space.start_brk is not None else heap.start
             self.regions.never_more(heap, before - (low & -self.page))
@@ -409,9 +410,9 @@ class Account:
                 self._await(wait, r.tid, r)
         self.regions.born(r)
         if r.kind == "malloc-chunk":
-            self._proven(r)
+            hold(r, self.mallocs)
         else:
-            self._rule_on(r)
+            rule_on(r)
 
     def _born_alike(self, seq: int, t: int, call: Call, piece: Piece, judged: Judged) -> None:
         """A mapping without a file, made as one that was judged already: `_birth` of it."""
@@ -537,7 +538,7 @@ class Account:
         opened = [x[2].perms[:2] == "rw" for x in self.p.space.pieces(r.start, end)]
         if end <= r.end and all(opened):
             self.regions.become(r, "arena", "caller")
-            self._rule_on(r)
+            rule_on(r)
             self.arenas.opened(r.start, end - r.start, None)
 
     def _reserve_step(self, tid: int, name: str, args: list[int]) -> None:
@@ -549,7 +550,7 @@ class Account:
         aligned = r.start <= args[0] < r.end and not args[0] & (HEAP_MAX - 1) if args else False
         if name == "mprotect" and aligned and args[2:] == [3] and r.bytes == HEAP_MAX:
             self.regions.become(r, "arena", "sequence")
-            self._rule_on(r)
+            rule_on(r)
         else:
             self.regions.settle(r)
 
@@ -574,7 +575,7 @@ class Account:
         guard = Region(r.tag | CARVED, low, high, seq, r.tid)
         guard.kind, guard.evidence, guard.call = "guard", "sequence", r.call
         guard.prot = 0
-        self._rule_on(guard)
+        rule_on(guard)
         space.retag(low, high, guard.tag)
         self.regions.carve(r, guard)
         r.start = high
@@ -591,7 +592,7 @@ class Account:
         if r.older and r.candidates[:1] == ("thread-stack",):
             if piece[1] - record.stack <= _ABOVE_STACK:  # libc keeps the stacks of dead threads
                 self.regions.become(r, "thread-stack", "sequence")
-                self._rule_on(r)
+                rule_on(r)
             return
         if r.call != "mmap" or r.flags is None or not r.flags & MAP_ANONYMOUS:
             return
@@ -603,7 +604,7 @@ class Account:
             self._stacks = {tid: x for tid, x in self._stacks.items() if x is not r}
             self._carve_guard(seq, r)
             self.regions.become(r, "thread-stack", "sequence")
-            self._rule_on(r)
+            rule_on(r)
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -643,7 +644,7 @@ class Account:
                 self.regions.settle(r)
             else:
                 self.regions.become(r, "malloc-chunk", "header")
-                self._proven(r)
+                hold(r, self.mallocs)
             if mallocs.threshold.unseen and not r.no_arena and mallocs.one_glibc:
                 mallocs.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
         elif not word:
@@ -678,30 +679,6 @@ class Account:
         self.regions.become(r, "unknown", "none")
         r.candidates = ("malloc-chunk", "anon")
 
-    def _proven(self, r: Region) -> None:
-        """A mapped chunk: hold it against the threshold as it stood at its birth."""
-        most = self.mallocs.layout.chunk(r.length)[1]
-        if r.t_low is None or not self.mallocs.layout.known:
-            r.verdict, r.reason = "unknown", None
-        elif r.t_high is not None and r.t_low <= most < r.t_high:
-            r.verdict, r.reason = "unknown", None  # it only tells where the threshold was
-        elif most >= r.t_low:
-            r.verdict, r.reason = "holds", None
-            if most < 128 * 1024:
-                r.verdict, r.reason = "explained", self.mallocs.threshold.fixed_by
-                if r.reason is None:
-                    r.verdict = "unknown"
-        elif r.no_arena:
-            r.verdict, r.reason = "explained", "no-arena"
-        elif most >= HEAP_MAX // 2:
-            # An arena maps what no heap of it can hold, whatever T is; which arena served is not
-            # known.
-            r.verdict, r.reason = "unknown", None
-        else:
-            cause = self.mallocs.threshold.at_most(r.born_seq, r.born_t, most)
-            r.verdict = {"fits": "holds", "contradiction": "contradiction"}.get(cause, "unknown")
-            r.reason = None if cause in ("fits", "contradiction") else cause
-
     def _died(self, seq: int, t: int, call: Call, name: str, r: Region) -> None:
         if self._headers:
             self._headers.pop(r.born_seq, None)
@@ -719,18 +696,6 @@ class Account:
         whole = len(args) > 1 and args[0] == r.start and args[1] == size
         if whole and r.end - r.start == size:
             m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc)
-
-    def _rule_on(self, r: Region) -> None:
-        """The verdict of a region that is no mapped chunk."""
-        if r.kind in origin.NO_RULE:
-            r.verdict = "not-applicable"
-            r.reason = {"anon": "direct-call", "runtime-heap": "other-allocator"}.get(r.kind)
-        elif r.kind == "main-arena":
-            r.verdict, r.reason = "explained", "brk-failed"
-        elif r.kind == "arena":
-            r.verdict, r.reason = "holds", None
-        else:
-            r.verdict, r.reason = "unknown", None
 
     # -- other records --------------------------------------------------------------------------
 
@@ -766,7 +731,7 @@ class Account:
             r.path = self.p.space.paths.get((attr.dev, attr.ino), "") if attr.is_file else ""
             d = origin.special(attr, heap=tag == self.p.space.heap_tag) or origin.of_other("", attr)
             r.kind, r.evidence = d.kind, d.evidence
-            self._rule_on(r)
+            rule_on(r)
             self.regions.born(r)
 
     def finish(self) -> None:
@@ -780,26 +745,9 @@ class Account:
             r.start, r.end = extents.get(tag, (r.start, r.end))
             self.tags.note(tag, r.kind)
         for r in self.regions.rows():
-            self._last_word(r)
+            last_word(r, self.heap.verdicts, self.mallocs.layout)
         self.heap.trim_steps()
         self._headers.clear()
-
-    def _last_word(self, r: Region) -> None:
-        if r.kind == "heap":
-            seen = self.heap.verdicts
-            for verdict in ("contradiction", "unknown"):
-                if verdict in seen:
-                    r.verdict = verdict
-                    return
-            if seen & {"holds", "explained"}:
-                r.verdict = "holds"
-            elif seen:
-                r.verdict = "not-applicable"
-            return
-        if r.kind != "malloc-chunk" or not r.moves or r.verdict != "holds" or r.t_low is None:
-            return
-        if self.mallocs.layout.chunk(r.bytes)[1] < r.t_low:
-            r.verdict, r.reason = "explained", "mremap-shrink"
 
 
 _NOTHING = Attr("---p", ANON_DEV, 0, 0, "")

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Regions held against the threshold rule: their verdict, and its reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memtrace.malloc import origin
+from memtrace.malloc.glibc import HEAP_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from memtrace.malloc.glibc import Layout
+    from memtrace.malloc.mallocs import Mallocs
+    from memtrace.malloc.regions import Region
+
+_DEFAULT = 128 * 1024  # DEFAULT_MMAP_THRESHOLD_MIN
+_NOT_MALLOCS = {"anon": "direct-call", "runtime-heap": "other-allocator"}
+
+
+def hold(r: Region, mallocs: Mallocs) -> None:
+    """A mapped chunk: hold it against the threshold as it stood at its birth."""
+    most = mallocs.layout.chunk(r.length)[1]
+    if r.t_low is None or not mallocs.layout.known:
+        r.verdict, r.reason = "unknown", None
+    elif r.t_high is not None and r.t_low <= most < r.t_high:
+        r.verdict, r.reason = "unknown", None  # it only tells where the threshold was
+    elif most >= r.t_low:
+        r.verdict, r.reason = "holds", None
+        if most < _DEFAULT:
+            r.verdict, r.reason = "explained", mallocs.threshold.fixed_by
+            if r.reason is None:
+                r.verdict = "unknown"
+    elif r.no_arena:
+        r.verdict, r.reason = "explained", "no-arena"
+    elif most >= HEAP_MAX // 2:
+        # An arena maps what no heap of it can hold, whatever T is; which arena served is not known.
+        r.verdict, r.reason = "unknown", None
+    else:
+        cause = mallocs.threshold.at_most(r.born_seq, r.born_t, most)
+        r.verdict = {"fits": "holds", "contradiction": "contradiction"}.get(cause, "unknown")
+        r.reason = None if cause in ("fits", "contradiction") else cause
+
+
+def rule_on(r: Region) -> None:
+    """The verdict of a region that is no mapped chunk."""
+    if r.kind in origin.NO_RULE:
+        r.verdict, r.reason = "not-applicable", _NOT_MALLOCS.get(r.kind)
+    elif r.kind == "main-arena":
+        r.verdict, r.reason = "explained", "brk-failed"
+    elif r.kind == "arena":
+        r.verdict, r.reason = "holds", None
+    else:
+        r.verdict, r.reason = "unknown", None
+
+
+def last_word(r: Region, steps: AbstractSet[str], layout: Layout) -> None:
+    """What is said in the end.
+
+    Args:
+        r: the region.
+        steps: the verdicts of the heap's steps.
+        layout: of mapped chunks.
+    """
+    if r.kind == "heap":
+        for verdict in ("contradiction", "unknown"):
+            if verdict in steps:
+                r.verdict = verdict
+                return
+        if steps & {"holds", "explained"}:
+            r.verdict = "holds"
+        elif steps:
+            r.verdict = "not-applicable"
+        return
+    if r.kind != "malloc-chunk" or not r.moves or r.verdict != "holds" or r.t_low is None:
+        return
+    if layout.chunk(r.bytes)[1] < r.t_low:
+        r.verdict, r.reason = "explained", "mremap-shrink"
