@@ -128,11 +128,12 @@ class _Pass(Lives):
                         homeless += 1
                         self._homeless(seq, call)
                         continue
-                    p = live[call.mm]
-                    if p.inherited and not p.made and not self.room(seq, p, len(p.space)):
+                    other = live[call.mm]
+                    first = other.inherited and not other.made
+                    if first and not self.room(seq, other, len(other.space)):
                         self.die(call.mm, seq, t)
                         continue
-                    mm = call.mm
+                    mm, p = call.mm, other
                     space, made = p.space, p.made
                     on_call = [of(p) for of in callers]
                     offset, most = p.statm_offset, p.mapped_peak

@@ -26,7 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setattr(lives, "COPIED", room)
         path = tmp_path / "t.json"
         foot = encode_footer(Footer(stop=9, complete=True, counts={"records": len(records)}))
-        head = encode_header(Header(calls=["munmap"], engine="ptrace"))
+        head = encode_header(Header(calls=["munmap", "mmap"], engine="ptrace"))
         path.write_bytes(head + b"".join(map(encode, records)) + foot)
         with Trace(path) as trace:
             return replay(trace)
@@ -62,6 +62,16 @@ def test_what_the_parent_leaves_to_each_child_is_a_copy_too(run: Run) -> None:
     r = run(BEGIN, *family, room=8 + 7 + 6)
     assert r.problems[0] == (8, "more than 21 mappings in copies: address space 5 is given up")
     assert r.processes[0].events == 7  # the parent's own go on
+
+
+def test_one_that_is_given_up_takes_nothing_of_the_others(run: Run) -> None:
+    """Not even where the next call is again of the address space before it."""
+    maps = Call(0, 1, 1, 1, 1, [0, 0x2000, 3, 0x22, -1, 0], 0x900000, None, 99)
+    r = run(BEGIN, fork(2), unmaps(1), unmaps(2), maps, unmaps(1, 2), room=8)
+    assert r.problems[0][0] == 4
+    mother, child = r.processes
+    assert (mother.events, mother.mapped_peak_seq, mother.vm_peak) == (3, 5, 99)
+    assert (child.events, child.vm_peak, child.died_seq) == (0, 0, 4)
 
 
 def test_the_dead_make_room(run: Run) -> None:

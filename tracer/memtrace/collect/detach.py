@@ -91,9 +91,9 @@ class Departure:
             if not self.serve():
                 time.sleep(_NAP)
         self._first.clear()
-        for tid in list(tracees):
-            if tid not in self._stopped and tid not in self._interrupted:
-                self._interrupt(tid)
+        seen_to = self._stopped.keys() | self._interrupted | self._left | self._dying
+        for tid in tracees.keys() - seen_to:
+            self._interrupt(tid)
         while self._pending(tracees) and (waited := time.monotonic_ns() - begun) < PATIENCE_NS:
             if not self.serve():
                 if waited > _SLEEPERS_NS:
