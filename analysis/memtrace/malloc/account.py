@@ -135,7 +135,7 @@ class Account:
         self.libraries |= runnable
         for s, e, attr, tag in list(space.pieces()):
             r = Region(tag, s, e, seq, record.tid)
-            r.path = space.paths.get((attr.dev, attr.ino), attr.name) if attr.is_file else attr.name
+            r.path = space.path_of(attr)
             r.call = "exec"
             d = self._of_start(attr, s, e, space)
             r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates

@@ -96,7 +96,7 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
             start, end = min(known.start, line.start), max(known.end, line.end)
             found[tag] = known._replace(start=start, end=end, size=known.size + size)
             continue
-        path = space.paths.get((attr.dev, attr.ino), "") if attr.is_file else attr.name
+        path = space.path_of(attr)
         if tag in chunks:
             d = Decision("malloc-chunk", "header")
         elif tag in arenas:

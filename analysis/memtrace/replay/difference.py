@@ -167,9 +167,9 @@ def _regions(space: AddressSpace, mask: int) -> dict[int, Pages]:
 def _extent(pages: Pages, space: AddressSpace) -> Extent:
     by_perms = _by_perms(pages)
     attr = pages[0][2]
-    path = space.paths.get((attr.dev, attr.ino), "") if attr.is_file else attr.name
     size = sum(end - start for start, end, _ in pages)
-    return Extent(pages[0][0], pages[-1][1], size, by_perms.most_common(1)[0][0], path)
+    perms = by_perms.most_common(1)[0][0]
+    return Extent(pages[0][0], pages[-1][1], size, perms, space.path_of(attr))
 
 
 def _by_perms(pages: Pages) -> Counter[str]:

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memtrace.collect.readback import FORK_ADVICE, SHM_REMAP, TASK_SIZE, normalise
+from memtrace.collect.readback import (
+    SHM_REMAP,
+    TASK_SIZE,
+    decides_what_is_inherited,
+    normalise,
+)
 from memtrace.collect.tracee import Tracee
 from memtrace.space.calls import INT, MREMAP_FIXED, PR_SET_VMA
 
@@ -36,7 +41,7 @@ def changed(name: str, a: Sequence[int]) -> tuple[tuple[int, int], ...]:
         return ((a[1], TASK_SIZE),) if a[2] & SHM_REMAP else ()
     if name == "prctl" and a[0] & INT == PR_SET_VMA:
         return ((a[2], a[2] + a[3]),)
-    if name == "process_madvise" and a[3] & INT in FORK_ADVICE:
+    if name == "process_madvise" and decides_what_is_inherited(name, a):
         return (_EVERYWHERE,)
     return ()
 

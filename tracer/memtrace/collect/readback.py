@@ -57,7 +57,7 @@ _NO_MAP = frozenset(
 )
 _LINES_TELL, _PROTECTING = ("remap_file_pages",), ("mprotect", "pkey_mprotect")
 _ADVICE = {"madvise": 2, "process_madvise": 3}  # which argument it is
-FORK_ADVICE = (MADV_DONTFORK, MADV_DOFORK)
+_FORK_ADVICE = (MADV_DONTFORK, MADV_DOFORK)
 _LAYOUT = struct.Struct("<32xQQQ")  # in struct prctl_mm_map
 _UNCHANGED = 0xFFFFFFFF  # personality(2): only asks
 _VDSO = "[vdso]"
@@ -66,11 +66,12 @@ _PLAIN_I386 = frozenset(("mmap2", "old_mmap", "ipc"))
 
 def changes_no_map(name: str, args: Sequence[int]) -> bool:
     """Whether no effect of the call shows in maps, or in what a child inherits."""
-    return name in _NO_MAP or (name in _ADVICE and not _decides_what_is_inherited(name, args))
+    return name in _NO_MAP or (name in _ADVICE and not decides_what_is_inherited(name, args))
 
 
-def _decides_what_is_inherited(name: str, args: Sequence[int]) -> bool:
-    return name in _ADVICE and args[_ADVICE[name]] & INT in FORK_ADVICE
+def decides_what_is_inherited(name: str, args: Sequence[int]) -> bool:
+    """Whether the call is an advice that keeps pages from children, or gives them back."""
+    return name in _ADVICE and args[_ADVICE[name]] & INT in _FORK_ADVICE
 
 
 class ReadBack:
@@ -94,7 +95,7 @@ class ReadBack:
         a = [e[ENTRY_ARG0 + i] for i in range(6)]
         name, a, fields = normalise(tracee, name, a)
         if -4096 < ret < 0:
-            if _decides_what_is_inherited(name, a):
+            if decides_what_is_inherited(name, a):
                 return _dontfork(tracee, 0, TASK_SIZE)
             if name == "prctl" and a[0] & INT == PR_SET_VMA and ret != EINVAL:
                 # It names one VMA after the other, up to one of a file, and all but the holes
@@ -137,7 +138,7 @@ class ReadBack:
             return _joined(self._after_moving(tracee, a, address), fields)
         if name == "arch_prctl" and a[0] & INT in ARCH_MAP_VDSO:
             return _vdso(tracee)
-        if name == "process_madvise" and _decides_what_is_inherited(name, a):
+        if name == "process_madvise" and decides_what_is_inherited(name, a):
             return _dontfork(tracee, 0, TASK_SIZE)  # of nobody else (process_madvise_remote_valid)
         asks = a[0] & INT == _UNCHANGED
         if name == "personality" and (a[0] | ret) & READ_IMPLIES_EXEC and not asks:

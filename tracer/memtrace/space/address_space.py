@@ -135,6 +135,12 @@ class AddressSpace:
             if ends[s][1].delta == -address
         ]
 
+    def path_of(self, attr: Attr) -> str:
+        """What maps shows in its last column: the path of a file ("" if it is not known), or a
+        special name.
+        """
+        return self.paths.get((attr.dev, attr.ino), "") if attr.is_file else attr.name
+
     def is_free(self, low: int, high: int) -> bool:
         """Whether nothing is mapped in [low, high)."""
         return next(self.pieces(low, high), None) is None

@@ -28,6 +28,13 @@ def sequence(out: bytearray) -> Sequence:
     return Sequence(cast("Channel", real))
 
 
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call's time limit is over."""
+    ahead = time.monotonic_ns() + LIMIT_NS + 1
+    clock: Any = SimpleNamespace(monotonic_ns=lambda: ahead, sleep=time.sleep)
+    monkeypatch.setattr("memtrace.collect.strace.turns.time", clock)
+
+
 def test_a_message_stands_where_its_call_began(sequence: Sequence, out: bytearray) -> None:
     sequence.send(b"a")
     first = sequence.place()
@@ -62,8 +69,7 @@ def test_a_call_that_takes_long_keeps_nothing_waiting(
     sequence.send(b"of another process")
     order.give_up_late()
     assert out == b""
-    clock: Any = SimpleNamespace(monotonic_ns=lambda: time.monotonic_ns() + LIMIT_NS + 1)
-    monkeypatch.setattr("memtrace.collect.strace.turns.time", clock)
+    later(monkeypatch)
     order.give_up_late()
     assert out == b"of another process"
     order.settle(slow, b", its own at last")
@@ -71,13 +77,6 @@ def test_a_call_that_takes_long_keeps_nothing_waiting(
 
 
 NOBODY = 1 << 22  # a task that does not exist: it has come to the end of its call
-
-
-def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call's time limit is over."""
-    ahead = time.monotonic_ns() + LIMIT_NS + 1
-    clock: Any = SimpleNamespace(monotonic_ns=lambda: ahead, sleep=time.sleep)
-    monkeypatch.setattr("memtrace.collect.strace.turns.time", clock)
 
 
 def two_of_one_mm(sequence: Sequence) -> tuple[Turns, Tracee, Tracee]:
