@@ -232,3 +232,13 @@ def test_an_exec_keeps_what_is_printed_of_its_arguments() -> None:
         event = one(f"5 execveat({shown}, NULL, NULL, AT_EMPTY_PATH) = 0")
         assert isinstance(event, Execed)
         assert event.path == path
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd-", "/-", "/a->b-", "/dev/pts/0"])
+def test_a_path_may_end_with_a_hyphen(path: str) -> None:
+    """Debian's copies of /etc/passwd and the like do; the arrow is a socket's."""
+    shown = path.replace(">", r"\76")
+    line = f"7 mmap(NULL, 4096, 0x1, 0x2, 3<{shown}>, 0) = 0x7f0000000000\n"
+    (called,) = Parser().feed(line.encode())
+    assert isinstance(called, Called)
+    assert called.path == path

@@ -11,10 +11,12 @@ import re
 
 from memtrace.collect.strace.flags import COMMENT, UnclearError, number, without_comments
 
-#: What -y prints behind a descriptor. `<`, `>`, `"` and `\` of a path are escaped (string_quote);
-#: only sockets have bare ones: `<TCP:[127.0.0.1:1->127.0.0.1:2]>`, `<UNIX-STREAM:[1,"/s"]>`; a
-#: device's number stands in brackets of its own: `</dev/null<char 1:3>>`.
-ANGLE = rb'<(?:[^<>"\\-]++|->|-|\\.|"(?:[^"\\]++|\\.)*+"|<[^<>]*+>)*+>'
+_INSIDE = rb'\\.|"(?:[^"\\]++|\\.)*+"|<[^<>]*+>'
+#: What -y prints behind a descriptor. `<`, `>`, `"` and `\` of a path are escaped (string_quote),
+#: so that a hyphen may be its end: `</etc/passwd->`. Only sockets have bare ones, with arrows:
+#: `<TCP:[127.0.0.1:1->127.0.0.1:2]>`, `<UNIX-STREAM:[1,"/s"]>`. A device's number stands in
+#: brackets of its own: `</dev/null<char 1:3>>`.
+ANGLE = rb'<(?:/(?:[^<>"\\]++|' + _INSIDE + rb')*+|(?!/)(?:[^<>"\\-]++|->|-|' + _INSIDE + rb")*+)>"
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 
 _TOKEN = re.compile(
