@@ -9,37 +9,26 @@ threshold in `threshold.py`. This file only brings the calls to them.
 
 from __future__ import annotations
 
-from memtrace.malloc import older, origin
+from memtrace.malloc import beginnings, older, origin
 from memtrace.malloc.arenas import Arenas
-from memtrace.malloc.caller import (
-    ALLOCATOR,
-    LIBC,
-    LIBRARY,
-    LOADER,
-    PROGRAM,
-    STATIC,
-    UNKNOWN,
-    Callers,
-)
-from memtrace.malloc.glibc import HEAP_MAX
+from memtrace.malloc.beginnings import Legacy
+from memtrace.malloc.caller import LIBC, LIBRARY, LOADER, PROGRAM, STATIC, UNKNOWN, Callers
+from memtrace.malloc.chunks import Chunks
 from memtrace.malloc.heap import Heap, Judge
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
-from memtrace.malloc.tags import CARVED, Tags
+from memtrace.malloc.sequences import Sequences
+from memtrace.malloc.tags import Tags
 from memtrace.malloc.verdicts import hold, last_word, rule_on
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
-from memtrace.space.calls import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, MAP_TYPE, Change
-from memtrace.space.canonical import ASSUMED, Attr
+from memtrace.space.calls import MAP_FIXED, Change
+from memtrace.space.canonical import Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.mapping import ANON_DEV
 from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
 from memtrace.trace.sizes import round_up
 
-MADV_DONTNEED = 4
-#: Bytes that may lie above a new thread's stack in its mapping: static TLS and its descriptor.
-_ABOVE_STACK = 64 * 1024
 #: Ways of mapping whose judgement is remembered.
 _REMEMBERED = 4096
 #: A chunk by its caller alone, when another place of libc is known to be malloc's. The word at the
@@ -48,8 +37,6 @@ _REMEMBERED = 4096
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
 #: What lies right above the heap: what malloc maps where a brk has failed, or anything else.
 _BESIDE_THE_HEAP = ("main-arena", "malloc-chunk", "anon")
-#: Who unmaps otherwise than by free.
-_NOT_FREE = frozenset({PROGRAM, LIBRARY, ALLOCATOR, LOADER})
 #: Whose munmap is not malloc's, and whose may be.
 _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
 #: Calls of most of a trace, which no arena makes of its reservation.
@@ -63,56 +50,39 @@ _PATIENT = frozenset({"header", "library"})
 Judged = tuple[Decision, bool, tuple[str, int] | None]
 
 
-class Legacy:
-    """What a child has of its parent's account, as it was at a fork. It never changes, so that all
-    children of which nothing more is known than their birth share it.
+class Account:
+    """What is known about one process's memory; final after `Observer.died`.
 
     Args:
-        parent: the account.
-        child: just born.
+        p: the process.
+        callers: of its calls.
+        page: bytes.
+        first_tag: the first that is not inherited.
+        legacy: what a forked child has of its parent's.
     """
 
-    __slots__ = ("arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "tag")
-
-    def __init__(self, parent: Account, child: AddressSpace) -> None:
-        self.loading = parent.loading
-        self.callers = parent.callers.fork()
-        self.heap = parent.heap.fork()
-        self.arenas = parent.arenas.fork()
-        self.mallocs = parent.mallocs.fork()
-        self.libraries = frozenset(parent.libraries)
-        self.tag = child.next_tag
-        self.regions: list[Region] = []
-        sizes: dict[int, tuple[int, int, int]] = {}
-        for s, e, _, tag in child.pieces():
-            low, high, size = sizes.get(tag, (s, e, 0))
-            sizes[tag] = min(low, s), max(high, e), size + e - s
-        for tag, (low, high, size) in sizes.items():
-            mother = parent.regions.alive.get(tag)
-            r = Region(tag, low, high, 0, None) if mother is None else mother.copy(0)
-            r.start, r.end, r.bytes = low, high, size
-            self.regions.append(r)
-
-
-class Account:
-    """What is known about one process's memory; final after `Observer.died`."""
-
-    def __init__(self, p: Process, callers: Callers, page: int, first_tag: int = 1) -> None:
+    def __init__(
+        self,
+        p: Process,
+        callers: Callers,
+        page: int,
+        first_tag: int = 1,
+        legacy: Legacy | None = None,
+    ) -> None:
         self.p = p
         self.callers = callers
         self.page = page
         self.tags = Tags(first_tag)
         self.regions = Regions(self.tags)
-        self.heap = Heap()
-        self.arenas = Arenas()
-        self.mallocs = Mallocs(p.start, page)
-        self.loading = False
-        self.libraries: set[tuple[str, int]] = set()
+        self.heap: Heap = Heap() if legacy is None else legacy.heap.fork()
+        self.arenas: Arenas = Arenas() if legacy is None else legacy.arenas.fork()
+        self.mallocs: Mallocs = Mallocs(p.start, page) if legacy is None else legacy.mallocs.fork()
+        self.chunks = Chunks(self.regions, self.mallocs, callers)
+        self.sequences = Sequences(p.space, self.regions, self.arenas, self.mallocs, callers)
+        self.loading: bool = legacy is not None and legacy.loading
+        self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
         self._failed: dict[int, tuple[str, str]] = {}
-        self._headers: dict[int, Region] = {}
-        self._reserves: dict[int, Region] = {}
-        self._stacks: dict[int, Region] = {}
         self._settled = False  # nothing waits for the next call of any thread
         self._calls = 0
         self._told = 0  # of what it was told besides calls
@@ -124,67 +94,33 @@ class Account:
     # -- birth ----------------------------------------------------------------------------------
 
     def begin(self, seq: int, record: Exec) -> None:
-        """A program was loaded: its first map is the kernel's work."""
+        """A program was loaded."""
         space = self.p.space
         self.loading = True
         # Where the heap begins the first brk would tell: if it is not in the log, no call does.
         self.heap = Heap.begin(space, older=record.assumed and space.start_brk is None)
-        runnable = {
+        self.libraries |= {
             (a.dev, a.ino) for _, _, a, _ in space.pieces() if a.is_file and a.perms[2] == "x"
         }
-        self.libraries |= runnable
-        for s, e, attr, tag in list(space.pieces()):
-            r = Region(tag, s, e, seq, record.tid)
-            r.path = space.path_of(attr)
-            r.call = "exec"
-            d = self._of_start(attr, s, e, space)
-            r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
-            rule_on(r)
+        for r in beginnings.loaded(space, seq, record, self.libraries):
             self.regions.born(r)
 
-    def _of_start(self, attr: Attr, s: int, e: int, space: AddressSpace) -> Decision:
-        named = origin.special(attr, heap=False)
-        if named is not None:
-            return named
-        if attr.name == ASSUMED:
-            return Decision("unknown", "none")
-        if attr.is_file:
-            known = (attr.dev, attr.ino) in self.libraries
-            return Decision("library" if known else "file", "sequence")
-        if space.start_stack is not None and s <= space.start_stack < e:
-            return Decision("stack", "sequence")
-        start, brk = space.start_brk, space.brk
-        if start is not None and brk is not None and s < brk and e > start:
-            return Decision("heap", "sequence")
-        return Decision("loader", "sequence")  # bss of program and loader (load_elf_binary)
-
     def find(self, seq: int, record: Attach) -> None:
-        """A running program was attached to: how its regions came about is not known."""
+        """A running program was attached to."""
         space = self.p.space
         self.heap = Heap.begin(space, older=True)
         self.mapped_before = None if record.assumed else space.total
         self.libraries |= older.executable(space)
-        for f in older.regions(space, record, self.mallocs.layout):
-            r = Region(f.tag, f.start, f.end, seq, None)
-            r.length = r.bytes = r.peak = f.size
-            r.path, r.call, r.older = f.path, "attach", True
-            d = f.decision
-            r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
-            rule_on(r)
+        for r in beginnings.found(space, seq, record, self.mallocs.layout):
             self.regions.born(r)
         there = {r.path for r in self.regions.alive.values() if r.kind == "library"}
-        static = self.callers.static and self._chunks() > 0
+        static = self.callers.static and self.chunks.alive() > 0
         self.mallocs.find(seq, sorted(there), header=static)
 
     @classmethod
     def heir(cls, p: Process, legacy: Legacy, page: int) -> Account:
         """A forked child's: everything as its parent had it, nothing of what that did."""
-        a = cls(p, legacy.callers.fork(), page, legacy.tag)
-        a.loading = legacy.loading
-        a.heap = legacy.heap.fork()
-        a.arenas = legacy.arenas.fork()
-        a.mallocs = legacy.mallocs.fork()
-        a.libraries = set(legacy.libraries)
+        a = cls(p, legacy.callers.fork(), page, legacy.tag, legacy)
         for r in legacy.regions:
             a.regions.born(r.copy(p.born_seq))
         return a
@@ -220,7 +156,7 @@ class Account:
         self._any_call(seq, t, call, name, change)
         self._settled = not (
             self.loading or self.mallocs.rivals or self.heap.second is not False
-            or self._failed or self._stacks or self._reserves
+            or self._failed or self.sequences.stacks or self.sequences.reserves
         )  # fmt: skip
 
     def _any_call(self, seq: int, t: int, call: Call, name: str, change: Change | None) -> None:
@@ -240,12 +176,13 @@ class Account:
             self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
             if change is None:
                 return
-        if self._stacks and tid in self._stacks:
-            self._stack_step(seq, tid, name, call.args)
-        if self._reserves and tid in self._reserves:
-            self._reserve_step(tid, name, call.args)
+        sequences = self.sequences
+        if tid in sequences.stacks:
+            sequences.stack_step(seq, tid, name, call.args)
+        if tid in sequences.reserves:
+            sequences.reserve_step(tid, name, call.args)
         if name not in _MAPPING:
-            self._opened_or_shrunk(call, name)
+            sequences.opened_or_shrunk(call, name)
         if change is None:
             pass
         elif name == "munmap":
@@ -256,15 +193,6 @@ class Account:
             self._follow(seq, t, call, name, change)
         if self._failed and not failed:
             self._failed.pop(tid, None)
-
-    def _opened_or_shrunk(self, call: Call, name: str) -> None:
-        """What an arena does to its reservation."""
-        args = call.args
-        if name == "madvise":
-            if len(args) > 2 and args[2] == MADV_DONTNEED and self.arenas.alive:
-                self.arenas.shrunk(args[0])
-        elif name == "mprotect" and len(args) > 2 and args[2] == origin.PROT_RW:
-            self._opened(call.tid, call)
 
     def _perhaps_runs(self, call: Call, name: str, change: Change | None) -> None:
         """The loader's calls end where others begin."""
@@ -304,7 +232,7 @@ class Account:
         failed, m = self._failed.pop(tid, None), self.mallocs
         judge = Judge(
             caller, m.glibc, m.layout.version, m.settings, m.threshold,
-            failed == ("mmap", "chunk"), self._chunks(), self._unseen_bytes(),
+            failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
         )  # fmt: skip
         labelled = self.heap.loose
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge, change)
@@ -320,9 +248,9 @@ class Account:
         who, removed = self.callers.of(call.site).who, change.removed
         if len(removed) != 1 or change.added:
             if who in _ELSEWHERE_THAN_LIBC:
-                self._unmapped_elsewhere(change)
+                self.chunks.unmapped_elsewhere(change)
             elif who in _PERHAPS_LIBC and removed:
-                self._perhaps_freed(seq, t, call.args, change)
+                self.chunks.perhaps_freed(seq, t, call.args, change)
             self._follow(seq, t, call, "munmap", change)
             return
         piece = removed[0]
@@ -331,12 +259,12 @@ class Account:
             return
         if who in _ELSEWHERE_THAN_LIBC:
             if r.kind == "malloc-chunk":
-                self._unmapped_elsewhere(change)
+                self.chunks.unmapped_elsewhere(change)
         elif (r.older or r.kind == "unknown") and who in _PERHAPS_LIBC:
-            self._perhaps_freed(seq, t, call.args, change)
+            self.chunks.perhaps_freed(seq, t, call.args, change)
         if self.regions.unmapped(piece, seq) is not None:
-            if self._headers:
-                self._headers.pop(r.born_seq, None)
+            if self.chunks.waiting:
+                self.chunks.waiting.pop(r.born_seq, None)
             self._gone_by_munmap(seq, t, call.args, who, r)
 
     def _labelled(self, change: Change, before: int) -> Change:
@@ -407,7 +335,8 @@ class Account:
             if wait in _PATIENT:
                 r.until = self._calls + _PATIENCE
             elif r.tid is not None:
-                self._await(wait, r.tid, r)
+                self._settled = False
+                self.sequences.wait(wait, r.tid, r)
         self.regions.born(r)
         if r.kind == "malloc-chunk":
             hold(r, self.mallocs)
@@ -423,7 +352,7 @@ class Account:
             r.t_high = threshold.high
         d, shaped, site = judged
         if shaped:
-            self._headers[seq] = r
+            self.chunks.waiting[seq] = r
             r.site = site
             if d.kind == "malloc-chunk" and self.callers.malloc and site not in self.callers.malloc:
                 d = _ELSEWHERE
@@ -435,8 +364,10 @@ class Account:
         r.prot, r.flags = args[2], args[3]
         if is_file:
             self._note_file(seq, attr, r.path)
-        if args[2] == 0 and args[3] & MAP_FIXED and (closed := self._in_arena(r.start)) is not None:
-            return closed
+        if args[2] == 0 and args[3] & MAP_FIXED:
+            closed = self.sequences.closed(r.start)
+            if closed is not None:
+                return closed
         if self._failed:
             r.no_arena = self._failed.get(tid, ("", ""))[1] == "reserve"
         scene = self._scene(tid) if self._failed else self.mallocs.scene
@@ -458,36 +389,17 @@ class Account:
         d, shaped, site = judged
         if not shaped:
             return d
-        self._headers[seq] = r
+        self.chunks.waiting[seq] = r
         r.site = site
         if d.kind == "malloc-chunk" and self.callers.malloc and site not in self.callers.malloc:
             return _ELSEWHERE
         return d
-
-    def _await(self, what: str, tid: int, r: Region) -> None:
-        """The thread's next call tells what it is (`Decision.wait`)."""
-        self._settled = False
-        table = self._stacks if what == "stack" else self._reserves
-        self._settle_previous(table, tid)
-        table[tid] = r
 
     def _source(self, args: list[int]) -> Region | None:
         """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
         piece = self.p.space.at(args[0]) if args else None
         r = None if piece is None else self.regions.alive.get(piece[3])
         return r if r is not None and r.kind in origin.NO_RULE else None
-
-    def _settle_previous(self, table: dict[int, Region], tid: int) -> None:
-        before = table.pop(tid, None)
-        if before is not None:
-            self.regions.settle(before)
-
-    def _in_arena(self, low: int) -> Decision | None:
-        """shrink_heap maps the tail of an arena anew, PROT_NONE."""
-        if self.arenas.at(low) is None:
-            return None
-        self.arenas.closed(low)
-        return Decision("arena", "sequence")
 
     def _note_file(self, seq: int, attr: Attr, path: str) -> None:
         """An executable piece makes all of the file's mappings a library's."""
@@ -513,189 +425,16 @@ class Account:
         brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
         return self.mallocs.scene._replace(brk_failed=brk_failed)
 
-    # -- sequences ------------------------------------------------------------------------------
-
-    def _opened(self, tid: int, call: Call) -> None:
-        """An mprotect to read and write: an arena grows."""
-        address, length = call.args[0], call.args[1]
-        if address & (HEAP_MAX - 1) and self.arenas.at(address) is None:
-            self._older_arena(address, length, call)
-            return
-        piece = self.p.space.at(address)
-        r = None if piece is None else self.regions.alive.get(piece[3])
-        if r is not None and r.kind == "arena":
-            self.arenas.opened(address, -(-length // self.page) * self.page, tid)
-
-    def _older_arena(self, address: int, length: int, call: Call) -> None:
-        """Libc opens more of what looked like an arena at the attach (`grow_heap`)."""
-        piece = self.p.space.at(address)
-        r = None if piece is None else self.regions.alive.get(piece[3])
-        if r is None or not r.older or r.candidates[:1] != ("arena",):
-            return
-        if self.callers.of(call.site).who != LIBC or not self.mallocs.glibc:
-            return
-        end = address + -(-length // self.page) * self.page
-        opened = [x[2].perms[:2] == "rw" for x in self.p.space.pieces(r.start, end)]
-        if end <= r.end and all(opened):
-            self.regions.become(r, "arena", "caller")
-            rule_on(r)
-            self.arenas.opened(r.start, end - r.start, None)
-
-    def _reserve_step(self, tid: int, name: str, args: list[int]) -> None:
-        """alloc_new_heap without a known caller: trims, then mprotect of the aligned half."""
-        r = self._reserves[tid]
-        if name == "munmap" and args and r.start <= args[0] < r.end:
-            return
-        del self._reserves[tid]
-        aligned = r.start <= args[0] < r.end and not args[0] & (HEAP_MAX - 1) if args else False
-        if name == "mprotect" and aligned and args[2:] == [3] and r.bytes == HEAP_MAX:
-            self.regions.become(r, "arena", "sequence")
-            rule_on(r)
-        else:
-            self.regions.settle(r)
-
-    def _stack_step(self, seq: int, tid: int, name: str, args: list[int]) -> None:
-        """allocate_stack opens all of its mapping but the guard (`setup_stack_prot`)."""
-        r = self._stacks[tid]
-        if name == "mprotect" and args and r.start < args[0] < r.end:
-            if r.kind != "thread-stack":
-                return  # a clone onto it may come
-            self._carve_guard(seq, r)
-        del self._stacks[tid]
-        self.regions.settle(r)
-
-    def _carve_guard(self, seq: int, r: Region) -> None:
-        """Make the PROT_NONE part below a stack a region of its own."""
-        space = self.p.space
-        pieces = [x for x in space.pieces(r.start, r.end) if x[3] == r.tag]
-        if len(pieces) < 2 or pieces[0][2].perms[:3] != "---":
-            return
-        low, high = pieces[0][:2]
-        # Not a new tag: a replay without accounts must come to the same tags.
-        guard = Region(r.tag | CARVED, low, high, seq, r.tid)
-        guard.kind, guard.evidence, guard.call = "guard", "sequence", r.call
-        guard.prot = 0
-        rule_on(guard)
-        space.retag(low, high, guard.tag)
-        self.regions.carve(r, guard)
-        r.start = high
-
-    def clone(self, seq: int, record: Clone) -> None:
-        """A task starts on a stack of its own."""
-        self._told += 1
-        if not record.stack or record.child_pid != record.pid:
-            return
-        piece = self.p.space.at(record.stack - 1)
-        r = None if piece is None else self.regions.alive.get(piece[3])
-        if piece is None or r is None:
-            return
-        if r.older and r.candidates[:1] == ("thread-stack",):
-            if piece[1] - record.stack <= _ABOVE_STACK:  # libc keeps the stacks of dead threads
-                self.regions.become(r, "thread-stack", "sequence")
-                rule_on(r)
-            return
-        if r.call != "mmap" or r.flags is None or not r.flags & MAP_ANONYMOUS:
-            return
-        # musl maps without MAP_STACK and puts the thread's own block above the stack. Go's first
-        # stacks lie somewhere in its heap: a mapping is a stack if one begins at its end.
-        at_end = r.kind == "unknown" and piece[1] - record.stack <= _ABOVE_STACK
-        by_shape = r.flags & MAP_STACK or at_end
-        if r.kind in ("unknown", "anon") and by_shape and r.flags & MAP_TYPE == 2:
-            self._stacks = {tid: x for tid, x in self._stacks.items() if x is not r}
-            self._carve_guard(seq, r)
-            self.regions.become(r, "thread-stack", "sequence")
-            rule_on(r)
-
-    # -- chunks ---------------------------------------------------------------------------------
-
-    def _chunks(self) -> int:
-        return self.regions.alive_of("malloc-chunk")
-
-    def _unseen_bytes(self) -> int:
-        """Bytes older than the trace that may be chunks whose headers were not found."""
-        if not self.regions.older:
-            return 0
-        unknown = self.regions.kinds.get("unknown")
-        return 0 if unknown is None else unknown.bytes
-
-    def _note_threshold(self, r: Region) -> None:
-        threshold = self.mallocs.threshold
-        r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
-
-    def header(self, seq: int, mmap_seq: int, word: int) -> None:
-        """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
-        self._told += 1
-        r = self._headers.get(mmap_seq)
-        if r is None:
-            return
-        mallocs, layout = self.mallocs, self.mallocs.layout
-        possible = mallocs.serving.name in ("glibc", "unknown")
-        if possible and layout.known and word and (
-            layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
-        ):  # fmt: skip
-            del self._headers[mmap_seq]
-            if r.site is not None:
-                self.callers.malloc.add(r.site)
-            if mallocs.serving.name == "unknown":
-                mallocs.header_proves(seq, f"#{mmap_seq}")
-                self._note_threshold(r)
-            if r.kind == "malloc-chunk":
-                r.evidence = "header"
-                self.regions.settle(r)
-            else:
-                self.regions.become(r, "malloc-chunk", "header")
-                hold(r, self.mallocs)
-            if mallocs.threshold.unseen and not r.no_arena and mallocs.one_glibc:
-                mallocs.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
-        elif not word:
-            if r.kind == "malloc-chunk":  # the page was there and held no header
-                self._doubt(r)
-            self.regions.settle(r)
-
-    def _perhaps_freed(self, seq: int, t: int, args: list[int], change: Change) -> None:
-        """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
-        for _, _, attr, tag in change.removed:
-            r = self.regions.alive.get(tag)
-            if r is None or attr.is_file or attr.perms != "rw-p":
-                return
-            maybe = r.kind == "unknown" and (r.older or "malloc-chunk" in r.candidates)
-            if not maybe and not (r.older and r.kind == "thread-stack"):
-                return
-        size = sum(e - s for s, e, _, _ in change.removed)
-        if len(args) < 2 or args[1] != size:
-            return
-        self.mallocs.threshold.perhaps_freed(seq, t, size, self.mallocs.layout)
-
-    def _unmapped_elsewhere(self, change: Change) -> None:
-        """Not free's munmap: a chunk by its caller alone was mapped there as well, it seems."""
-        for _, _, _, tag in change.removed:
-            r = self.regions.alive.get(tag)
-            if r is not None and r.kind == "malloc-chunk" and r.evidence == "caller":
-                self._doubt(r)
-
-    def _doubt(self, r: Region) -> None:
-        """The caller said malloc, but something else speaks against it; see `_elsewhere`."""
-        r.verdict, r.reason = "unknown", None
-        self.regions.become(r, "unknown", "none")
-        r.candidates = ("malloc-chunk", "anon")
-
     def _died(self, seq: int, t: int, call: Call, name: str, r: Region) -> None:
-        if self._headers:
-            self._headers.pop(r.born_seq, None)
+        if self.chunks.waiting:
+            self.chunks.waiting.pop(r.born_seq, None)
         if name == "munmap":
             self._gone_by_munmap(seq, t, call.args, self.callers.of(call.site).who, r)
 
     def _gone_by_munmap(self, seq: int, t: int, args: list[int], who: str, r: Region) -> None:
         if self.arenas.alive and len(args) > 1:
             self.arenas.unmapped(args[0], args[0] + args[1])
-        if r.kind != "malloc-chunk" or who in _NOT_FREE or r.verdict == "not-applicable":
-            return
-        m, size = self.mallocs, r.bytes
-        if not m.glibc or m.threshold.fixed_by is not None:
-            return
-        whole = len(args) > 1 and args[0] == r.start and args[1] == size
-        if whole and r.end - r.start == size:
-            m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc)
+        self.chunks.unmapped(seq, t, args, who, r)
 
     # -- other records --------------------------------------------------------------------------
 
@@ -708,31 +447,21 @@ class Account:
             self.callers.add_libc(record.path)
         self._judged.clear()
 
-    def compared(self, seq: int, comparison: Comparison) -> None:
-        """A snapshot: stacks may have grown; after a drift the map is the kernel's."""
-        if not comparison.grown and comparison.drift is None:
-            return
+    def header(self, seq: int, mmap_seq: int, word: int) -> None:
+        """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
         self._told += 1
-        sizes: dict[int, list[Piece]] = {}
-        for piece in self.p.space.pieces():
-            sizes.setdefault(piece[3], []).append(piece)
-        for tag, r in list(self.regions.alive.items()):
-            pieces = sizes.pop(tag, [])
-            size = sum(e - s for s, e, _, _ in pieces)
-            if not size:
-                self.regions.shift([(r.start, r.start + r.bytes, _NOTHING, tag)], [], seq)
-            elif size != r.bytes:
-                self.regions.grown(r, size - r.bytes)
-        for tag, pieces in sizes.items():
-            r = Region(tag, pieces[0][0], pieces[-1][1], seq, None)
-            r.length = r.bytes = r.peak = sum(e - s for s, e, _, _ in pieces)
-            attr = pieces[0][2]
-            r.call = "snapshot"
-            r.path = self.p.space.paths.get((attr.dev, attr.ino), "") if attr.is_file else ""
-            d = origin.special(attr, heap=tag == self.p.space.heap_tag) or origin.of_other("", attr)
-            r.kind, r.evidence = d.kind, d.evidence
-            rule_on(r)
-            self.regions.born(r)
+        self.chunks.header(seq, mmap_seq, word)
+
+    def clone(self, seq: int, record: Clone) -> None:
+        """A task starts on a stack of its own."""
+        self._told += 1
+        self.sequences.clone(seq, record)
+
+    def compared(self, seq: int, comparison: Comparison) -> None:
+        """A snapshot."""
+        if comparison.grown or comparison.drift is not None:
+            self._told += 1
+            beginnings.compared(self.p.space, seq, self.regions)
 
     def finish(self) -> None:
         """The last moment of the map: the living get their extents, verdicts their last word."""
@@ -747,7 +476,4 @@ class Account:
         for r in self.regions.rows():
             last_word(r, self.heap.verdicts, self.mallocs.layout)
         self.heap.trim_steps()
-        self._headers.clear()
-
-
-_NOTHING = Attr("---p", ANON_DEV, 0, 0, "")
+        self.chunks.waiting.clear()

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from memtrace.malloc.account import Account, Legacy
+from memtrace.malloc.account import Account
+from memtrace.malloc.beginnings import Legacy
 from memtrace.malloc.caller import Callers, is_loader
 from memtrace.malloc.tags import blob_of
 from memtrace.replay.observer import Observer

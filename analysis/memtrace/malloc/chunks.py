@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mapped chunks: what proves one, what speaks against one, and whose free moves the threshold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, Callers
+from memtrace.malloc.regions import Region, Regions
+from memtrace.malloc.verdicts import hold
+
+if TYPE_CHECKING:
+    from memtrace.malloc.mallocs import Mallocs
+    from memtrace.space.calls import Change
+
+#: Who unmaps otherwise than by free.
+_NOT_FREE = frozenset({PROGRAM, LIBRARY, ALLOCATOR, LOADER})
+
+
+class Chunks:
+    """The mapped chunks of one address space.
+
+    Attributes:
+        waiting: seq of the mmap -> what may turn out to be a chunk by its header.
+    """
+
+    def __init__(self, regions: Regions, mallocs: Mallocs, callers: Callers) -> None:
+        self._regions = regions
+        self._mallocs = mallocs
+        self._callers = callers
+        self.waiting: dict[int, Region] = {}
+
+    def alive(self) -> int:
+        """How many there are now."""
+        return self._regions.alive_of("malloc-chunk")
+
+    def unseen_bytes(self) -> int:
+        """Bytes older than the trace that may be chunks whose headers were not found."""
+        if not self._regions.older:
+            return 0
+        unknown = self._regions.kinds.get("unknown")
+        return 0 if unknown is None else unknown.bytes
+
+    def _note_threshold(self, r: Region) -> None:
+        threshold = self._mallocs.threshold
+        r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
+
+    def header(self, seq: int, mmap_seq: int, word: int) -> None:
+        """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
+        r = self.waiting.get(mmap_seq)
+        if r is None:
+            return
+        mallocs, layout = self._mallocs, self._mallocs.layout
+        possible = mallocs.serving.name in ("glibc", "unknown")
+        if possible and layout.known and word and (
+            layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
+        ):  # fmt: skip
+            del self.waiting[mmap_seq]
+            if r.site is not None:
+                self._callers.malloc.add(r.site)
+            if mallocs.serving.name == "unknown":
+                mallocs.header_proves(seq, f"#{mmap_seq}")
+                self._note_threshold(r)
+            if r.kind == "malloc-chunk":
+                r.evidence = "header"
+                self._regions.settle(r)
+            else:
+                self._regions.become(r, "malloc-chunk", "header")
+                hold(r, mallocs)
+            if mallocs.threshold.unseen and not r.no_arena and mallocs.one_glibc:
+                mallocs.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
+        elif not word:
+            if r.kind == "malloc-chunk":  # the page was there and held no header
+                self._doubt(r)
+            self._regions.settle(r)
+
+    def perhaps_freed(self, seq: int, t: int, args: list[int], change: Change) -> None:
+        """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
+        for _, _, attr, tag in change.removed:
+            r = self._regions.alive.get(tag)
+            if r is None or attr.is_file or attr.perms != "rw-p":
+                return
+            maybe = r.kind == "unknown" and (r.older or "malloc-chunk" in r.candidates)
+            if not maybe and not (r.older and r.kind == "thread-stack"):
+                return
+        size = sum(e - s for s, e, _, _ in change.removed)
+        if len(args) < 2 or args[1] != size:
+            return
+        self._mallocs.threshold.perhaps_freed(seq, t, size, self._mallocs.layout)
+
+    def unmapped_elsewhere(self, change: Change) -> None:
+        """Not free's munmap: a chunk by its caller alone was mapped there as well, it seems."""
+        for _, _, _, tag in change.removed:
+            r = self._regions.alive.get(tag)
+            if r is not None and r.kind == "malloc-chunk" and r.evidence == "caller":
+                self._doubt(r)
+
+    def _doubt(self, r: Region) -> None:
+        """The caller said malloc, but something else speaks against it; see `_elsewhere`."""
+        r.verdict, r.reason = "unknown", None
+        self._regions.become(r, "unknown", "none")
+        r.candidates = ("malloc-chunk", "anon")
+
+    def unmapped(self, seq: int, t: int, args: list[int], who: str, r: Region) -> None:
+        """A region died by a munmap of `args`: a free, if it was a chunk and `who` was libc."""
+        if r.kind != "malloc-chunk" or who in _NOT_FREE or r.verdict == "not-applicable":
+            return
+        m, size = self._mallocs, r.bytes
+        if not m.glibc or m.threshold.fixed_by is not None:
+            return
+        whole = len(args) > 1 and args[0] == r.start and args[1] == size
+        if whole and r.end - r.start == size:
+            m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc)
