@@ -41,12 +41,14 @@ def call(
     return wire.CallMessage(flags, TID, mm, *t, ret, entry, stack, statm, extra)
 
 
-def encoded(m: wire.CallMessage | wire.LifeMessage | wire.HeaderMessage) -> bytes:
+def encoded(m: wire.Message) -> bytes:
     """A message as the tracer sends it."""
     if isinstance(m, wire.LifeMessage):
         return wire.life(m.fields, m.blob)
     if isinstance(m, wire.HeaderMessage):
         return wire.HEADER_MESSAGE.pack(wire.HEADER, *m)
+    if isinstance(m, wire.FreedMessage):
+        return wire.FREED_MESSAGE.pack(wire.FREED, *m)
     extra = b"" if m.extra is None else wire.extra(m.extra)
     head = wire.CALL_HEAD.pack(
         wire.CALL, m.flags, len(m.statm), len(m.stack), len(extra), m.tid, m.mm, m.t0, m.t1, m.ret

@@ -46,7 +46,7 @@ def trace_with_everything() -> list[Any]:
     assert isinstance(site, Site)
     ids: dict[str, Any] = {"pid": 7, "tid": 7, "mm": 1}
     ext = Ext(f=names.file("fe:00", 9, "/b"), x=(0, 4096, MAPS), h=[(3, 0x21002)], abi="i386",
-              raw="mmap2", name="pool")  # fmt: skip
+              raw="mmap2", name="pool", freed=(0x21002, 0))  # fmt: skip
     records: list[Call | Life] = [
         Exec(t=1, **ids, old_mm=4, ppid=2, exe="/a", argv=["a"], env={"MALLOC_ARENA_MAX": "1"},
              at_secure=False, personality=4, abi="x86_64", start_brk=4096, start_stack=5,

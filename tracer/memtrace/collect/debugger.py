@@ -241,6 +241,8 @@ class DebuggerEngine:
             tracee.stack = mm.bytes_at(regs.rsp, _STACK_BYTES.get(name, 8))
             if mm.fresh:
                 self.observer.peek_before(tracee)
+            if name == "munmap" and e[5] > mm.freed:
+                self.observer.freed(tracee)
         if role is Role.EXEC and mm.exec_snap != mm.calls:
             self.observer.snapshot(mm, tracee, "exec")
             mm.exec_snap = mm.calls

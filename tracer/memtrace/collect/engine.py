@@ -81,7 +81,7 @@ TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 
 _WALL_NOW = WALL | os.WNOHANG
 _FAIR = 2  # tracees to whom waitpid is fair by itself: while one is served, the other stops
-_NR_MMAP, _NR_BRK, _NR_MREMAP = 9, 12, 25
+_NR_MMAP, _NR_MUNMAP, _NR_BRK, _NR_MREMAP = 9, 11, 12, 25
 _PROT_RW = 3
 
 
@@ -129,6 +129,7 @@ class Engine:
         )
         lent, listeners, mark = self.untraced, self.listeners, self._mark
         head, peek_before, leave_call = wire.CALL_HEAD.pack, self.observer.peek_before, self._leave
+        freed = self.observer.freed
         x = self._exit
         native, entries = (_NATIVE_SECCOMP, _NATIVE_ENTRY), (ptrace.OP_SECCOMP, ptrace.OP_ENTRY)
         taken, tick_due = self.unhandled, self.tick_due
@@ -192,6 +193,8 @@ class Engine:
                         tracee.stack = mm.bytes_at(e[ENTRY_SP], stack_bytes(nr, 8))
                     if mm.fresh:
                         peek_before(tracee)
+                    if nr == _NR_MUNMAP and e[ENTRY_ARG0 + 1] > mm.freed:
+                        freed(tracee)
                 tracee.pending = True
                 tracee.role = 0
                 tracee.name = ""
@@ -364,6 +367,8 @@ class Engine:
             tracee.stack = mm.bytes_at(e[ENTRY_SP], size)
             if mm.fresh:
                 self.observer.peek_before(tracee)
+            if name == "munmap" and args[1] > mm.freed:
+                self.observer.freed(tracee)
         if turns.enter(tracee):
             self._proceed(tracee)
 

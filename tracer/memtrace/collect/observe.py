@@ -12,6 +12,7 @@ from typing import Any
 from memtrace.collect import procfs, wire
 from memtrace.collect.abi import I386, NATIVE
 from memtrace.collect.channel import Channel
+from memtrace.collect.freed import MOST, MOST_I386, freed_chunk
 from memtrace.collect.options import Options
 from memtrace.collect.ptrace import (
     ENTRY_ARG0,
@@ -224,6 +225,20 @@ class Observer:
             return word0, word1
         word0, word1 = struct.unpack("<QQ", data)
         return word0, word1
+
+    def freed(self, tracee: Tracee) -> None:
+        """At the entry of a munmap of more than `Mm.freed`: the size of the chunk, if it is one."""
+        mm, e = tracee.mm, tracee.entry
+        address, length = e[ENTRY_ARG0], e[ENTRY_ARG0 + 1]
+        if address & (PAGE - 1) or length & (PAGE - 1):
+            return
+        i386 = tracee.abi is I386
+        words = freed_chunk(address, length, mm.present, i386=i386)
+        if words is not None:
+            size = (words[1] or words[0]) & ~7
+            if size <= (MOST_I386 if i386 else MOST):
+                mm.freed = max(mm.freed, size)
+            self.channel.out += wire.FREED_MESSAGE.pack(wire.FREED, mm.id, address, *words)
 
     def peek_before(self, tracee: Tracee) -> None:
         """At a call's entry: the thread's own fresh mapping, and any other the call touches."""

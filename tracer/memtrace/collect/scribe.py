@@ -50,7 +50,9 @@ Place = tuple[str, int, str, int] | int
 class Model:
     """What the writer keeps of one mm."""
 
-    __slots__ = ("asked", "calls", "libcs", "malloc", "offset", "older", "pid", "sites", "space")
+    __slots__ = (
+        "asked", "calls", "freed", "libcs", "malloc", "offset", "older", "pid", "sites", "space",
+    )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -58,6 +60,7 @@ class Model:
         self.calls = 0
         self.libcs: set[tuple[str, int]] = set()
         self.malloc: dict[int, int] = {}
+        self.freed: dict[int, tuple[int, int]] = {}  # by the address that a munmap begins at
         self.sites: dict[tuple[int, int, int], int] = {}
         self.asked = False
         self.offset = 0
@@ -112,7 +115,7 @@ class Scribe:
         """CLOCK_MONOTONIC of time 0."""
         self._start = start_ns
 
-    def feed(self, message: wire.CallMessage | wire.LifeMessage | wire.HeaderMessage) -> None:
+    def feed(self, message: wire.Message) -> None:
         """Take one message; its line is appended to `lines`."""
         if isinstance(message, wire.CallMessage):
             self._call(message)
@@ -121,6 +124,10 @@ class Scribe:
             seq = model.malloc.pop(message.call, 0) if model is not None else 0
             if seq:
                 self._headers.append((seq, message.word1))
+        elif isinstance(message, wire.FreedMessage):
+            model = self._models.get(message.mm)
+            if model is not None:
+                model.freed[message.address] = message.first, message.inner
         else:
             self._life(message.fields, message.blob)
 
@@ -151,6 +158,9 @@ class Scribe:
         if change is not None and _touches_code(change):
             model.sites.clear()
         seq = self.seq = self.seq + 1
+        if model.freed and name == "munmap" and (freed := model.freed.pop(used[0], None)):
+            ext = ext or Ext()
+            ext.freed = freed
         if ext is not None and ext == _NO_EXT:
             ext = None
         if self._headers:

@@ -15,8 +15,10 @@ from typing import Any
 
 from memtrace.collect.abi import NATIVE, Abi
 from memtrace.collect.channel import wish_slot
+from memtrace.collect.freed import LEAST
 from memtrace.collect.ptrace import SyscallEntry
 from memtrace.space.address_space import READ_IMPLIES_EXEC
+from memtrace.trace.sizes import PAGE
 
 #: An address that no call has.
 NOWHERE = 1 << 64
@@ -60,12 +62,13 @@ class Mm:
     what its own is. `growing_from`: a call on pages from here on may meet pages that were mapped by
     stack growth, which no call tells (`grown.may_meet`); `stack_at` is where the main stack
     was last seen to begin, `in_stack` an address in it. `brk_told` is unset from an attach to the
-    first brk.
+    first brk. `freed` is the size of the largest mapped chunk that was looked at when it was freed:
+    what is no larger does not move malloc's threshold any more.
     """
 
     __slots__ = (
-        "blind", "brk_told", "calls", "disordered", "exec_snap", "fresh", "growing_from", "holder",
-        "id", "in_doubt", "in_stack",
+        "blind", "brk_told", "calls", "disordered", "exec_snap", "freed", "fresh", "growing_from",
+        "holder", "id", "in_doubt", "in_stack",
         "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
         "overlapping", "pagemap_fd",
         "pid", "reads_exec", "seed_due", "seeded", "slot", "stack_at", "stacks", "statm_fd",
@@ -97,6 +100,7 @@ class Mm:
         self.growing_from = NOWHERE
         self.in_stack = self.stack_at = 0
         self.next_snap = 0
+        self.freed = LEAST
         self.fresh: dict[int, Tracee] = {}
         self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
 
@@ -154,6 +158,23 @@ class Mm:
             return os.pread(self.mem_fd, size, address)
         except (OSError, OverflowError):
             return b""
+
+    def present(self, address: int, size: int) -> bytes | None:
+        """The target's memory where its page is present; b"" where it has none, None where that
+        cannot be told. Nothing is faulted in. The bytes are of one page.
+        """
+        try:
+            entry = os.pread(self.pagemap_fd, 8, address // PAGE * 8)
+            if len(entry) == 8:
+                state = entry[7] >> 6  # pagemap: present, swapped
+                if not state:
+                    return b""
+                if state & 2:
+                    data = os.pread(self.mem_fd, size, address)
+                    return data if len(data) == size else None
+        except (OSError, OverflowError):
+            pass
+        return None
 
     def close(self) -> None:
         """Close the descriptors."""

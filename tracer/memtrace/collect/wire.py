@@ -4,7 +4,7 @@ target waits.
 
     CALL    one memory call: the entry's register block as the kernel wrote it, and what was read
     beside it LIFE    a life-cycle record as JSON, with a blob (raw maps text) HEADER  the two words
-    at a fresh mapping
+    at a fresh mapping FREED   the size words of a chunk, before the munmap that gives it back
 
 Both sides are on one machine and of one version: the layout is private.
 """
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-CALL, LIFE, HEADER = 1, 2, 3
+CALL, LIFE, HEADER, FREED = 1, 2, 3, 4
 
 #: kind, flags, statm bytes, stack bytes, extra bytes, tid, mm, entry ns, exit ns, return value
 CALL_HEAD = struct.Struct("<BBBBIIIQQq")
@@ -25,6 +25,7 @@ CALL_HEAD = struct.Struct("<BBBBIIIQQq")
 CALL_ENTRY = struct.Struct("<4Q6qQ")
 LIFE_HEAD = struct.Struct("<BxxxII")
 HEADER_MESSAGE = struct.Struct("<BxxxIQQQ")
+FREED_MESSAGE = struct.Struct("<BxxxIQQQ")
 
 UNFINISHED = 1
 
@@ -63,6 +64,20 @@ class HeaderMessage(NamedTuple):
     word1: int
 
 
+class FreedMessage(NamedTuple):
+    """The size words of the mapped chunk at `address`, see `freed.freed_chunk`; its munmap is the
+    next of the mm that begins there.
+    """
+
+    mm: int
+    address: int
+    first: int
+    inner: int
+
+
+Message = CallMessage | LifeMessage | HeaderMessage | FreedMessage
+
+
 def life(fields: dict[str, Any], blob: bytes = b"") -> bytes:
     """Encode a LIFE message."""
     text = _encode(fields)
@@ -80,7 +95,7 @@ class Parser:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[CallMessage | LifeMessage | HeaderMessage]:
+    def feed(self, data: bytes) -> Iterator[Message]:
         """Yield every message that is complete now."""
         buffer = self._buffer
         buffer += data
@@ -122,6 +137,11 @@ class Parser:
                     break
                 yield HeaderMessage(*HEADER_MESSAGE.unpack_from(view, position)[1:])
                 position += HEADER_MESSAGE.size
+            elif kind == FREED:
+                if end - position < FREED_MESSAGE.size:
+                    break
+                yield FreedMessage(*FREED_MESSAGE.unpack_from(view, position)[1:])
+                position += FREED_MESSAGE.size
             else:
                 raise ValueError(f"message of kind {kind}")
         del buffer[:position]

@@ -78,6 +78,9 @@ class Ext(msgspec.Struct, omit_defaults=True, gc=False):
     (personality(2)), where it is not that of the address space's beginning and calls before.
     `layout`: `[start_brk, brk, start_stack]` as prctl(PR_SET_MM_MAP) has set them. `dontfork`:
     `[low, high, ranges]`: of [low, high), the ranges with VM_DONTCOPY after the call (smaps' `dc`).
+    `freed`, of a munmap: the size word at the start of the mapping, and that of a chunk further in
+    which memalign made (0: there is none), where the first is a mapped chunk's, and the size is
+    larger than all before it, so that its free may move malloc's threshold.
     """
 
     f: int | FileId | None = None
@@ -89,6 +92,7 @@ class Ext(msgspec.Struct, omit_defaults=True, gc=False):
     personality: int | None = None
     layout: tuple[int, int, int] | None = None
     dontfork: tuple[int, int, list[tuple[int, int]]] | None = None
+    freed: tuple[int, int] | None = None
 
 
 class Call(msgspec.Struct, array_like=True, gc=False):
