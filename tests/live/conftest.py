@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.live.driving import Drive, Driven, driver
 from tests.live.lacking import LACKED
 from tests.live.tracing import REPRODUCED, ROOT, Traced, trace
 
@@ -72,5 +73,19 @@ def sample(run: Callable[..., Traced], samples: Path) -> Callable[..., Traced]:
         done = run(samples / name, *map(str, arguments), **kw)
         assert done.returncode == 0, done.stderr
         return done
+
+    return go
+
+
+@pytest.fixture
+def drv(run: Callable[..., Traced]) -> Drive:
+    """The driver's operations, as words of one text, traced; it must have ended well. `form` names
+    how it is built (`driving.FORMS`), `before` words in front of it.
+    """
+
+    def go(ops: str, form: str = "", **kw: object) -> Driven:
+        done = run(driver(form), *ops.split(), **kw)
+        assert done.returncode == 0, f"{done.stderr}{done.account[-3:]}"
+        return Driven(done)
 
     return go

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver `drv` (drv.c), which does to malloc what it is told and tells the truth about it, under
+`memtrace run`; and the report beside that truth.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.live.attaching import BUILT, HEADERS, outdated
+from tests.live.tracing import Event, Traced
+
+from memtrace.report.build import build
+from memtrace.report.model import ProcessRow, RegionRow, Report, StepRow
+from memtrace.trace.reader import Trace
+
+HERE = Path(__file__).parent
+_FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{HEADERS}", f"-I{HERE}"]
+#: How each form of a program is built. `portable`: runs with glibc's from 2.17 on, whatever it was
+#: built with.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "": ("gcc", "-pthread"),
+    "static": ("gcc", "-pthread", "-static"),
+    "i386": ("gcc", "-pthread", "-m32"),
+    "i386-static": ("gcc", "-pthread", "-m32", "-static"),
+    "musl": ("musl-gcc", "-pthread"),
+    "musl-static": ("musl-gcc", "-pthread", "-static"),
+    "portable": ("gcc", "-DPORTABLE", "-nostartfiles"),
+}
+_LAST = {"portable": ("-Wl,--no-as-needed", "-l:libpthread.so.0")}
+
+
+def driver(form: str = "", name: str = "drv") -> Path:
+    """The program of tests/live/NAME.c in one of its forms; built by one worker, others wait."""
+    source, made = HERE / f"{name}.c", BUILT / (f"{name}-{form}" if form else name)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if outdated(made, source, HERE / "mallocs.h", *HEADERS.glob("*.h")):
+            compiler, *flags = FORMS[form]
+            words = [compiler, *_FLAGS, *flags, source, "-o", made, *_LAST.get(form, ())]
+            subprocess.run(words, check=True)
+    return made
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A traced run of the driver, its account and the report on it."""
+
+    traced: Traced
+
+    @cached_property
+    def report(self) -> Report:
+        """What memtrace says."""
+        with Trace(str(self.traced.path)) as trace:
+            return build(trace)
+
+    @cached_property
+    def processes(self) -> list[ProcessRow]:
+        """Of the report, in order of birth."""
+        return list(self.report.processes)
+
+    @property
+    def process(self) -> ProcessRow:
+        """The only one there may be."""
+        (only,) = self.processes
+        return only
+
+    @property
+    def ops(self) -> list[Event]:
+        """What the driver did."""
+        return self.traced.told("op")
+
+    def block(self, index: int) -> Event:
+        """What the driver was told of block `index` when it was first asked for."""
+        return next(o for o in self.ops if o.get("index") == index and "request" in o)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The report as its JSON says it: for keys that may be new."""
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self.report))
+        return found
+
+
+Drive = Callable[..., Driven]
+
+
+def steps(p: ProcessRow) -> list[tuple[int, str, str | None]]:
+    """(delta, verdict, reason) of each step of the heap."""
+    return [(s.delta, s.verdict, s.reason) for s in p.heap.steps]
+
+
+def moves(p: ProcessRow) -> list[tuple[int | None, int | None, str]]:
+    """(low, high, cause) of each move of the threshold."""
+    return [(m.low, m.high, m.cause) for m in p.threshold.history]
+
+
+def of_kind(p: ProcessRow, *kinds: str) -> list[RegionRow]:
+    """Regions of these kinds that were born in this process, in order of birth."""
+    found = [r for r in p.regions if r.kind in kinds and not r.inherited]
+    return sorted(found, key=lambda r: (r.born_seq, r.start))
+
+
+def chunks(p: ProcessRow) -> list[RegionRow]:
+    """The regions called mapped chunks, in order of birth."""
+    return of_kind(p, "malloc-chunk")
+
+
+def region_at(p: ProcessRow, address: int, seq: int | None = None) -> RegionRow:
+    """The region that holds an address, of those alive after record `seq` (None: at the end)."""
+
+    def alive(r: RegionRow) -> bool:
+        if seq is None:
+            return r.died_seq is None
+        return r.born_seq <= seq and (r.died_seq is None or r.died_seq > seq)
+
+    (only,) = [r for r in p.regions if r.start <= address < r.end and alive(r)]
+    return only
+
+
+def grown(p: ProcessRow) -> list[StepRow]:
+    """The growths of the heap."""
+    return [s for s in p.heap.steps if s.delta > 0]
