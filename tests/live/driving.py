@@ -83,10 +83,17 @@ class Driven:
         return next(o for o in self.ops if o.get("index") == index and "request" in o)
 
     @property
-    def json(self) -> dict[str, Any]:
-        """The report as its JSON says it: for keys that may be new."""
-        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self.report))
-        return found
+    def rows(self) -> list[dict[str, Any]]:
+        """The report's processes as plain values, with what only the text shows."""
+        return [_plain(p) for p in self.processes]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(v) for name, v in msgspec.structs.asdict(value).items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value
 
 
 Drive = Callable[..., Driven]
