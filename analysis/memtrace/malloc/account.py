@@ -14,7 +14,9 @@ from memtrace.malloc.arenas import Arenas
 from memtrace.malloc.beginnings import Legacy
 from memtrace.malloc.caller import LIBC, LIBRARY, LOADER, PROGRAM, STATIC, UNKNOWN, Callers
 from memtrace.malloc.chunks import Chunks
+from memtrace.malloc.churn import NEAR, Churn
 from memtrace.malloc.heap import Heap, Judge
+from memtrace.malloc.limits import Refusals
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
@@ -79,6 +81,8 @@ class Account:
         self.mallocs: Mallocs = Mallocs(p.start, page) if legacy is None else legacy.mallocs.fork()
         self.chunks = Chunks(self.regions, self.mallocs, callers)
         self.sequences = Sequences(p.space, self.regions, self.arenas, self.mallocs, callers)
+        self.churn = Churn()
+        self.refusals = Refusals()
         self.loading: bool = legacy is not None and legacy.loading
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
@@ -174,6 +178,9 @@ class Account:
         failed = ret is None or -4096 < ret < 0
         if failed:
             self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
+            if ret is not None:
+                space = self.p.space
+                self.refusals.failed(seq, self._calls, name, call.args, -ret, space)
             if change is None:
                 return
         sequences = self.sequences
@@ -265,6 +272,8 @@ class Account:
         if self.regions.unmapped(piece, seq) is not None:
             if self.chunks.waiting:
                 self.chunks.waiting.pop(r.born_seq, None)
+            if seq - r.born_seq <= NEAR:
+                self.churn.gone(seq, t, r)
             self._gone_by_munmap(seq, t, call.args, who, r)
 
     def _labelled(self, change: Change, before: int) -> Change:
@@ -457,8 +466,10 @@ class Account:
         self._told += 1
         self.sequences.clone(seq, record)
 
-    def compared(self, seq: int, comparison: Comparison) -> None:
+    def compared(self, seq: int, comparison: Comparison, maps: list[str]) -> None:
         """A snapshot."""
+        if self.refusals.enomem:
+            self.refusals.counted(self._calls, maps)
         if comparison.grown or comparison.drift is not None:
             self._told += 1
             beginnings.compared(self.p.space, seq, self.regions)

@@ -38,6 +38,7 @@ class Accounts(Observer):
         self._heirs: dict[int, Legacy] = {}
         self._decoder = trace.decoder
         self._page = trace.header.page_size
+        self._map_limit = trace.header.max_map_count
 
     def born(self, p: Process, seq: int, t: int, record: Start | Fork) -> None:
         """Begin an account."""
@@ -52,13 +53,18 @@ class Accounts(Observer):
             a.find(seq, p.start)
         elif isinstance(p.start, Exec):
             a.begin(seq, p.start)
-        self._of[p.mm] = a
+        self._begins(a)
+
+    def _begins(self, a: Account) -> Account:
+        a.refusals.limit = self._map_limit
+        self._of[a.p.mm] = a
+        return a
 
     def _account(self, p: Process) -> Account:
         """Of a living process."""
         a = self._of.get(p.mm)
         if a is None:
-            a = self._of[p.mm] = Account.heir(p, self._heirs.pop(p.mm), self._page)
+            a = self._begins(Account.heir(p, self._heirs.pop(p.mm), self._page))
         return a
 
     def calls_of(self, p: Process) -> Callable[[int, int, Call, str, Change | None], None]:
@@ -83,8 +89,10 @@ class Accounts(Observer):
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """A snapshot."""
-        if comparison.grown or comparison.drift is not None:
-            self._account(p).compared(seq, comparison)
+        a = self._of.get(p.mm)
+        refused = a is not None and a.refusals.enomem
+        if refused or comparison.grown or comparison.drift is not None:
+            self._account(p).compared(seq, comparison, snap.maps)
 
     def died(self, p: Process, seq: int, t: int) -> None:
         """Close the account."""

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 import msgspec
 
+from memtrace.findings.catalogue import findings
+from memtrace.findings.facts import facts_of
 from memtrace.malloc.account import Account
 from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
@@ -25,6 +27,7 @@ from memtrace.report.model import (
     AttachedRow,
     CallCount,
     DriftRow,
+    Finding,
     HeapRow,
     Interval,
     KindRow,
@@ -207,6 +210,8 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
     # What nobody saw is mapped, too: how much there was in all is not known.
     vm = None if assumed else max(p.vm_peak * page, p.mapped_peak)
     rss = p.rss_peak * page or None
+    rows = a.regions.rows()
+    found = findings(facts_of(a, result, rows))
     return ProcessRow(
         pid=p.pid,
         mm=p.mm,
@@ -230,7 +235,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         calls={n: CallCount(count=c[0], failed=c[1]) for n, c in sorted(p.calls.items())},
         heap=_heap(a, timed=result.timed),
         threshold=_threshold(a, timed=result.timed),
-        regions=[_region(a, r) for r in a.regions.rows()],
+        regions=[_region(a, r) for r in rows],
         regions_total=a.regions.total,
         arenas=[
             ArenaRow(
@@ -253,15 +258,23 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
             major_faults=p.majflt,
         ),
         metrics=_metrics(a, vm, rss),
-        findings=[],
+        findings=[
+            Finding(
+                rule=x.rule,
+                severity=x.severity,
+                title=x.headline,
+                message=x.message,
+                evidence=list(x.evidence),
+                remedy=x.remedy,
+            )
+            for x in found
+        ],
         born_seq=p.born_seq,
         died_seq=p.died_seq,
         replaced=False,
         inherited=p.inherited,
         env_lost=p.start.env_lost,
         threshold_inherited=a.mallocs.threshold.inherited,
-        over_default=a.heap.over_default,
-        refused=a.heap.refused,
         steps_total=a.heap.steps_total,
         peak_seq=p.mapped_peak_seq,
         seen_bytes=p.mapped_peak,
@@ -403,6 +416,7 @@ def _metrics(a: Account, vm: int | None, rss: int | None) -> dict[str, int | flo
         "chunks.final_bytes": chunks.bytes if chunks else 0,
         "chunks.mapped": chunks.born if chunks else 0,
         "chunks.peak_bytes": chunks.peak if chunks else 0,
+        "churn.pairs": a.churn.pairs,
         "heap.final_bytes": h.final(),
         "heap.grown_bytes": h.grown_bytes,
         "heap.growths": h.growths,

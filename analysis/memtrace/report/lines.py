@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
 
+from memtrace.trace.sizes import plural as plural  # noqa: PLC0414 - beside the others
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me", "Mc"})
 
@@ -112,12 +114,3 @@ def table(rows: Iterable[Sequence[str]], align: str, gap: int = 2, indent: int =
             cells.append(pad + cell if side == ">" else cell + pad)
         lines.append((" " * indent + (" " * gap).join(cells)).rstrip())
     return lines
-
-
-def plural(n: int, one: str, many: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "call"), plural(1200, "call"), plural(2, "process", "processes")
-    ('1 call', '1,200 calls', '2 processes')
-    """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

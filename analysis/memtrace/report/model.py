@@ -205,10 +205,11 @@ class MemoryRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A statement about the program, with the records that prove it."""
+    """A statement about the program, with the records that prove it: see findings/finding.py."""
 
     rule: str
     severity: str
+    title: str
     message: str
     evidence: list[int]
     remedy: str
@@ -248,8 +249,6 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     inherited: bool
     threshold_inherited: bool
     env_lost: bool
-    over_default: int
-    refused: int
     steps_total: int
     peak_seq: int
     seen_bytes: int
@@ -280,8 +279,7 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     ThresholdRow: ("first",),
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
-        "over_default",
-        "refused", "steps_total", "peak_seq", "seen_bytes", "exactness",
+        "steps_total", "peak_seq", "seen_bytes", "exactness",
     ),
     Report: (
         "address_spaces", "machine", "kernel", "page_size", "argv", "exactness", "trust",

@@ -67,8 +67,15 @@ class Rows(Sequence[ProcessRow]):
         row = kept if isinstance(kept, ProcessRow) else _decode(kept)
         if "trust.lost" in row.metrics:
             row.metrics["trust.lost"] = late.lost
+        findings = row.findings
+        if late.exactness in _DOUBTFUL:
+            findings = [
+                msgspec.structs.replace(x, message=f"{x.message} {_DOUBTFUL[late.exactness]}")
+                for x in findings
+            ]
         return msgspec.structs.replace(
             row,
+            findings=findings,
             exit=late.exit,
             running=late.running,
             replaced=late.replaced,
@@ -87,5 +94,10 @@ class Rows(Sequence[ProcessRow]):
         return Rows([self.kept[i] for i in places], [self.late[i] for i in places])
 
 
+#: What is to be added to every finding of such a trace: what it lacks may speak against it.
+_DOUBTFUL = {
+    "incomplete": "As far as recorded: this trace is incomplete.",
+    "drift": "As far as recorded: the replayed map was wrong at a checked moment.",
+}
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ProcessRow).decode

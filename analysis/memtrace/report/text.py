@@ -18,6 +18,7 @@ _DETAILED = 3
 _LISTED = 30
 _REGIONS = 15
 _STEPS = 14
+_EVIDENCE = 8
 _INDENT = 2
 _LABEL = 17
 
@@ -229,12 +230,30 @@ class _Text:
             name = fit(words.command(p), self.width - columns(title) - 4)
             line = title + name + " "
             out = [_styled("bold", line + "─" * max(self.width - columns(line), 0)), ""]
+        out += self._findings(p)
         out += self._kinds(p)
         out += self._heap(p)
         out += self._threshold(p)
         out += self._regions(p)
         out += self._arenas(p)
         return out + self._calls(p)
+
+    def _findings(self, p: ProcessRow) -> list[str]:
+        if not p.findings:
+            return []
+        out = [self._heading("findings", "memtrace explain MT101 tells what each means")]
+        style = {"error": "bad", "warning": "warn"}
+        for x in p.findings:
+            lines = paragraph(x.message, self.width, f"  {x.rule}  {x.severity:<7}  ", " " * 9)
+            head = _styled(style.get(x.severity, "dim"), x.severity)
+            out += [lines[0].replace(x.severity, head, 1), *lines[1:]]
+            if x.evidence:
+                shown = " ".join(f"#{seq}" for seq in x.evidence[:_EVIDENCE])
+                more = len(x.evidence) - _EVIDENCE
+                shown += f" and {more} more" if more > 0 else ""
+                out += paragraph(shown, self.width, " " * 9 + "evidence  ", " " * 19)
+            out += paragraph(x.remedy, self.width, " " * 9 + "try       ", " " * 19)
+        return [*out, ""]
 
     def _kinds(self, p: ProcessRow) -> list[str]:
         if not p.kinds:

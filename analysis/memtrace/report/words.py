@@ -245,55 +245,14 @@ def step(s: StepRow) -> str:
 
 
 def oddities(p: ProcessRow) -> list[str]:
-    """What a person should look at; only proven statements."""
-    out = []
-    t, heap = p.threshold, p.heap
-    rises = [m for m in t.history if m.cause == "freed-chunk"]
-    if rises:
-        doubt = next((m.seq for m in t.history if m.cause == "aligned-or-mallopt"), None)
-        began = "" if t.initial is None else f"from {interval(t.initial, t.initial)} "
-        text = (
-            f"glibc's rule moved the mmap threshold {began}to at "
-            f"most {interval(t.high, t.high)}; first at #{rises[0].seq}, when a mapped chunk was "
-            f"freed"
-        )
-        if doubt is not None:
-            text = (
-                f"the mmap threshold is {interval(t.low, t.high)}: a chunk freed at "
-                f"#{rises[0].seq} should have raised it, but one mapped at #{doubt} is below "
-                f"that (memalign or mallopt)"
-            )
-        else:
-            text += " (unless the program called mallopt, which makes no system call)"
-        out.append(text)
-        after = [s for s in heap.steps if s.reason == "dynamic-threshold"]
-        if after:
-            text = f"{plural(len(after), 'heap growth')} came after it (first #{after[0].seq})"
-            if p.over_default:
-                text += (
-                    f"; {p.over_default:,} so large that the heap served a request of 128 KiB or "
-                    f"more, unless mallopt padded it"
-                )
-            out.append(text)
-    for m in t.history:
-        if m.cause == "contradiction":
-            out.append(
-                f"the threshold as configured is contradicted at #{m.seq}; the cause is unknown"
-            )
-            break
-    untold = heap.start is None and heap.exact  # its size is not known, all its moves are
-    if heap.growths >= 2 and not heap.shrinks and (heap.final_bytes or untold):
-        recorded = "" if p.exactness in ("exact", "unverified") else " as far as recorded"
-        recorded += since(p)
-        out.append(f"the heap grew {heap.growths:,} times and never shrank{recorded}")
-    if p.refused:
-        out.append(f"{plural(p.refused, 'growth')} of the heap refused by the kernel")
-    failed = [(n, c.failed) for n, c in p.calls.items() if c.failed and n != "brk"]
-    if failed:
-        listed = ", ".join(f"{clean(n)[:24]} {c:,}" for n, c in failed[:6])
-        out.append(f"calls that failed: {listed}")
+    """What a person should look at, a line each; the notes among the findings in one line."""
+    out = [f"{x.rule}  {x.title}" for x in p.findings if x.severity != "info"]
     if p.verification.drift:
         out.append(f"the replayed map was wrong at #{p.verification.drift[0].seq}")
+    notes = [x.rule for x in p.findings if x.severity == "info"]
+    if notes:
+        stands = "" if out else "nothing stands out; "
+        out.append(f"{stands}{plural(len(notes), 'note')} below: {', '.join(notes)}")
     return out
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes and times as text: the only place with units.
+"""Sizes, times and counts as text: the only place with units.
 
 Inside memtrace a size is an int of bytes and a time an int of nanoseconds. Sizes are printed in
 powers of 1024 (KiB, MiB); "KB" is never printed, because the reader cannot know which one it is.
@@ -129,3 +129,12 @@ def format_time(ns: int) -> str:
                 else f"{v:.2f} {unit}"
             )
     return f"{ns} ns"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "call"), plural(1200, "call"), plural(2, "process", "processes")
+    ('1 call', '1,200 calls', '2 processes')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""MT105: mappings of one size that come and go at once."""
+
+from __future__ import annotations
+
+from memtrace.findings.facts import PAIRS, Facts
+from memtrace.findings.finding import WARNING, Finding, Rule, seqs
+from memtrace.malloc.churn import NEAR, Pairs
+from memtrace.malloc.glibc import THRESHOLD_MAX
+from memtrace.trace.sizes import format_size, format_time
+
+#: Of all memory calls the pairs' are at least so many percent.
+PERCENT = 10
+#: Half of the pairs lived less than that, where the trace has times; in nanoseconds.
+SHORT = 1 << 27
+
+
+def churn(f: Facts) -> Finding | None:
+    """Pairs of mmap and munmap of one size."""
+    found = [
+        p
+        for p in f.churn
+        if p.kind in ("malloc-chunk", "anon", "unknown")
+        and p.pairs >= PAIRS
+        and 200 * p.pairs >= PERCENT * f.calls_total
+        and (not f.timed or p.half_ns <= SHORT)
+    ]
+    if not found:
+        return None
+    p = found[0]
+    share = 200 * p.pairs // max(f.calls_total, 1)
+    lived = f"; at least half of them lived less than {format_time(p.half_ns)}" if f.timed else ""
+    text = (
+        f"{p.pairs:,} mappings of {format_size(p.length)} were {_made(p)} and unmapped again "
+        f"within {NEAR} records, #{p.first[0]} and #{p.first[1]} the first{lived}. Their calls are "
+        f"{share} % of all memory calls. Each pair is two system calls, and each page touched "
+        f"between them a page fault and the zeroing of a page."
+    )
+    if len(found) > 1:
+        text += f" {len(found) - 1:,} more sizes do the same."
+    malloc = p.kind == "malloc-chunk" and f.glibc
+    if malloc:
+        text += _threshold(f, p)
+        remedy = "reuse the block in the program"
+        if p.length < THRESHOLD_MAX:
+            remedy += (
+                f"; or MALLOC_MMAP_THRESHOLD_={p.length + 4096} PROG ARGS...  (unless it calls "
+                f"mallopt itself), so that the heap serves it"
+            )
+    else:
+        remedy = "reuse the mapping in the program: memtrace events TRACE shows who makes it"
+    return Finding(
+        rule="MT105",
+        severity=WARNING,
+        headline=f"{p.pairs:,} pairs of mmap and munmap of {format_size(p.length)}",
+        message=text,
+        evidence=seqs([*p.first, p.last]),
+        remedy=remedy,
+    )
+
+
+def _made(p: Pairs) -> str:
+    return {"malloc-chunk": "mapped by malloc", "anon": "mapped by the program itself"}.get(
+        p.kind, "mapped (by whom no evidence tells)"
+    )
+
+
+def _threshold(f: Facts, p: Pairs) -> str:
+    t = f.threshold
+    if t.first("contradiction") is not None or t.first("aligned-or-mallopt") is not None:
+        return " The threshold did not rise as the first free should have made it (MT101, MT111)."
+    if t.fixed_by is not None:
+        return (
+            " The threshold is fixed by the environment; left to itself it would have risen at the "
+            "first free, and the heap would serve the rest."
+        )
+    return ""
+
+
+CHURN = Rule(
+    "MT105",
+    "mappings of one size come and go at once",
+    churn,
+    f"""\
+A block that is allocated and freed in a loop, large enough to be mapped: each turn is an mmap, a
+munmap, and for each page touched a fault and a page to zero. glibc's dynamic threshold exists to
+stop that: the first free raises the threshold, and the heap serves the rest. So it happens where
+the threshold is fixed (by the environment or by mallopt), where blocks are larger than 32 MiB,
+under other allocators, or where the program calls mmap itself.
+
+How it is decided. A pair is a private anonymous mapping that one munmap took away whole within
+{NEAR} records after its mmap. The finding needs {PAIRS} pairs of one size and kind whose calls
+are at least
+{PERCENT} % of the process's memory calls, at least half of which lived less than
+{format_time(SHORT)} (not asked of a
+trace without times). Records of other threads and processes count as distance, so that busy traces
+show fewer pairs than there are, never more. The metric churn.pairs counts all pairs.
+
+What to do. Keep the buffer and use it again. Or raise or free the threshold: unset
+MALLOC_MMAP_THRESHOLD_, or set it above the size. The price of a higher threshold is MT101's.
+
+See it live.
+    memtrace run -o t.json -- build/samples/mmap-churn && memtrace report t.json
+""",
+)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What findings are made of: one address space's account at its end, and what the trace's header
+says of the machine.
+
+A finding sees nothing else. What is absent here it cannot state: an imported log has no evidence
+of kinds, an attach none of what was before, and a trace with gaps proves nothing that rests on
+something not having happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memtrace.malloc.allocator import UNKNOWN, Allocator
+from memtrace.malloc.churn import Pairs
+from memtrace.malloc.glibc import Settings
+from memtrace.malloc.heap import Step
+from memtrace.malloc.limits import Refusal
+from memtrace.malloc.threshold import Move
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memtrace.malloc.account import Account
+    from memtrace.malloc.heap import Heap
+    from memtrace.malloc.regions import Region
+    from memtrace.replay.result import Replay
+
+#: Pairs of one size that are worth being told, at least.
+PAIRS = 100
+_DEFAULTS = Settings()
+#: Chunks that are named, at most.
+_CHUNKS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdFacts:
+    """glibc's mmap threshold: `Threshold`, at the end."""
+
+    initial: int | None = None
+    low: int | None = None
+    high: int | None = None
+    fixed_by: str | None = None
+    inherited: bool = False
+    rises: int = 0
+    moves: tuple[Move, ...] = ()
+
+    def first(self, cause: str) -> Move | None:
+        """The first move for that cause."""
+        return next((m for m in self.moves if m.cause == cause), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeapFacts:
+    """The break: `Heap`, at the end. `steps` are the largest of `steps_total`. `first`: bytes it
+    began with, None if not known.
+    """
+
+    start: int | None = None
+    final: int | None = None
+    peak: int | None = None
+    first: int | None = 0
+    growths: int = 0
+    shrinks: int = 0
+    refused: int = 0
+    grown: int = 0
+    shrunk: int = 0
+    exact: bool = True
+    steps: tuple[Step, ...] = ()
+    steps_total: int = 0
+
+    @property
+    def all_steps(self) -> bool:
+        """Whether no step is left out."""
+        return len(self.steps) == self.steps_total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkFacts:
+    """Chunks that malloc had mapped and that are mapped at the end, neither inherited nor older
+    than the trace: `largest` of them as (seq of the mmap, bytes).
+    """
+
+    alive: int = 0
+    bytes: int = 0
+    largest: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaFacts:
+    """A heap of a thread arena that is there at the end. `seq`: the mmap that reserved it, None if
+    not known; `peak`: the most that was open. Bytes.
+    """
+
+    base: int
+    reserved: int
+    peak: int
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Of one address space, at its end.
+
+    Attributes:
+        whole: no event is known to be lost and the map was never found wrong.
+        assumed: it comes from a log without callers, headers and kernel maps.
+        attached: it is older than the trace; `inherited`: a fork's copy.
+        exited: its process has exited by itself, with a status.
+        timed: records have times.
+        calls: by name, (made, failed); `calls_total` of them.
+        other_heaps: (owner, regions, bytes at most) of runtimes and other allocators.
+        fallbacks: the mmaps that stand in for a refused heap.
+        failed: (call, errno) -> (how often, the first).
+        maps_peak: lines of maps, the most that was read; None if never read.
+        maps_limit: vm.max_map_count.
+    """
+
+    whole: bool = True
+    assumed: bool = False
+    attached: bool = False
+    inherited: bool = False
+    exited: bool = True
+    timed: bool = True
+    born_seq: int = 1
+    allocator: Allocator = UNKNOWN
+    allocators: tuple[Allocator, ...] = ()
+    i386: bool = False
+    settings: Settings = _DEFAULTS
+    threshold: ThresholdFacts = ThresholdFacts()
+    heap: HeapFacts = HeapFacts()
+    chunks: ChunkFacts = ChunkFacts()
+    arenas: tuple[ArenaFacts, ...] = ()
+    other_heaps: tuple[tuple[str, int, int], ...] = ()
+    fallbacks: tuple[int, ...] = ()
+    churn: tuple[Pairs, ...] = ()
+    calls: tuple[tuple[str, int, int], ...] = ()
+    calls_total: int = 0
+    failed: tuple[tuple[str, int, int, int], ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    maps_peak: int | None = None
+    maps_limit: int | None = None
+    cpus: int | None = None
+
+    @property
+    def glibc(self) -> bool:
+        """Whether glibc's malloc serves the process."""
+        return self.allocator.name == "glibc"
+
+
+def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
+    """The facts of a process at its end.
+
+    Args:
+        a: its account, finished.
+        result: the pass so far.
+        rows: its largest regions.
+    """
+    p, header, t = a.p, result.header, a.mallocs.threshold
+    calls = tuple((n, c[0], c[1]) for n, c in sorted(p.calls.items()))
+    return Facts(
+        whole=not (result.lost or p.drifted or result.problems_total),
+        assumed=p.start.assumed,
+        attached=p.attached,
+        inherited=p.inherited,
+        exited=p.died_seq is not None and p.exit_code is not None,
+        timed=result.timed,
+        born_seq=p.born_seq,
+        allocator=a.mallocs.serving,
+        allocators=tuple(a.mallocs.every),
+        i386=a.mallocs.layout.i386,
+        settings=a.mallocs.settings,
+        threshold=ThresholdFacts(
+            initial=t.initial, low=t.low, high=t.high, fixed_by=t.fixed_by, inherited=t.inherited,
+            rises=t.rises, moves=tuple(t.history),
+        ),
+        heap=_heap(a.heap),
+        chunks=_chunks(a),
+        arenas=_arenas(a),
+        other_heaps=_others(rows),
+        fallbacks=tuple(r.born_seq for r in rows if r.kind == "main-arena"),
+        churn=a.churn.most(PAIRS),
+        calls=calls,
+        calls_total=sum(made for _, made, _ in calls),
+        failed=tuple((n, e, *found) for (n, e), found in sorted(a.refusals.first.items())),
+        refusals=tuple(a.refusals.enomem),
+        maps_peak=p.maps_peak or None,
+        maps_limit=header.max_map_count,
+        cpus=header.cpus_online,
+    )  # fmt: skip
+
+
+def _heap(h: Heap) -> HeapFacts:
+    final = h.final()
+    return HeapFacts(
+        start=h.start,
+        final=final,
+        peak=None if final is None else h.peak,
+        first=h.first,
+        growths=h.growths,
+        shrinks=h.shrinks,
+        refused=h.refused,
+        grown=h.grown_bytes,
+        shrunk=h.shrunk_bytes,
+        exact=not (h.loose or h.rounded or h.blind),
+        steps=tuple(h.steps),
+        steps_total=h.steps_total,
+    )
+
+
+def _chunks(a: Account) -> ChunkFacts:
+    kind = a.regions.kinds.get("malloc-chunk")
+    if kind is None or not kind.alive:
+        return ChunkFacts()
+    alive = [
+        (r.bytes, r.born_seq)
+        for r in a.regions.alive.values()
+        if r.kind == "malloc-chunk" and not r.inherited and not r.older
+    ]
+    alive.sort(key=lambda x: (-x[0], x[1]))
+    largest = tuple((seq, size) for size, seq in alive[:_CHUNKS])
+    return ChunkFacts(alive=len(alive), bytes=sum(size for size, _ in alive), largest=largest)
+
+
+def _arenas(a: Account) -> tuple[ArenaFacts, ...]:
+    if not a.arenas.alive:
+        return ()
+    born = {
+        r.start: r.born_seq
+        for r in a.regions.alive.values()
+        if r.kind == "arena" and not r.inherited and not r.older
+    }
+    return tuple(
+        ArenaFacts(base=x.base, reserved=x.reserved, peak=x.committed_peak, seq=born.get(x.base))
+        for x in a.arenas.alive.values()
+    )
+
+
+def _others(rows: Sequence[Region]) -> tuple[tuple[str, int, int], ...]:
+    found: dict[str, tuple[int, int]] = {}
+    for r in rows:
+        if r.kind == "runtime-heap" and r.owner:
+            n, size = found.get(r.owner, (0, 0))
+            found[r.owner] = n + 1, size + r.peak
+    return tuple((owner, n, size) for owner, (n, size) in sorted(found.items()))
