@@ -132,6 +132,15 @@ def region_at(p: ProcessRow, address: int, seq: int | None = None) -> RegionRow:
     return only
 
 
+#: What the kernel and the loader map.
+_BEFORE = frozenset({"library", "file", "loader", "vdso", "stack"})
+
+
+def kinds(p: ProcessRow) -> set[str]:
+    """The kinds of what was mapped, without the loader's and the kernel's."""
+    return {r.kind for r in p.regions if not r.inherited} - _BEFORE
+
+
 def grown(p: ProcessRow) -> list[StepRow]:
     """The growths of the heap."""
     return [s for s in p.heap.steps if s.delta > 0]
