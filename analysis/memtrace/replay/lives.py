@@ -19,6 +19,7 @@ from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.space.seed import seed
 from memtrace.trace.records import (
+    Allocator,
     Attach,
     Clone,
     Exec,
@@ -267,6 +268,9 @@ class Lives:
                 return None
         return p
 
+    def _allocator(self, _seq: int, _t: int, record: Allocator) -> Process | None:
+        return self.live.get(record.mm)
+
     def _overlap(self, _seq: int, _t: int, record: Overlap) -> Process | None:
         p = self.live.get(record.mm)
         if p is not None:
@@ -372,6 +376,7 @@ _APPLY: dict[type, Callable[[Lives, int, int, Any], Process | None]] = {
     Gone: Lives._gone,  # noqa: SLF001
     Snap: Lives._snap,  # noqa: SLF001
     Libc: Lives._libc,  # noqa: SLF001
+    Allocator: Lives._allocator,  # noqa: SLF001
     Overlap: Lives._overlap,  # noqa: SLF001
     Lost: Lives._lost,  # noqa: SLF001
 }

@@ -151,3 +151,21 @@ def test_a_call_is_direct_when_its_code_says_so(
     assert calls_directly(pid, ino, path, 0x105, ip) is direct
     assert calls_directly(pid, ino + 1, path, 0x105, ip) is False
     assert calls_directly(pid, ino, path + "-", 0x105, ip) is False
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (GLIBC, {"name": "glibc", "version": "2.36"}),
+        (b"\0musl libc (x86_64)\nVersion %s\n\0" + b"\x001.2.3\0", {"name": "musl", "version": "1.2.3"}),
+        (b"malloc\0musl\0", None),
+        (b"GNU C Library\0", None),
+    ],
+)  # fmt: skip
+def test_a_c_library_of_any_name_is_told_by_its_bytes_alone(
+    tmp_path: Path, data: bytes, expected: dict[str, str] | None
+) -> None:
+    path = tmp_path / "libsomething.so"
+    path.write_bytes(data)
+    assert LibcFinder().look_into(os.getpid(), DEV, path.stat().st_ino, str(path)) == expected
+    assert LibcFinder().look_into(os.getpid(), DEV, path.stat().st_ino + 1, str(path)) is None

@@ -22,6 +22,7 @@ from memtrace.malloc.glibc import settings
 from memtrace.trace.codec import Decoder, encode
 from memtrace.trace.mapping import decode_maps
 from memtrace.trace.records import (
+    Allocator,
     Call,
     Exec,
     Ext,
@@ -265,7 +266,8 @@ OURS = {
     ("Exec", "abi"), ("Exec", "rlimits"), ("Exec", "withheld"), ("Attach", "abi"),
     ("Attach", "rlimits"), ("Attach", "why"), ("Snap", "why"), ("Libc", "name"),
     ("Libc", "version"),
-    ("Libc", "build_id"), ("Lost", "why"), ("Ext", "abi"), ("Ext", "raw"), ("FileId", "dev"),
+    ("Libc", "build_id"), ("Allocator", "name"), ("Allocator", "how"), ("Allocator", "version"),
+    ("Allocator", "build_id"), ("Lost", "why"), ("Ext", "abi"), ("Ext", "raw"), ("FileId", "dev"),
     ("Footer", "reason"), ("Footer", "counts"),
 }  # fmt: skip
 
@@ -284,7 +286,8 @@ def test_every_text_of_a_trace_is_redacted_or_memtraces_own() -> None:
         ("Header", "argv"), ("Header", "log"),
         ("Exec", "exe"), ("Exec", "argv"), ("Exec", "env"), ("Exec", "maps"),
         ("Attach", "exe"), ("Attach", "argv"), ("Attach", "env"), ("Attach", "maps"),
-        ("Snap", "maps"), ("Libc", "path"), ("Ext", "x"), ("Ext", "name"), ("FileId", "path"),
+        ("Snap", "maps"), ("Libc", "path"), ("Allocator", "path"), ("Ext", "x"), ("Ext", "name"),
+        ("FileId", "path"),
     }  # fmt: skip
 
 
@@ -296,6 +299,7 @@ def test_a_record_is_never_changed_in_place(redaction: Redaction) -> None:
              Ext(f=file, x=(0, 1, ["0-1 r--p 0 fe:00 3 /a"]), name="n")),
         Snap(t=1, mm=1, pid=1, tid=1, why="exit", maps=["0-1 r--p 0 fe:00 3 /a"]),
         Libc(t=1, mm=1, path="/a"),
+        Allocator(t=1, mm=1, path="/a", malloc=True),
     ]  # fmt: skip
     lines = [encode(r) for r in before]
     after = [encode(redaction.record(r)) for r in before]

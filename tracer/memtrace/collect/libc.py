@@ -33,14 +33,16 @@ class LibcFinder:
             return None
         key = (dev, ino)
         if key not in self._known:
-            self._known[key] = None
-            for candidate in (f"/proc/{pid}/root{path}", path):
-                data = _read_if(candidate, ino)
-                if data is not None:
-                    self._known[key] = identify(path, data)
-                    break
-            else:
-                self._known[key] = {"name": _name(path)}
+            data = _read(pid, ino, path)
+            self._known[key] = {"name": _name(path)} if data is None else identify(path, data)
+        return self._known[key]
+
+    def look_into(self, pid: int, dev: str, ino: int, path: str) -> dict[str, Any] | None:
+        """The same of a file of any name, if its bytes say that it is a C library."""
+        key = (dev, ino)
+        if key not in self._known:
+            data = _read(pid, ino, path)
+            self._known[key] = None if data is None else proven(data)
         return self._known[key]
 
 
@@ -72,6 +74,14 @@ def calls_directly(pid: int, ino: int, path: str, ret: int, ip: int) -> bool:
     return False
 
 
+def _read(pid: int, ino: int, path: str) -> bytes | None:
+    for candidate in (f"/proc/{pid}/root{path}", path):
+        data = _read_if(candidate, ino)
+        if data is not None:
+            return data
+    return None
+
+
 def _read_if(path: str, ino: int) -> bytes | None:
     try:
         with open(path, "rb") as f:
@@ -83,6 +93,13 @@ def _read_if(path: str, ino: int) -> bytes | None:
 
 def _name(path: str) -> str:
     return "musl" if "musl" in os.path.basename(path) else "glibc"
+
+
+def proven(data: bytes) -> dict[str, Any] | None:
+    """The same of a file of any name, if its bytes say that it is a C library."""
+    if _GLIBC.search(data):
+        return identify("libc.so.6", data)
+    return identify("ld-musl-", data) if b"musl libc (" in data else None
 
 
 def identify(path: str, data: bytes) -> dict[str, Any]:

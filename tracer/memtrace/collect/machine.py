@@ -87,6 +87,7 @@ def header(engine: str, argv: Sequence[str]) -> Header:
         overcommit=_int("/proc/sys/vm/overcommit_memory"),
         argv=[os.fsencode(a).decode("utf-8", "backslashreplace") for a in argv],
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        code=engine != "strace",
         calls=list(NAMES),
     )
 

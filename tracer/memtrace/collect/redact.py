@@ -19,7 +19,19 @@ from typing import TypeVar
 
 import msgspec
 
-from memtrace.trace.records import Call, Ext, FileId, Header, Libc, Life, Place, Site, Snap, Start
+from memtrace.trace.records import (
+    Allocator,
+    Call,
+    Ext,
+    FileId,
+    Header,
+    Libc,
+    Life,
+    Place,
+    Site,
+    Snap,
+    Start,
+)
 
 REDACTED = "<redacted>"
 
@@ -128,7 +140,7 @@ class Redaction:
             )
         if isinstance(record, Snap):
             return msgspec.structs.replace(record, maps=self.maps(record.maps))
-        if isinstance(record, Libc):
+        if isinstance(record, Libc | Allocator):
             return msgspec.structs.replace(record, path=self.name(record.path))
         return record
 

@@ -15,11 +15,12 @@ import msgspec
 
 from memtrace.collect import procfs, wire
 from memtrace.collect.abi import INDEX
+from memtrace.collect.code import CodeFinder
 from memtrace.collect.decode import decode
 from memtrace.collect.libc import LibcFinder, calls_directly
 from memtrace.collect.redact import Redaction
 from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import MAP_ANONYMOUS, Change, apply, prot_perms
+from memtrace.space.calls import MAP_ANONYMOUS, PROT_EXEC, Change, apply, prot_perms
 from memtrace.space.canonical import MapsCache
 from memtrace.space.compare import compare
 from memtrace.space.seed import seed
@@ -51,7 +52,8 @@ class Model:
     """What the writer keeps of one mm."""
 
     __slots__ = (
-        "asked", "calls", "freed", "libcs", "malloc", "offset", "older", "pid", "sites", "space",
+        "asked", "calls", "code", "freed", "libcs", "malloc", "offset", "older", "pid", "sites",
+        "space",
     )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
@@ -59,6 +61,7 @@ class Model:
         self.space = AddressSpace()
         self.calls = 0
         self.libcs: set[tuple[str, int]] = set()
+        self.code: set[tuple[str, int]] = set()
         self.malloc: dict[int, int] = {}
         self.freed: dict[int, tuple[int, int]] = {}  # by the address that a munmap begins at
         self.sites: dict[tuple[int, int, int], int] = {}
@@ -104,6 +107,7 @@ class Scribe:
         self._start = 0
         self._headers: list[tuple[int, int]] = []
         self._libc = find_libc or LibcFinder()
+        self._code = CodeFinder()
         self._redaction = redaction
 
     @property
@@ -181,6 +185,8 @@ class Scribe:
                     del model.malloc[next(iter(model.malloc))]
             elif file is not None and ret is not None:
                 self._look_for_libc(m.mm, model, file.dev, file.ino, file.path)
+                if used[2] & PROT_EXEC:
+                    self._look_into(m.mm, model, file.dev, file.ino, file.path)
         elif name == "brk" and space.start_brk is not None and ret is not None:
             self.heap_peak = max(self.heap_peak or 0, ret - space.start_brk)
 
@@ -247,12 +253,33 @@ class Scribe:
         return definition or number
 
     def _look_for_libc(self, mm: int, model: Model, dev: str, ino: int, path: str) -> None:
-        if (dev, ino) in model.libcs:
-            return  # another segment of it
-        found = self._libc.look(model.pid, dev, ino, path)
+        if (dev, ino) not in model.libcs:  # not another segment of it
+            self._note_libc(mm, model, dev, ino, path, self._libc.look(model.pid, dev, ino, path))
+
+    def _note_libc(
+        self, mm: int, model: Model, dev: str, ino: int, path: str, found: dict[str, Any] | None
+    ) -> None:
         if found is not None:
             model.libcs.add((dev, ino))
             self._write({"rec": "libc", "mm": mm, "path": path, **found, "t": self._t})
+
+    def _look_into(
+        self, mm: int, model: Model, dev: str, ino: int, path: str, *, main: bool = False
+    ) -> None:
+        """Whose allocator's code a file holds that is mapped to be executed."""
+        key = dev, ino
+        if key in model.code or key in model.libcs:
+            return
+        model.code.add(key)
+        facts = dict(self._code.look(model.pid, dev, ino, path, main=main))
+        if facts.pop("libc", False):
+            # It may have any name, and musl's is mapped by execve: it is the loader, too.
+            found = self._libc.look_into(model.pid, dev, ino, path)
+            self._note_libc(mm, model, dev, ino, path, found)
+            if found is not None:
+                return
+        if facts:
+            self._write({"rec": "allocator", "mm": mm, "path": path, **facts, "t": self._t})
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -284,8 +311,8 @@ class Scribe:
         self._write(fields)
         if rec == "snap":
             self._snap(fields)
-        elif rec == "attach":
-            self._libcs_there(fields["mm"])
+        elif rec in ("exec", "attach"):
+            self._code_there(fields["mm"], fields.get("exe", ""), libcs=rec == "attach")
 
     def _begin(self, fields: dict[str, Any]) -> None:
         model = self._models[fields["mm"]] = Model(fields["pid"])
@@ -300,13 +327,15 @@ class Scribe:
         if space.brk is not None and space.start_brk is not None and not space.brk_by_label:
             self.heap_peak = max(self.heap_peak or 0, space.brk - space.start_brk)
 
-    def _libcs_there(self, mm: int) -> None:
-        """The C libraries that were mapped before the trace began."""
+    def _code_there(self, mm: int, exe: str, *, libcs: bool) -> None:
+        """What was mapped without a call: by execve, or before the trace began."""
         model = self._models[mm]
         for _, _, attr, _ in list(model.space.pieces()):
             if attr.is_file and attr.perms[2] == "x":
                 path = model.space.paths.get((attr.dev, attr.ino), "")
-                self._look_for_libc(mm, model, attr.dev, attr.ino, path)
+                if libcs:
+                    self._look_for_libc(mm, model, attr.dev, attr.ino, path)
+                self._look_into(mm, model, attr.dev, attr.ino, path, main=path == exe)
 
     def _snap(self, fields: dict[str, Any]) -> None:
         model = self._models.get(fields["mm"])

@@ -261,6 +261,23 @@ class Libc(Life, tag="libc"):
     build_id: str | None = None
 
 
+class Allocator(Life, tag="allocator"):
+    """A file with executable pages that defines malloc, or holds the code of an allocator or of a
+    runtime that has one, as the file itself shows; no C library: that is a `Libc`.
+
+    `name` is whose code it is, "" if none that memtrace knows; `how` what shows it. `malloc`: the
+    file defines `malloc` for others, so that the loader may choose it.
+    """
+
+    mm: int
+    path: str
+    name: str = ""
+    malloc: bool = False
+    how: str = ""
+    version: str | None = None
+    build_id: str | None = None
+
+
 class Overlap(Life, tag="overlap"):
     """Memory calls of one mm ran at the same time: their order is unknown. A snap follows."""
 
@@ -288,7 +305,8 @@ class Header(msgspec.Struct, kw_only=True):
     """The first object of a trace: what is known before the target starts.
 
     `log`: the name of the log that the trace was imported from. `clock`: how exact its times are:
-    "ns", "us", "ms", "s", or "none": no record has a time.
+    "ns", "us", "ms", "s", or "none": no record has a time. `code`: executable files were looked
+    into: one without an `allocator` or `libc` record holds nothing of either that could be told.
     """
 
     memtrace: str = "trace"
@@ -306,6 +324,7 @@ class Header(msgspec.Struct, kw_only=True):
     started: str = ""
     log: str | None = None
     clock: str = "ns"
+    code: bool = False
     columns: list[str] = msgspec.field(default_factory=lambda: list(COLUMNS))
     calls: list[str] = []
 
@@ -319,5 +338,5 @@ class Footer(msgspec.Struct, kw_only=True):
     counts: dict[str, int] = {}
 
 
-LifeRecord = Exec | Attach | Fork | Clone | Exit | Gone | Snap | Libc | Overlap | Lost
+LifeRecord = Exec | Attach | Fork | Clone | Exit | Gone | Snap | Libc | Allocator | Overlap | Lost
 Record = Call | LifeRecord | Unknown

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whose code a file holds: told by files that a linker made, held against pyelftools."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.collect.test_libc import this_libc
+
+from memtrace.collect.code import CodeFinder, read
+from memtrace.collect.elf import Elf, NotElfError
+
+
+def link(folder: Path, source: str, *options: str, name: str = "a.so") -> Path:
+    """A shared object of this C source."""
+    made = folder / name
+    subprocess.run(
+        ["gcc", "-x", "c", "-shared", "-fPIC", "-nostdlib", *options, "-o", made, "-"],
+        input=source.encode(), check=True,
+    )  # fmt: skip
+    return made
+
+
+def held(path: Path, *, main: bool = False) -> dict[str, Any] | None:
+    return read(str(path), path.stat().st_ino, main=main)
+
+
+@pytest.mark.parametrize("style", ["gnu", "sysv", "both"])
+def test_what_is_defined_is_found_as_the_loader_finds_it(tmp_path: Path, style: str) -> None:
+    many = "".join(f"void f{n}(void) {{}}\n" for n in range(300))
+    used = "extern void other(void); void calls(void) { other(); }\nstatic void hidden(void) {}\n"
+    made = link(tmp_path, many + used, f"-Wl,--hash-style={style}")
+    with made.open("rb") as f:
+        elf = Elf(f.fileno())
+        assert all(elf.defines(f"f{n}") for n in range(300))
+        assert elf.defines("calls")
+        assert not any(map(elf.defines, ["other", "hidden", "f300", "f", "f1x", ""]))
+
+
+def test_this_machines_libc_defines_what_pyelftools_says() -> None:
+    with open(this_libc(), "rb") as f:
+        section: Any = ELFFile(f).get_section_by_name(".dynsym")
+        symbols = [
+            s.name for s in section.iter_symbols()
+            if s["st_shndx"] != "SHN_UNDEF" and s["st_info"]["bind"] in ("STB_GLOBAL", "STB_WEAK")
+        ]  # fmt: skip
+        elf = Elf(f.fileno())
+        assert len(symbols) > 1000
+        assert all(map(elf.defines, symbols))
+        assert not any(elf.defines(f"{name}_") for name in symbols if f"{name}_" not in symbols)
+
+
+def test_a_file_that_defines_malloc_says_so(tmp_path: Path) -> None:
+    own = "void *malloc(unsigned long n) { return (void *)n; }\n"
+    build = ("-Wl,--build-id=0xabcdef",)
+    assert held(link(tmp_path, own, *build)) == {
+        "malloc": True, "libc": False, "build_id": "abcdef",
+    }  # fmt: skip
+    both = own + "int mallocx, mallctl;"
+    assert held(link(tmp_path, both, *build)) == {
+        "malloc": True, "name": "jemalloc", "how": "defines mallocx and mallctl",
+        "build_id": "abcdef",
+    }  # fmt: skip
+
+
+def test_a_name_that_is_only_used_or_hidden_proves_nothing(tmp_path: Path) -> None:
+    assert held(link(tmp_path, "void *malloc(unsigned long); void *f(void) {return malloc(1);}")) \
+        == {}  # fmt: skip
+    hidden = '__attribute__((visibility("hidden"))) void *malloc(unsigned long n) { return 0; }'
+    assert held(link(tmp_path, hidden)) == {}
+
+
+def test_texts_are_looked_for_in_the_program_alone(tmp_path: Path) -> None:
+    text = 'const char *const said[] = {"<jemalloc>: no", 0};'
+    made = link(tmp_path, text)
+    assert held(made) == {}
+    found = held(made, main=True)
+    assert found is not None
+    assert (found["name"], found["how"]) == ("jemalloc", 'holds the text "<jemalloc>:"')
+    assert "malloc" not in found
+
+
+def test_a_static_program_with_glibcs_malloc(tmp_path: Path) -> None:
+    program = tmp_path / "a"
+    main = "#include <stdlib.h>\nint main(void) { return malloc(9) == 0; }"
+    subprocess.run(
+        ["gcc", "-x", "c", "-static", "-o", program, "-"], input=main.encode(), check=True
+    )
+    found = held(program, main=True)
+    assert found is not None
+    assert found["name"] == "glibc"
+    assert held(program) == {}
+
+
+def test_the_loader_is_nobodys_malloc() -> None:
+    with open("/proc/self/maps", "rb") as f:
+        loaders = {line.split()[5] for line in f if b"/ld-linux" in line or b"/ld-2." in line}
+    assert loaders
+    assert all(held(Path(os.fsdecode(path))) == {} for path in loaders)
+
+
+def test_what_is_no_elf_file_or_another_one_holds_nothing(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"malloc\0" * 100)
+    assert held(plain) is None
+    assert read(this_libc(), 1, main=False) is None
+    assert read("/nowhere", 1, main=False) is None
+    assert CodeFinder().look(os.getpid(), "fe:00", 1, "/nowhere") == {}
+
+
+def test_a_file_is_read_once(tmp_path: Path) -> None:
+    made = link(tmp_path, "void *malloc(unsigned long n) { return 0; }")
+    finder, ino = CodeFinder(), made.stat().st_ino
+    first = finder.look(os.getpid(), "fe:00", ino, str(made))
+    assert first["malloc"]
+    made.unlink()
+    assert finder.look(os.getpid(), "fe:00", ino, str(made)) is first
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.data())
+def test_a_broken_file_gives_an_answer(tmp_path: Path, data: st.DataObject) -> None:
+    made = tmp_path / "whole.so"
+    if not made.exists():
+        link(tmp_path, "void *malloc(unsigned long n) { return 0; }", name="whole.so")
+    whole = bytearray(made.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, 1023) | st.integers(0, len(whole) - 1))
+        whole[at] = data.draw(st.sampled_from([0, 1, 0x7F, 0xFF]) | st.integers(0, 255))
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(whole[: data.draw(st.just(len(whole)) | st.integers(0, len(whole)))])
+    with broken.open("rb") as f:
+        try:
+            elf = Elf(f.fileno())
+        except NotElfError:
+            return
+        elf.defines("malloc")
+        elf.build_id()
+        elf.search([b"malloc"], constants=True)
+        elf.writable(100)
