@@ -13,7 +13,7 @@ import click
 
 from memtrace.cli.exits import to_stderr
 from memtrace.cli.options import common, quiet
-from memtrace.cli.record import incomplete, printable, recorded, recording
+from memtrace.cli.record import can_walk, incomplete, printable, recorded, recording
 from memtrace.trace.sizes import format_size, format_time
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def command(
     snapshots: str | None,
     evidence: str,
     redact: bool,
+    heap_walk: bool,
 ) -> NoReturn:
     """Record a running process until Ctrl-C (or SIGTERM, or --for), then let it run on.
 
@@ -109,7 +110,12 @@ def command(
     number = parse_pid(pid)
     for_ns = None if duration is None else parse_for(duration)
     fields: dict[str, Any] = parse_snapshots(snapshots)
-    options = Options(**fields, evidence=evidence == "full", redact=redact)
+    options = Options(
+        **fields,
+        evidence=evidence == "full",
+        redact=redact,
+        heap_walk=heap_walk and can_walk("attach", engine),
+    )
     line = _Line()
     attached = record_attached(number, path, options, for_ns=for_ns, say=line.say, watch=line.watch)
     line.clear()

@@ -54,6 +54,20 @@ def _engine(ctx: click.Context, _: click.Parameter, value: str) -> str:
     return value
 
 
+def can_walk(verb: str, engine: str) -> bool:
+    """True for `--heap-walk` under an engine that can.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if engine != "ptrace":
+        raise UsageError(
+            f"the {engine} engine cannot walk heaps: only ptrace reads the memory of what it stops",
+            hint=f"memtrace {verb} --engine ptrace --heap-walk ...",
+        )
+    return True
+
+
 _OPTIONS = (
     click.option("-o", "--output", "path", default="trace.json", show_default=True, metavar="FILE",
                  help="The trace; .gz and .zst compress. An old one is kept as FILE.old."),
@@ -68,14 +82,16 @@ _OPTIONS = (
     click.option("--redact", is_flag=True,
                  help="Keep arguments, environment, paths and other names out of the trace."),
     click.option("--low-overhead", is_flag=True, hidden=True, expose_value=False, callback=later),
-    click.option("--heap-walk", is_flag=True, hidden=True, expose_value=False, callback=later),
+    click.option("--heap-walk", is_flag=True,
+                 help="Also read what is in malloc's heaps (glibc): used, free, what keeps the top "
+                 "from going down. Stops the program while it reads, 2 s at most each time."),
     click.option("--faults", is_flag=False, flag_value="1", hidden=True, expose_value=False,
                  callback=later),
 )  # fmt: skip
 
 
 def recording(f: _F) -> _F:
-    """Give a verb the options of recording: path, engine, snapshots, evidence, redact."""
+    """Give a verb the options of recording: path, engine, snapshots, evidence, redact, heap_walk."""
     for option in reversed(_OPTIONS):
         f = option(f)
     return f

@@ -14,7 +14,7 @@ import click
 
 from memtrace.cli.exits import to_stderr
 from memtrace.cli.options import common, quiet
-from memtrace.cli.record import incomplete, later, printable, recorded, recording
+from memtrace.cli.record import can_walk, incomplete, later, printable, recorded, recording
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import format_time
 
@@ -45,6 +45,7 @@ def command(
     snapshots: str | None,
     evidence: str,
     redact: bool,
+    heap_walk: bool,
     argv: tuple[str, ...],
 ) -> int:
     """Run a program and record every change it makes to its address space.
@@ -56,7 +57,10 @@ def command(
     from memtrace.collect.options import Options, parse_snapshots
 
     fields: dict[str, Any] = parse_snapshots(snapshots)
-    options = Options(**fields, evidence=evidence == "full", seccomp=not no_seccomp, redact=redact)
+    options = Options(
+        **fields, evidence=evidence == "full", seccomp=not no_seccomp, redact=redact,
+        heap_walk=heap_walk and can_walk("run", engine),
+    )  # fmt: skip
     done = _RECORDERS[engine]()(argv, path, options)
     if not quiet():
         to_stderr(summary(argv, done) + "".join(withheld(argv, done)))

@@ -216,6 +216,8 @@ class Attachment:
         self.facts = self.engine.family.seed(mm)
         if self.facts is None:
             return
+        if self.engine.options.heap_walk:
+            mm.walk_due = "attach"
         for tid, number in self._refused.items():
             self._lost(f"thread {tid} could not be seized: {os.strerror(number).lower()}")
         if doubt:

@@ -62,7 +62,7 @@ from memtrace.collect.ptrace import (
 )
 from memtrace.collect.readback import BACKING_MASK, HUGE_MASK, PLAIN_ANON, ReadBack
 from memtrace.collect.seccomp import MARK
-from memtrace.collect.tracee import FirstStop, Tracee
+from memtrace.collect.tracee import FirstStop, Mm, Tracee
 from memtrace.space.calls import MREMAP_FIXED
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class Engine:
         taken, tick_due = self.unhandled, self.tick_due
         eintr, put_back = ptrace.MINUS_EINTR, broken_off.put_back
         call_stops = (STOP_SECCOMP, STOP_SYSCALL)
+        walks = self.observer.walks
         last_looks = 3
         while True:
             if taken:
@@ -171,6 +172,7 @@ class Engine:
                     or e[ENTRY_ARG0] + (e[ENTRY_ARG0 + 1] if nr != _NR_BRK else 0)
                     >= mm.growing_from
                     or (nr == _NR_MREMAP and e[7] & MREMAP_FIXED)
+                    or mm.walk_due
                 ):
                     if e[ENTRY_OP] & 0xFF == ptrace.OP_EXIT:  # of a call of no interest
                         if lent:
@@ -227,7 +229,7 @@ class Engine:
                 if nr == _NR_MMAP:
                     plain = e[7] & BACKING_MASK == PLAIN_ANON
                 elif nr == _NR_BRK:
-                    plain = mm.brk_told
+                    plain = mm.brk_told and walks is None
                 else:
                     plain = nr != _NR_MREMAP or (e[ENTRY_ARG0] | ret) & HUGE_MASK
                 if (
@@ -248,7 +250,7 @@ class Engine:
                 mm.holder = going = None
                 if mm.waiting:
                     going = mm.holder = mm.waiting.popleft()
-                    if not going.role and not going.looks:
+                    if not going.role and not going.looks and not mm.walk_due:
                         turns.proceed(going)
                         going = None
                 stack = tracee.stack
@@ -310,6 +312,8 @@ class Engine:
             soon = True
         now = time.monotonic_ns()
         for mm in self.family.mms.values():
+            if mm.walk_due:
+                self._walk_asleep(mm)
             if mm.keeper is not None and now - mm.kept_ns > turns.LIMIT_NS:
                 self.family.release(mm)
             if mm.waiting:
@@ -323,6 +327,15 @@ class Engine:
                     )
                     turns.proceed(late)
         return ATTACHING_TICK_SECONDS if soon or self.attachment is not None else TICK_SECONDS
+
+    def _walk_asleep(self, mm: Mm) -> None:
+        """A walk is due, and no task of the mm may stop for long: it is made while all sleep."""
+        if mm.holder is None and not mm.overlapping and self.observer.walks is not None:
+            through = next(
+                (t for t in map(self.family.tracees.get, mm.live) if t is not None), None
+            )
+            if through is not None and self.observer.walks.all_sleep(mm):
+                self.observer.walk(mm, through)
 
     # -- call stops ---------------------------------------------------------------------------
 
@@ -338,6 +351,8 @@ class Engine:
         nr = e[ENTRY_NR] & ~X32_BIT if abi is NATIVE else e[ENTRY_NR]
         name = abi.names.get(nr, "") if abi is not None else ""
         mm = tracee.mm
+        if mm.walk_due and mm.holder is None and not mm.overlapping:
+            self.observer.walk(mm, tracee)
         args = [e[ENTRY_ARG0 + i] for i in range(6)]
         values = FIRST_ARGUMENTS.get(name)
         if abi is not None and nr == abi.seccomp and self._mark:
@@ -388,6 +403,8 @@ class Engine:
     def _proceed(self, tracee: Tracee) -> None:
         """The tracee has the turn: what must be read before the call happens is read now."""
         mm = tracee.mm
+        if mm.walk_due and turns.alone(tracee):
+            self.observer.walk(mm, tracee)
         if tracee.role == Role.EXEC and not mm.overlapping:
             sharing = any(t.pid != tracee.pid for t in map(self.family.tracees.get, mm.tids) if t)
             if not sharing and mm.exec_snap != mm.calls:
@@ -463,6 +480,8 @@ class Engine:
         elif statm[:1] in (b"0", b""):
             statm = observer.statm(mm, tracee)
         self._write_call(tracee, ret, t1, statm, self._read_back.after(tracee, ret))
+        if tracee.name == "brk" or (not tracee.name and tracee.entry[ENTRY_NR] == _NR_BRK):
+            observer.broke(mm, ret)
         if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
         if alone and not self._seed_if_due(tracee):

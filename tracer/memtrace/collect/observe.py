@@ -22,11 +22,13 @@ from memtrace.collect.ptrace import (
     event_message,
 )
 from memtrace.collect.tracee import Mm, Tracee
+from memtrace.collect.walking import Walks
 from memtrace.trace.sizes import PAGE
 
 _PRESENT = 3 << 62  # pagemap: present or swapped
 _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
 _MMAP = {NATIVE.audit: 9, I386.audit: 192}  # mmap2: the same arguments, pages of offset
+_LAST = ("exec", "exit", "detach")
 _PROT_RW, _PLAIN_ANON = 3, 0x22
 
 
@@ -36,6 +38,8 @@ class Observer:
     def __init__(self, channel: Channel, options: Options) -> None:
         self.channel = channel
         self.options = options
+        #: None: heaps are not walked.
+        self.walks = Walks(channel) if options.heap_walk else None
         self._open: dict[int, Mm] = {}
         self._query = procfs.MapsQuery()
         #: Asked after a read at a task's end: whether it still stands where it was stopped.
@@ -97,6 +101,19 @@ class Observer:
         )  # fmt: skip
         return b"".join((head, bytes(e), stack, statm, extra))
 
+    # -- heaps --------------------------------------------------------------------------------
+
+    def broke(self, mm: Mm, brk: int) -> None:
+        """A brk call has returned where the break is."""
+        if self.walks is not None:
+            self.walks.moved(mm, brk)
+
+    def walk(self, mm: Mm, tracee: Tracee) -> None:
+        """The walk that is due. No call of the mm is in flight."""
+        if self.walks is not None:
+            self.reach(mm, tracee.tid)
+            self.walks.due(mm, tracee)
+
     # -- snapshots ----------------------------------------------------------------------------
 
     def due(self, mm: Mm, now: int) -> str:
@@ -126,6 +143,9 @@ class Observer:
             self.tell_doubt(mm)
         self.reach(mm, tracee.tid)
         self.peek_all(mm)
+        if self.walks is not None and why in _LAST:
+            self.walks.last(mm, tracee, why)
+            begun = time.monotonic_ns()
         raw = procfs.read_fd(mm.maps_fd)
         if why == "exit" and not self.still_stands(tracee):
             return False  # SIGKILLed while it was read: the text may be torn

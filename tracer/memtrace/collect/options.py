@@ -22,7 +22,8 @@ _PID_DIGITS = 10  # pid_t is an int
 class Options:
     """`every_ns`, `min_calls`, `every_calls`: periodic snapshots by time and by number of calls.
     `evidence`: also record callers and chunk headers. `seccomp`: stop for memory calls only.
-    `redact`: keep arguments, environment and names out of the trace (`redact.py`).
+    `redact`: keep arguments, environment and names out of the trace (`redact.py`). `heap_walk`:
+    also read what is in the heaps of glibc's malloc (`walking.py`).
     """
 
     every_ns: int = DEFAULT_EVERY_NS
@@ -31,6 +32,7 @@ class Options:
     evidence: bool = True
     seccomp: bool = True
     redact: bool = False
+    heap_walk: bool = False
 
 
 def parse_snapshots(text: str | None) -> dict[str, int]:

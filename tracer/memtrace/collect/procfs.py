@@ -17,6 +17,7 @@ from typing import Any
 _PROCMAP_QUERY = 0xC0686611  # _IOWR('f', 17, struct procmap_query), kernel 6.11
 _QUERY = struct.Struct("=QQQ QQQQQQ IIII QQ")
 _COVERING_OR_NEXT = 0x10
+_STATE = re.compile(rb"^(State|\w*voluntary_ctxt_switches):\s*(\w+)", re.MULTILINE)
 _PF_EXITING, _PF_DUMPCORE, _PF_SIGNALED = 0x4, 0x200, 0x400
 
 ENVIRONMENT = ("GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONMALLOC")
@@ -67,6 +68,13 @@ def stat_fields(tid: int) -> list[str]:
     """/proc/TID/stat after the command name: index 0 is field 3 (state). [] when gone."""
     text = read(f"/proc/{tid}/stat").decode("ascii", "replace")
     return text[text.rfind(")") + 2 :].split()
+
+
+def run_state(tid: int) -> tuple[str, tuple[int, ...]] | None:
+    """(state, how often it has left the CPU, of itself and not) of a task; None when it is gone."""
+    found = dict(_STATE.findall(read(f"/proc/{tid}/status")))
+    state = found.pop(b"State", b"").decode("ascii", "replace")
+    return (state, tuple(int(n) for n in found.values())) if state else None
 
 
 def is_dying(tid: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
@@ -41,6 +42,33 @@ class FirstStop(Enum):
         return self is not FirstStop.NOTHING
 
 
+class Walked:
+    """What decides when an mm's heaps are walked, and where they are (`walking.py`).
+
+    `breaks`: the values the break has had, in order; None: it was not seen from the beginning.
+    `brk` is the last of them, 0: not known. `size`: of the heap at the last walk, which took `cost`
+    ns. No walk before `not_before`
+    (CLOCK_MONOTONIC ns), unless the mm ends. `born`: when it was copied by a fork, 0: it was not.
+    `again`: a heap did not hold together, and is looked at once more.
+    """
+
+    __slots__ = ("again", "born", "breaks", "brk", "cost", "not_before", "size", "start")
+
+    def __init__(self, start: int, *, seen: bool) -> None:
+        self.start = start
+        self.breaks: list[int] | None = [] if seen else None
+        self.brk = self.size = self.cost = self.not_before = self.born = 0
+        self.again = False
+
+    def copy(self) -> Walked:
+        """That of a forked child."""
+        new = Walked(self.start, seen=False)
+        new.breaks = None if self.breaks is None else self.breaks.copy()
+        new.brk, new.size, new.cost = self.brk, self.size, self.cost
+        new.born = time.monotonic_ns()
+        return new
+
+
 class Mm:
     """One address space being traced; number 0 is memtrace's own child before its exec.
 
@@ -63,7 +91,8 @@ class Mm:
     stack growth, which no call tells (`grown.may_meet`); `stack_at` is where the main stack
     was last seen to begin, `in_stack` an address in it. `brk_told` is unset from an attach to the
     first brk. `freed` is the size of the largest mapped chunk that was looked at when it was freed:
-    what is no larger does not move malloc's threshold any more.
+    what is no larger does not move malloc's threshold any more. `walk_due`: why its heaps are to be
+    walked at the next stop, "": they are not.
     """
 
     __slots__ = (
@@ -72,7 +101,7 @@ class Mm:
         "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
         "overlapping", "pagemap_fd",
         "pid", "reads_exec", "seed_due", "seeded", "slot", "stack_at", "stacks", "statm_fd",
-        "tids", "waiting",
+        "tids", "waiting", "walk_due", "walked",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -101,6 +130,8 @@ class Mm:
         self.in_stack = self.stack_at = 0
         self.next_snap = 0
         self.freed = LEAST
+        self.walk_due = ""
+        self.walked = Walked(0, seen=False)
         self.fresh: dict[int, Tracee] = {}
         self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
 
@@ -130,6 +161,7 @@ class Mm:
         flags = [fields.get("personality", 0), *personalities]
         self.reads_exec = any(p & READ_IMPLIES_EXEC for p in flags)
         self.brk_told = "tids" not in fields  # an attach record's
+        self.walked = Walked(fields.get("start_brk", 0), seen=self.brk_told)
         self.in_stack = fields.get("start_stack", 0)
         if self.in_stack:
             limit = fields.get("rlimits", {}).get("STACK") or _STACK_WITHOUT_LIMIT
@@ -142,6 +174,7 @@ class Mm:
         """It is a copy: the same holds of it."""
         self.reads_exec, self.brk_told = parent.reads_exec, parent.brk_told
         self.growing_from, self.in_stack = parent.growing_from, parent.in_stack
+        self.walked = parent.walked.copy()
 
     def reopen_statm(self, tid: int) -> None:
         """Follow another task: the one it was opened on has exited."""

@@ -285,6 +285,68 @@ class Overlap(Life, tag="overlap"):
     tids: list[int] = []
 
 
+class WalkedHeap(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One heap of glibc's malloc, its chunks followed from header to header.
+
+    `kind`: "main", the brk heap from `base` (start_brk) to `end` (the break), or "arena", one heap
+    of a thread arena, from `base` to `end`, of which libc has opened `opened` bytes (`mprotect`);
+    `arena` is the base of that arena's first heap. `first`: the first chunk, `searched` if no call
+    told where it is; the chain held up to `walked`. `complete`: it held to the end. If not,
+    `problem` says why, and what is counted is None, except where only time was lacking: then it is
+    of the chunks before `walked`.
+
+    Bytes, chunk headers included: `used` (what thread caches and fast bins hold is in use for the
+    headers), `free` in `free_chunks` of which the largest has `largest_free`, and `top`, (address,
+    size), None in a heap that is not the arena's last, or where malloc has its top elsewhere.
+    `other`: of no chunk. The four are `end` - `base` together. `pin`, (address, size): the used
+    chunk right below the top; `below_pin` the size of the free chunk right below it, 0: none.
+    `resident`: of pages in memory; `free_resident`, `top_resident`: of those, in whole pages of
+    free chunks and of the top.
+    """
+
+    kind: str
+    base: int
+    end: int
+    opened: int | None = None
+    arena: int | None = None
+    first: int | None = None
+    searched: bool = False
+    walked: int | None = None
+    complete: bool = False
+    problem: str | None = None
+    chunks: int | None = None
+    used: int | None = None
+    used_chunks: int | None = None
+    free: int | None = None
+    free_chunks: int | None = None
+    largest_free: int | None = None
+    top: tuple[int, int] | None = None
+    pin: tuple[int, int] | None = None
+    below_pin: int | None = None
+    other: int | None = None
+    resident: int | None = None
+    free_resident: int | None = None
+    top_resident: int | None = None
+
+
+class Walk(Life, tag="walk"):
+    """The heaps of glibc's malloc, read before anything else happens to the address space.
+
+    `why`: attach, peak (the break has been higher than ever), exec (before one), exit, detach.
+    `took`: ns. `still`: none of its tasks ran meanwhile; if not, the numbers are of no one moment.
+    `left_out`: heaps of arenas that were too many.
+    """
+
+    mm: int
+    pid: int
+    tid: int
+    why: str
+    took: int = 0
+    still: bool = False
+    heaps: list[WalkedHeap] = []
+    left_out: int = 0
+
+
 class Lost(Life, tag="lost"):
     """Something happened that this trace does not hold. `mm` None: anything may be missing."""
 
@@ -338,5 +400,7 @@ class Footer(msgspec.Struct, kw_only=True):
     counts: dict[str, int] = {}
 
 
-LifeRecord = Exec | Attach | Fork | Clone | Exit | Gone | Snap | Libc | Allocator | Overlap | Lost
+LifeRecord = (
+    Exec | Attach | Fork | Clone | Exit | Gone | Snap | Libc | Allocator | Overlap | Walk | Lost
+)
 Record = Call | LifeRecord | Unknown

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The heaps of glibc's malloc, walked chunk by chunk: where each begins, and what is in it.
+
+The main arena has the area that brk moves the end of. Its first chunk is at the beginning of it, or
+behind what somebody else took there first: a static program its thread-local storage, a program its
+own sbrk. After somebody's sbrk in mid-life malloc puts fences behind its old top and goes on behind
+the foreign part (`sysmalloc`). Where the break has been is where a part can begin; who has not seen
+it move must search, which is said.
+
+A thread arena has heaps at multiples of HEAP_MAX_SIZE, each of which begins with a `heap_info`; the
+first one's is followed by the arena itself. The top is in the newest (`sysmalloc`, `new_heap`).
+
+Pure, like `chain`: a heap that is not glibc's, or that somebody has scribbled over, is told from
+one that holds together, never repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memtrace.collect.chain import PREV_INUSE, Chain, End, Memory, follow
+from memtrace.trace.records import WalkedHeap
+from memtrace.trace.sizes import PAGE
+
+_NON_MAIN_OR_NOT = 5  # the flags that a first chunk can have
+#: How far a first chunk is searched for, and how far into an arena it can be (`malloc_state`).
+_SEARCH, _SEARCH_ARENA = 4 << 20, 4096
+#: The top may end where the break was so many moves ago, if somebody else has moved it since.
+_FOREIGN = 8
+
+
+def main_heap(
+    memory: Memory, start: int, end: int, breaks: Sequence[int] | None = None
+) -> WalkedHeap | None:
+    """The heap that brk made; None where there is none.
+
+    Args:
+        memory: of the target.
+        start, end: start_brk and the break.
+        breaks: every value the break has had, in order; None: it was not seen from the beginning.
+    """
+    if end <= start:
+        return None
+    parts: list[Chain] = []
+    at, problem, searched = start, "", False
+    places = None if breaks is None else sorted({b for b in (start, *breaks) if start <= b < end})
+    lately = () if breaks is None else breaks[-_FOREIGN:]
+    while at + memory.layout.fence < end:
+        chain, found = _part(memory, at, end, places, lately)
+        if chain is None:
+            break
+        parts.append(chain)
+        searched |= found
+        at = chain.at
+        if chain.end is not End.FENCE:
+            problem = chain.problem
+            break
+    if not parts:
+        problem = f"no chunk of glibc's malloc begins at {memory.layout.align(start):#x}"
+    elif parts[-1].end is End.FENCE and end - at > memory.layout.least:
+        problem = f"where malloc goes on behind the fences before {at:#x} is not to be seen"
+    complete = bool(parts) and not problem
+    return _row(memory, parts, complete, problem, {
+        "kind": "main", "base": start, "end": end, "searched": searched,
+    })  # fmt: skip
+
+
+def _part(
+    memory: Memory, at: int, end: int, places: Sequence[int] | None, lately: Container[int]
+) -> tuple[Chain | None, bool]:
+    """The chain that begins at an address or behind it, and whether it was searched for; None:
+    there is none. One that breaks after its first link is the one: nothing is skipped to find
+    another.
+    """
+    align = memory.layout.align
+    for place in [at, *(b for b in places or () if b > at)]:
+        chain = follow(memory, align(place), end, arena=False, breaks=lately)
+        if chain.holds or chain.chunks:
+            return chain, False
+        if places is None:
+            break
+    if places is None:
+        for place in _candidates(memory, align(at), min(end, at + _SEARCH), end):
+            chain = follow(memory, place, end, arena=False)
+            if chain.holds or (chain.end is End.TIME and chain.chunks):
+                return chain, True
+    return None, False
+
+
+def _candidates(memory: Memory, at: int, until: int, end: int) -> Iterator[int]:
+    """Where a chunk could be that ends before `end`, the one below it in use."""
+    word, least = memory.layout.word, memory.layout.least
+    while at < until and not memory.out_of_time():
+        if memory.look(at):
+            at = memory.layout.align((at // PAGE + 1) * PAGE)
+            continue
+        base, words = memory.base, memory.words
+        stop = min(base + len(words) * word, until)
+        heads = words[(at - base) // word + 1 : (stop - base) // word : 16 // word]
+        for i, w in enumerate(heads.tolist()):
+            if w & 15 in (PREV_INUSE, _NON_MAIN_OR_NOT) and least <= w <= end - at - 16 * i:
+                yield at + 16 * i
+        at += 16 * max(len(heads), 1)
+
+
+# -- thread arenas ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Heap:
+    """A heap_info at `base`: `head` is its own size, the other fields are its own."""
+
+    base: int
+    arena: int
+    prev: int
+    size: int
+    opened: int
+    head: int
+
+
+def arenas(memory: Memory, bases: Iterable[int]) -> Iterator[WalkedHeap]:
+    """The heaps of thread arenas among these addresses.
+
+    Args:
+        memory: of the target.
+        bases: multiples of HEAP_MAX_SIZE that are mapped, read and write.
+    """
+    heaps = {h.base: h for h in map(lambda b: _heap(memory, b), bases) if h is not None}
+    firsts = {h.base + h.head for h in heaps.values() if h.arena == h.base + h.head and not h.prev}
+    older = {h.prev for h in heaps.values() if h.arena in firsts}
+    for heap in heaps.values():
+        if heap.arena in firsts:
+            row = _arena_heap(memory, heap, newest=heap.base not in older)
+            if row is not None:
+                yield row
+
+
+def _heap(memory: Memory, base: int) -> _Heap | None:
+    """What is at a base, if it can be a heap_info."""
+    layout = memory.layout
+    fields = []
+    for i in range(0, 6, 2):
+        got = memory.header(base + i * layout.word)
+        if isinstance(got, str):
+            return None
+        fields += got
+    arena, prev, size, opened, page = fields[:5]
+    place = arena & (layout.heap_max - 1)
+    if (
+        not 0 < size <= opened <= layout.heap_max
+        or (size | opened) & (PAGE - 1)
+        or place not in layout.heads
+        or prev & (layout.heap_max - 1)
+    ):
+        return None
+    if place == layout.heads[0] and layout.word == 8 and page != PAGE:
+        return None
+    return _Heap(base, arena, prev, size, opened, place)
+
+
+def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | None:
+    """One heap of an arena; None if the arena's first holds no chain: then it is none."""
+    end = heap.base + heap.size
+    first = heap.base + heap.head
+    chain: Chain | None = None
+    if heap.arena == first:
+        for place in _candidates(memory, memory.layout.align(first), first + _SEARCH_ARENA, end):
+            found = follow(memory, place, end, arena=True)
+            if found.holds or found.end is End.TIME or (found.chunks and chain is None):
+                chain = found
+            if found.holds:
+                break
+        if chain is None:
+            return None
+    else:
+        chain = follow(memory, first, end, arena=True)
+    problem = chain.problem
+    if chain.holds and (chain.end is End.TOP) is not newest:
+        which = "newest" if newest else "a newer"
+        problem = f"the arena's top is not where it should be, in its {which} heap"
+    return _row(memory, [chain], chain.holds and not problem, problem, {
+        "kind": "arena", "base": heap.base, "end": end, "opened": heap.opened,
+        "arena": heap.arena - heap.head,
+    })  # fmt: skip
+
+
+# -- the result -------------------------------------------------------------------------------
+
+
+def _row(
+    memory: Memory, parts: list[Chain], complete: bool, problem: str, fields: dict[str, Any]
+) -> WalkedHeap:
+    """As the record has it: what was counted only if all of it held, or time was lacking."""
+    base, end = fields["base"], fields["end"]
+    fields |= {
+        "complete": complete, "problem": problem or None,
+        "resident": memory.resident(base // PAGE * PAGE, -(-end // PAGE) * PAGE),
+    }  # fmt: skip
+    if parts:
+        fields |= {"first": parts[0].first, "walked": parts[-1].at}
+    if not complete and not (parts and parts[-1].end is End.TIME):
+        return WalkedHeap(**fields)
+    last = parts[-1]
+    chunks, free_chunks = sum(c.chunks for c in parts), sum(c.free_chunks for c in parts)
+    used, free = sum(c.used for c in parts), sum(c.free for c in parts)
+    fields |= {
+        "chunks": chunks, "used": used, "used_chunks": chunks - free_chunks,
+        "free": free, "free_chunks": free_chunks, "largest_free": max(c.largest for c in parts),
+        "free_resident": sum(c.free_resident for c in parts),
+    }  # fmt: skip
+    if complete:
+        fields["other"] = end - base - used - free - (last.top[1] if last.top else 0)
+    if last.top is not None:
+        fields |= {"top": last.top, "top_resident": _top_resident(memory, *last.top)}
+        fields |= {"pin": last.pin, "below_pin": last.below}
+    return WalkedHeap(**fields)
+
+
+def _top_resident(memory: Memory, address: int, size: int) -> int:
+    """What `systrim` could give back of the top: whole pages from its end, all but MINSIZE of it."""
+    end = address + size
+    return memory.resident(end - max(size - memory.layout.least - 1, 0) // PAGE * PAGE, end)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When the heaps of a target are walked (`--heap-walk`), and how its memory is read for it.
+
+At an attach, before an exec, at the end, and when the break is where it has never been: a tenth and
+a MiB above the last walk, and so that at most a fiftieth of the time goes into it. A walk is made
+at the entry of a call, or while all tasks sleep: there malloc has its heap in order, while at the
+exit of the brk that made it grow it has not taken over the new part yet (`sysmalloc`). Other
+threads may run meanwhile. A heap that does not hold together is read once more, at a later stop.
+
+Only pages in memory are read (pagemap), so that a walk faults nothing in.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from memtrace.collect import procfs, wire
+from memtrace.collect.chain import LAYOUT_32, LAYOUT_64, PRESENT, SWAPPED, Layout, Memory
+from memtrace.collect.channel import Channel
+from memtrace.collect.heapwalk import arenas, main_heap
+from memtrace.collect.tracee import Mm, Tracee
+from memtrace.trace.mapping import parse_line
+from memtrace.trace.records import WalkedHeap
+from memtrace.trace.sizes import PAGE
+
+#: The most that one walk may take, ns; of the time, walks may take one part in SHARE.
+LIMIT_NS, SHARE = 2_000_000_000, 50
+_GROWN_BY = 1 << 20
+_MOST_HEAPS, _MOST_BREAKS, _MOST_TASKS = 1000, 100_000, 500
+#: By the top byte of a pagemap entry: bit 63 present, bit 62 swapped.
+_STATES = bytes(PRESENT if b & 0x80 else SWAPPED if b & 0x40 else 0 for b in range(256))
+
+
+class Walks:
+    """Walks heaps through an mm's kept-open descriptors and queues the records."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    # -- when ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def moved(mm: Mm, brk: int) -> None:
+        """A brk call has returned: where the break is."""
+        walked = mm.walked
+        if brk == walked.brk:
+            return
+        walked.brk = brk
+        if walked.breaks is not None:
+            walked.breaks.append(brk)
+            if len(walked.breaks) > _MOST_BREAKS:
+                walked.breaks = None
+        size = brk - walked.start
+        if (
+            not mm.walk_due
+            and size >= walked.size + max(_GROWN_BY, walked.size // 10)
+            and time.monotonic_ns() >= walked.not_before
+        ):
+            mm.walk_due = "peak"
+
+    def due(self, mm: Mm, tracee: Tracee) -> None:
+        """The walk that is due, if the task is stopped, or every task sleeps; no call of the mm is
+        in flight.
+        """
+        why, walked = mm.walk_due, mm.walked
+        mm.walk_due = ""
+        again, walked.again = walked.again, False
+        holds = self._walk(mm, tracee, why, tell_broken=again)
+        if not holds and not again:
+            mm.walk_due, walked.again = why, True
+
+    def last(self, mm: Mm, tracee: Tracee, why: str) -> None:
+        """The mm is as it was at the end of its program, or of the recording. A child that has
+        lived for a moment is spared what its parent's heap takes.
+        """
+        walked = mm.walked
+        if walked.born and time.monotonic_ns() - walked.born < SHARE * walked.cost:
+            return
+        mm.walk_due = ""
+        self._walk(mm, tracee, why, tell_broken=True)
+
+    @staticmethod
+    def all_sleep(mm: Mm) -> bool:
+        """Whether no task of the mm runs: then its heap stands still, and malloc's hand is not in
+        it, unless a task waits for another that is.
+        """
+        return _running(mm) is not None
+
+    # -- how ----------------------------------------------------------------------------------
+
+    def _walk(self, mm: Mm, tracee: Tracee, why: str, *, tell_broken: bool) -> bool:
+        """Walk all heaps; whether they held together. Else the record is only sent if wanted."""
+        begun = time.monotonic_ns()
+        before = _running(mm)
+        heaps, left_out = self._heaps(mm, tracee, begun + LIMIT_NS)
+        still = before is not None and before == _running(mm)
+        walked, now = mm.walked, time.monotonic_ns()
+        walked.cost = now - begun
+        walked.not_before = now + SHARE * walked.cost
+        if heaps and heaps[0].kind == "main":
+            walked.size = heaps[0].end - heaps[0].base
+        broken = any(not h.complete for h in heaps)
+        if heaps and (tell_broken or not broken):
+            self.channel.send(wire.life({
+                "rec": "walk", "t": begun - self.channel.start_ns, "mm": mm.id, "pid": tracee.pid,
+                "tid": tracee.tid, "why": why, "took": walked.cost, "still": still, "heaps": heaps,
+                "left_out": left_out,
+            }))  # fmt: skip
+        return not broken
+
+    def _heaps(self, mm: Mm, tracee: Tracee, deadline: int) -> tuple[list[WalkedHeap], int]:
+        raw = procfs.read_fd(mm.maps_fd)
+        stat = procfs.stat_fields(tracee.tid)
+        if not raw or len(stat) < 45:
+            return [], 0
+        layout = LAYOUT_32 if procfs.is_elf32(tracee.tid) else LAYOUT_64
+        memory = Memory(
+            lambda address, length: _read(mm, address, length),
+            lambda address, length: _present(mm, address, length),
+            layout,
+            lambda: time.monotonic_ns() > deadline,
+        )
+        start, walked = int(stat[44]), mm.walked
+        if start != walked.start:  # prctl(PR_SET_MM)
+            walked.start, walked.breaks, walked.brk = start, None, 0
+        heap_end, bases = _places(raw, layout)
+        main = main_heap(memory, start, walked.brk or heap_end, walked.breaks) if start else None
+        found = [] if main is None else [main]
+        found += arenas(memory, bases[:_MOST_HEAPS])
+        return found, max(len(bases) - _MOST_HEAPS, 0)
+
+
+def _places(raw: bytes, layout: Layout) -> tuple[int, list[int]]:
+    """(end of what maps calls [heap], where heaps of arenas can begin)."""
+    heap_end, bases = 0, []
+    for line in raw.decode("utf-8", "backslashreplace").splitlines():
+        if line.endswith("[heap]"):
+            heap_end = parse_line(line).end
+        elif " rw-p 00000000 00:00 0" in line:
+            m = parse_line(line)
+            if not m.path or m.path.startswith("[anon:"):
+                first = -(-m.start // layout.heap_max) * layout.heap_max
+                bases += range(first, m.end, layout.heap_max)
+    return heap_end, bases
+
+
+def _read(mm: Mm, address: int, length: int) -> bytes | None:
+    try:
+        return os.pread(mm.mem_fd, length, address)
+    except (OSError, OverflowError):
+        return None
+
+
+def _present(mm: Mm, address: int, length: int) -> bytes:
+    try:
+        entries = os.pread(mm.pagemap_fd, length // PAGE * 8, address // PAGE * 8)
+    except (OSError, OverflowError):
+        return b""
+    return entries[7::8].translate(_STATES)
+
+
+def _running(mm: Mm) -> dict[int, tuple[int, ...]] | None:
+    """How often each task of the mm has left the CPU; None if one has it now, or may have it.
+
+    A task that sleeps or is stopped before and after, and has not left the CPU in between, has not
+    run.
+    """
+    if len(mm.tids) > _MOST_TASKS:
+        return None
+    counts = {}
+    for tid in mm.tids:
+        found = procfs.run_state(tid)
+        if found is None:
+            continue  # it has ended
+        state, switches = found
+        if state == "R":
+            return None
+        counts[tid] = switches
+    return counts
