@@ -231,7 +231,7 @@ def follow(
                 how, chain.at, last = End.FENCE, n + fences, True
                 if cur & NON_MAIN_ARENA != need and w & PREV_INUSE and size <= 4 * word:
                     break  # what was left of an old top, too small to be freed (`sysmalloc`)
-            elif w & (bad & ~8) or n + (w & ~_FLAGS) != end:
+            elif w & (bad & ~8) or not (n + (w & ~_FLAGS) == end or n + (w & ~_FLAGS) in breaks):
                 how = End.BREAK if n in breaks else End.BROKEN
                 problem = f"no chunk follows the one at {p:#x}"
                 break

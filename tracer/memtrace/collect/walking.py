@@ -166,10 +166,10 @@ def _running(mm: Mm) -> dict[int, tuple[int, ...]] | None:
     A task that sleeps or is stopped before and after, and has not left the CPU in between, has not
     run.
     """
-    if len(mm.tids) > _MOST_TASKS:
+    if len(mm.live) > _MOST_TASKS:
         return None
     counts = {}
-    for tid in mm.tids:
+    for tid in mm.live:
         found = procfs.run_state(tid)
         if found is None:
             continue  # it has ended
