@@ -3,8 +3,8 @@
 
 `Accounts` (accounts.py) brings it the records of a replay. What is decided where: who called in
 `caller.py`, kinds in `origin.py` (of what an attach finds in `older.py`), their verdicts in
-`verdicts.py`, sums in `regions.py`, the break in `heap.py`, which malloc it is in `mallocs.py`, the
-threshold in `threshold.py`. This file only brings the calls to them.
+`verdicts.py`, sums in `regions.py`, the break in `heap.py` and `judge.py`, which malloc it is in
+`mallocs.py`, the threshold in `threshold.py`. This file only brings the calls to them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from memtrace.malloc.beginnings import Legacy
 from memtrace.malloc.caller import LIBC, LIBRARY, LOADER, PROGRAM, STATIC, UNKNOWN, Callers
 from memtrace.malloc.chunks import Chunks
 from memtrace.malloc.churn import NEAR, Churn
-from memtrace.malloc.heap import Heap, Judge
+from memtrace.malloc.heap import Heap
+from memtrace.malloc.judge import Advised, Judge
 from memtrace.malloc.limits import Refusals
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
-from memtrace.malloc.sequences import Sequences
+from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
 from memtrace.malloc.tags import Tags
 from memtrace.malloc.verdicts import hold, last_word, rule_on
 from memtrace.replay.process import Process
@@ -77,8 +78,13 @@ class Account:
         self.tags = Tags(first_tag)
         self.regions = Regions(self.tags)
         self.heap: Heap = Heap() if legacy is None else legacy.heap.fork()
-        self.arenas: Arenas = Arenas() if legacy is None else legacy.arenas.fork()
         self.mallocs: Mallocs = Mallocs(p.start, page) if legacy is None else legacy.mallocs.fork()
+        self.arenas: Arenas = (
+            Arenas(self.mallocs.layout.heap_max)
+            if legacy is None
+            else legacy.arenas.fork(p.born_seq)
+        )
+        self.mallocs.threshold.since = p.born_seq
         self.chunks = Chunks(self.regions, self.mallocs, callers)
         self.sequences = Sequences(p.space, self.regions, self.arenas, self.mallocs, callers)
         self.churn = Churn()
@@ -87,6 +93,7 @@ class Account:
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
         self._failed: dict[int, tuple[str, str]] = {}
+        self._advised: dict[int, Advised] = {}
         self._settled = False  # nothing waits for the next call of any thread
         self._calls = 0
         self._told = 0  # of what it was told besides calls
@@ -160,7 +167,7 @@ class Account:
         self._any_call(seq, t, call, name, change)
         self._settled = not (
             self.loading or self.mallocs.rivals or self.heap.second is not False
-            or self._failed or self.sequences.stacks or self.sequences.reserves
+            or self._failed or self._advised or self.sequences.stacks or self.sequences.reserves
         )  # fmt: skip
 
     def _any_call(self, seq: int, t: int, call: Call, name: str, change: Change | None) -> None:
@@ -176,6 +183,8 @@ class Account:
         if self.heap.second is not False:
             self.heap.other_call(tid)
         failed = ret is None or -4096 < ret < 0
+        if name == "madvise" or self._advised:
+            self._note_advice(call, name)
         if failed:
             self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
             if ret is not None:
@@ -201,6 +210,22 @@ class Account:
         if self._failed and not failed:
             self._failed.pop(tid, None)
 
+    def _note_advice(self, call: Call, name: str) -> None:
+        """malloc_trim gives whole free pages of the heap back (`mtrim`), before it lets the break
+        down; the highest of them count.
+        """
+        args, heap = call.args, self.heap
+        before = self._advised.pop(call.tid, None)
+        if name != "madvise" or len(args) < 3 or args[2] != MADV_DONTNEED or call.ret:
+            return
+        low, high = args[0], args[0] + args[1]
+        start, end = heap.start, heap.brk
+        if start is None or end is None or not start <= low < high <= end:
+            return
+        if self.callers.of(call.site).who == LIBC:
+            now = Advised(low, high)
+            self._advised[call.tid] = now if before is None else max(before, now)
+
     def _perhaps_runs(self, call: Call, name: str, change: Change | None) -> None:
         """The loader's calls end where others begin."""
         if call.site is not None:
@@ -225,7 +250,7 @@ class Account:
 
     def _refused(self, call: Call) -> str:
         """What a failed mmap would have been to malloc: "reserve", "chunk" or "" for neither."""
-        if origin.is_reserve(call.args):
+        if origin.is_reserve(call.args, self.mallocs.layout.heap_max):
             return "reserve"
         if origin.is_chunk_shape(call.args, self.page):
             return "chunk" if self.callers.of(call.site).who == LIBC else ""
@@ -238,8 +263,9 @@ class Account:
         caller = self.callers.of(call.site)
         failed, m = self._failed.pop(tid, None), self.mallocs
         judge = Judge(
-            caller, m.glibc, m.layout.version, m.settings, m.threshold,
+            caller, m.glibc, m.layout, m.settings, m.threshold, self.p.start,
             failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
+            call.vm, self._advised.pop(tid, None),
         )  # fmt: skip
         labelled = self.heap.loose
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge, change)
@@ -274,7 +300,7 @@ class Account:
                 self.chunks.waiting.pop(r.born_seq, None)
             if seq - r.born_seq <= NEAR:
                 self.churn.gone(seq, t, r)
-            self._gone_by_munmap(seq, t, call.args, who, r)
+            self._gone_by_munmap(seq, t, call, who, r)
 
     def _labelled(self, change: Change, before: int) -> Change:
         """The first brk after an attach told what of the [heap] line was the heap, up to `before`:
@@ -374,7 +400,7 @@ class Account:
         if is_file:
             self._note_file(seq, attr, r.path)
         if args[2] == 0 and args[3] & MAP_FIXED:
-            closed = self.sequences.closed(r.start)
+            closed = self.sequences.closed(r.start, r.length)
             if closed is not None:
                 return closed
         if self._failed:
@@ -438,12 +464,13 @@ class Account:
         if self.chunks.waiting:
             self.chunks.waiting.pop(r.born_seq, None)
         if name == "munmap":
-            self._gone_by_munmap(seq, t, call.args, self.callers.of(call.site).who, r)
+            self._gone_by_munmap(seq, t, call, self.callers.of(call.site).who, r)
 
-    def _gone_by_munmap(self, seq: int, t: int, args: list[int], who: str, r: Region) -> None:
+    def _gone_by_munmap(self, seq: int, t: int, call: Call, who: str, r: Region) -> None:
+        args, ext = call.args, call.ext
         if self.arenas.alive and len(args) > 1:
-            self.arenas.unmapped(args[0], args[0] + args[1])
-        self.chunks.unmapped(seq, t, args, who, r)
+            self.arenas.unmapped(args[0], args[0] + args[1], seq)
+        self.chunks.unmapped(seq, t, args, who, r, None if ext is None else ext.freed)
 
     # -- other records --------------------------------------------------------------------------
 

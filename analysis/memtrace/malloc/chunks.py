@@ -101,8 +101,14 @@ class Chunks:
         self._regions.become(r, "unknown", "none")
         r.candidates = ("malloc-chunk", "anon")
 
-    def unmapped(self, seq: int, t: int, args: list[int], who: str, r: Region) -> None:
-        """A region died by a munmap of `args`: a free, if it was a chunk and `who` was libc."""
+    def unmapped(
+        self, seq: int, t: int, args: list[int], who: str, r: Region,
+        freed: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """A region died by a munmap of `args`: a free, if it was a chunk and `who` was libc.
+
+        `freed`: the size words at its start, and of an aligned chunk in it (`Ext.freed`).
+        """
         if r.kind != "malloc-chunk" or who in _NOT_FREE or r.verdict == "not-applicable":
             return
         m, size = self._mallocs, r.bytes
@@ -110,4 +116,5 @@ class Chunks:
             return
         whole = len(args) > 1 and args[0] == r.start and args[1] == size
         if whole and r.end - r.start == size:
-            m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc)
+            word = None if freed is None else freed[1] or freed[0]
+            m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc, word=word)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 DEFAULT_THRESHOLD = 128 * 1024  # DEFAULT_MMAP_THRESHOLD_MIN
 DEFAULT_TOP_PAD = 128 * 1024  # sysdeps/generic/malloc-machine.h
+DEFAULT_TRIM = 128 * 1024  # DEFAULT_TRIM_THRESHOLD
 THRESHOLD_MAX = 32 * 1024 * 1024  # DEFAULT_MMAP_THRESHOLD_MAX, 64-bit
 THRESHOLD_MAX_I386 = 512 * 1024
 MMAPS_MAX = 65536  # DEFAULT_MMAP_MAX
 FALLBACK = 1024 * 1024  # MMAP_AS_MORECORE_SIZE
 HEAP_MAX = 64 * 1024 * 1024  # HEAP_MAX_SIZE of arena.c, 64-bit
+HEAP_MAX_I386 = 1024 * 1024
 IS_MMAPPED = 2
 
 Version = tuple[int, int]
@@ -52,6 +55,8 @@ class Layout:
     Attributes:
         known: whether the formulas below hold for this ABI.
         i386: whether sizes are 32-bit.
+        least: the smallest chunk (MINSIZE).
+        heap_max: what a thread arena reserves for each of its heaps (HEAP_MAX_SIZE).
     """
 
     version: Version | None = None
@@ -59,10 +64,15 @@ class Layout:
     page: int = 4096
     known: bool = field(init=False)
     i386: bool = field(init=False)
+    least: int = field(init=False)
+    heap_max: int = field(init=False)
 
     def __post_init__(self) -> None:
+        i386 = self.abi == "i386"
         object.__setattr__(self, "known", self.abi in ("", "i386", "x86-64", "x86_64"))
-        object.__setattr__(self, "i386", self.abi == "i386")
+        object.__setattr__(self, "i386", i386)
+        object.__setattr__(self, "least", 16 if i386 else 32)
+        object.__setattr__(self, "heap_max", HEAP_MAX_I386 if i386 else HEAP_MAX)
 
     def is_header(self, word: int, length: int) -> bool:
         """Whether `sysmalloc_mmap` writes this size field into a mapping of `length` bytes."""
@@ -117,6 +127,19 @@ class Layout:
                 results.append(self._raise(threshold, length - 16, length - 14, THRESHOLD_MAX))
         return min(results), max(results)
 
+    @property
+    def raises_to(self) -> int:
+        """The largest T that frees can make (DEFAULT_MMAP_THRESHOLD_MAX)."""
+        return THRESHOLD_MAX_I386 if self.i386 else THRESHOLD_MAX
+
+    def raised_by(self, threshold: int, word: int) -> int:
+        """T after the free of a mapped chunk with this size field.
+
+        >>> Layout().raised_by(131072, 135168 | 2), Layout().raised_by(200000, 135168 | 2)
+        (135168, 200000)
+        """
+        return self._raise(threshold, word & ~7, word, self.raises_to)
+
     @staticmethod
     def _raise(threshold: int, size: int, raw: int, limit: int) -> int:
         return size if threshold < raw <= limit else threshold
@@ -128,7 +151,8 @@ class Settings:
 
     Attributes:
         threshold: T at the start; None when the settings leave it unknown.
-        fixed_by: what froze T: "environ", "tunable", "hugetlb"; None while it is dynamic.
+        trim: the trim threshold at the start (`mp_.trim_threshold`); None when it is unknown.
+        fixed_by: what froze both: "environ", "tunable", "hugetlb"; None while they are dynamic.
         source: where each setting came from, by name: "environ" or "tunable".
         certain: False when a setting is there whose effect is not known (a malformed number, or
             AT_SECURE unknown).
@@ -141,6 +165,7 @@ class Settings:
     fixed_by: str | None = None
     source: tuple[tuple[str, str], ...] = ()
     certain: bool = True
+    trim: int | None = DEFAULT_TRIM
 
     def set_by(self, name: str) -> str | None:
         """The source of a setting, None when it is not set."""
@@ -189,63 +214,105 @@ def _tunables(text: str) -> dict[str, str]:
     return found
 
 
+class Setting(NamedTuple):
+    """A number of the environment: where it stands ("environ", "tunable"), and whether its effect
+    is known.
+    """
+
+    value: int
+    source: str
+    certain: bool
+
+
+def configured(
+    env: Mapping[str, str], name: str, alias: str, version: Version | None
+) -> Setting | None:
+    """What the environment sets a tunable of malloc's to; None: nothing.
+
+    A tunable wins over its MALLOC_* alias ("" for none). A number with a suffix is cut there before
+    2.39 and refused since: with the version unknown, so is the effect.
+    """
+    tunables = _tunables(env.get("GLIBC_TUNABLES", ""))
+    if name in tunables and (version is None or version >= (2, 25)):
+        text, where = tunables[name], "tunable"
+    elif alias and alias in env:
+        text, where = env[alias], "environ"
+    else:
+        return None
+    value, whole = parse_number(text)
+    if whole:
+        return Setting(value, where, certain=True)
+    if version is not None and version >= (2, 39):
+        return None
+    # Not isdigit(): that takes the digits of all scripts.
+    return Setting(value, where, certain=version is not None and "0" <= text[:1] <= "9")
+
+
 def settings(
-    env: Mapping[str, str], *, at_secure: bool | None, version: Version | None
+    env: Mapping[str, str],
+    *,
+    at_secure: bool | None,
+    version: Version | None,
+    i386: bool = False,
 ) -> Settings:
     """What the environment of an exec means to this glibc (`ptmalloc_init`, `__tunables_init`).
 
-    A tunable wins over its MALLOC_* alias. AT_SECURE programs ignore all of them. A number with a
-    suffix is cut there before 2.39 and refused since: with the version unknown, so is the effect.
+    AT_SECURE programs ignore all of it.
     """
     if at_secure:
         return Settings()
-    tunables = _tunables(env.get("GLIBC_TUNABLES", ""))
     values: dict[str, int] = {}
     source: dict[str, str] = {}
     certain = True
     for name in (*_ALIASES, "hugetlb"):
-        if name in tunables and (version is None or version >= (2, 25)):
-            text, where = tunables[name], "tunable"
-        elif name in _ALIASES and _ALIASES[name] in env:
-            text, where = env[_ALIASES[name]], "environ"
-        else:
+        found = configured(env, name, _ALIASES.get(name, ""), version)
+        if found is None:
             continue
-        value, whole = parse_number(text)
-        if not whole:
-            if version is not None and version >= (2, 39):
-                continue
-            # Not isdigit(): that takes the digits of all scripts.
-            certain = certain and version is not None and "0" <= text[:1] <= "9"
-        values[name], source[name] = value, where
+        values[name], source[name], known = found
+        # What does not fit the type (size_t; int32_t of mmap_max) is refused by some releases only.
+        fits = values[name] < 1 << (31 if name == "mmap_max" else 32 if i386 else 64)
+        certain = certain and known and fits
     if values and at_secure is None:
         certain = False
-    return _settled(values, source, version, certain=certain)
+    most = THRESHOLD_MAX_I386 if i386 else THRESHOLD_MAX
+    return _settled(values, source, version, most, certain=certain)
 
 
 def _settled(
-    values: dict[str, int], source: dict[str, str], version: Version | None, *, certain: bool
+    values: dict[str, int],
+    source: dict[str, str],
+    version: Version | None,
+    most: int,
+    *,
+    certain: bool,
 ) -> Settings:
     fixed_by = None
     threshold: int | None = DEFAULT_THRESHOLD
-    configured = values.get("mmap_threshold")
-    if configured is not None and configured > THRESHOLD_MAX:
+    wanted = values.get("mmap_threshold")
+    if wanted is not None and wanted > most:
         # do_set_mmap_threshold refused more than HEAP_MAX_SIZE / 2 until 2.34.
         if version is None:
             threshold, certain = None, False
         elif version < (2, 35):
-            configured = None
+            wanted = None
             source.pop("mmap_threshold")
-    if configured is not None:
-        threshold, fixed_by = configured, source["mmap_threshold"]
+    if wanted is not None:
+        threshold, fixed_by = wanted, source["mmap_threshold"]
     for name in ("trim_threshold", "top_pad", "mmap_max"):
         if fixed_by is None and name in values:
             fixed_by = source[name]
     hugetlb = values.get("hugetlb", 0) if version is None or version >= (2, 35) else 0
+    trim: int | None = values.get("trim_threshold", DEFAULT_TRIM)
     if hugetlb >= 2:
-        # Since 2.39 T becomes the huge page size, which the trace does not hold.
-        threshold, fixed_by = None, "hugetlb"
-    if not certain:
+        # Since 2.39 T becomes the huge page size, which the trace does not hold. Before, it rises
+        # with the frees of chunks of huge pages, which are not told from other mappings.
         threshold = None
+        if version is None or version >= (2, 39):
+            fixed_by = "hugetlb"
+        else:
+            trim = trim if fixed_by else None
+    if not certain:
+        threshold = trim = None
     return Settings(
         threshold,
         values.get("top_pad", DEFAULT_TOP_PAD),
@@ -254,4 +321,5 @@ def _settled(
         fixed_by,
         tuple(sorted(source.items())),
         certain,
+        trim,
     )

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The heap's ledger: every move of the break, byte exact, held against glibc's rule.
-
-A growth G that glibc's sysmalloc made proves nb >= G - page - top_pad - MINSIZE + 16, and nb < T,
-because it was not mapped.
-"""
+"""The heap's ledger: every move of the break, byte exact; `Judge` (judge.py) says what each was."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, Caller
-from memtrace.malloc.glibc import DEFAULT_THRESHOLD, DEFAULT_TOP_PAD, Settings, Version
-from memtrace.malloc.threshold import Threshold
+from memtrace.malloc.refused import Refusal
+from memtrace.malloc.roles import MALLOC_SHRINKS, REFUSED
+from memtrace.malloc.sysmalloc import Span
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import Change
-from memtrace.trace.sizes import round_up
+
+if TYPE_CHECKING:
+    from memtrace.malloc.judge import Judge
+    from memtrace.malloc.threshold import Threshold
 
 #: Steps kept per process, the largest.
 STEPS = 10_000
-_HUGE = 2 << 20
-_SMALLEST = 132 << 10  # of the mappings that malloc makes by default
+#: What a refused growth is told of when nobody looked.
+_UNTOLD = Refusal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class Step:
     `delta` is new minus old break, `end` the break after. Not `exact`: the old break was known to
     the page only, and `delta` is counted from that page's end, as the pages that came or went tell;
     the true one is up to a page more.
-    `cause` names what refused it: `next-mapping` when a mapping is in the way, else None. `verdict`
-    and `reason` are those of the report.
+    `role` is one of roles.py. `chunk`: of malloc's growths, the sizes of the chunk that made it
+    grow, as the configured rule proves them. `cause`, `room` and `candidates` tell what refused it
+    (`Refusal`). `verdict` and `reason` are those of the report.
     """
 
     seq: int
@@ -43,6 +44,22 @@ class Step:
     verdict: str
     reason: str | None
     exact: bool = True
+    role: str = "unknown"
+    chunk: Span | None = None
+    room: int | None = None
+    candidates: tuple[str, ...] = ()
+
+
+class NoTrim(NamedTuple):
+    """Why the heap kept what it had.
+
+    `reason`: "below-trim-threshold": since record `since` (None: ever) the heap was smaller than
+    the trim threshold, which its free top must reach; "pinned": what is in use lies too near its
+    end; "unknown".
+    """
+
+    reason: str
+    since: int | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +77,11 @@ class Heap:
         peak: the largest extent, brk - start, in bytes.
         over_default: growths that prove a request of 128 KiB or more was served by the heap.
         refused: growths that the kernel refused.
+        peak_seq: the growth that reached the peak; None: the heap was born with it.
+        trimmed_bytes: what malloc gave back.
+        scattered: malloc may use more than one piece of memory as its main arena: a growth was
+            refused (`sysmalloc_mmap_fallback`), or was before the trace.
+        unpadded: malloc grew by less than the configured top_pad: it is not what was configured.
         steps: in order; when there were more than `STEPS`, the largest.
     """
 
@@ -85,6 +107,13 @@ class Heap:
     blind: bool = False
     rounded: bool = False
     first: int | None = None
+    peak_seq: int | None = None
+    trimmed_bytes: int = 0
+    scattered: bool = False
+    unpadded: bool = False
+    _level: int | None = None  # below this the top was not trimmed since `_level_seq`
+    _level_seq: int | None = None
+    _highest: int = 0  # the largest extent since then
     verdicts: set[str] = field(default_factory=set)
 
     @classmethod
@@ -94,6 +123,7 @@ class Heap:
         heap = cls(start, brk)
         if older:
             heap.older, heap.loose, heap.own, heap.pair = True, space.brk_by_label, None, None
+            heap.scattered = True
         if start is not None and brk is not None and not heap.loose:
             heap.first = heap.peak = max(brk - start, 0)
         return heap
@@ -157,33 +187,65 @@ class Heap:
             return None
         self.rounded = self.rounded or loose
         delta = ret - old
-        cause: str | None = None
+        refusal = _UNTOLD
+        self._levelled(judge.threshold, old)
         if delta > 0:
             self.growths += 1
             self.grown_bytes += delta
-            verdict, reason = judge.growth(self, seq, t, tid, old, delta)
+            verdict, reason, role, chunk = judge.growth(self, seq, t, tid, old, delta)
         elif delta < 0:
             self.shrinks += 1
             self.shrunk_bytes -= delta
-            verdict, reason = judge.shrink()
-            if reason == "trim":
+            verdict, reason, role, chunk = judge.shrink(self, tid, ret)
+            if role in MALLOC_SHRINKS:
                 self.pair = False  # systrim: the top ends at the break
+                self.trimmed_bytes -= delta
         else:
-            verdict, reason = "unknown", None
+            verdict, reason, role, chunk = "unknown", None, REFUSED, None
             if asked > old:
                 self.refused += 1
-                if not space.is_free(round_up(old), round_up(asked) + 4096):
-                    cause = "next-mapping"
+                self.scattered = self.scattered or judge.perhaps_malloc()
+                refusal = judge.refused(space, old, asked)
         if tid != (self.last_growth or (0,))[0] or delta <= 0:
             self.other_call(tid)
         self.brk = ret
+        if self.start is not None and ret - self.start > self.peak:
+            self.peak, self.peak_seq = ret - self.start, seq
         if self.start is not None:
-            self.peak = max(self.peak, ret - self.start)
+            self._highest = max(self._highest, ret - self.start)
         if delta:
             self.verdicts.add(verdict)
-        step = Step(seq, t, tid, delta, ret, asked, cause, verdict, reason, not loose)
+        step = Step(
+            seq, t, tid, delta, ret, asked, refusal.cause, verdict, reason, not loose, role,
+            None if loose else chunk, refusal.room, refusal.candidates,
+        )  # fmt: skip
         self.note(step)
         return step
+
+    def first_of_two(self, chunk: Span | None) -> None:
+        """The growth before was the first of two, and the second tells more of its chunk."""
+        if self.steps and chunk is not None:
+            self.steps[-1] = replace(self.steps[-1], chunk=chunk)
+
+    def _levelled(self, threshold: Threshold, brk: int) -> None:
+        """Note how large the heap is when the trim threshold moves."""
+        level = threshold.trim_floor()
+        if level != self._level:
+            self._level_seq = None if self._level is None else threshold.since
+            self._level = level
+            self._highest = 0 if self.start is None else brk - self.start
+
+    def no_trim(self, threshold: Threshold) -> NoTrim | None:
+        """Why malloc kept most of the heap's largest extent; None: it did not, or it is not known
+        to be malloc's.
+        """
+        final = self.final()
+        if final is None or not self.own or 2 * final <= self.peak:
+            return None
+        self._levelled(threshold, final + (self.start or 0))
+        if self._level is not None and self._highest < self._level:
+            return NoTrim("below-trim-threshold", self._level_seq)
+        return NoTrim("unknown")
 
     def other_call(self, tid: int) -> None:
         """The thread made another call: its next growth does not belong to the one before."""
@@ -196,140 +258,5 @@ class Heap:
         child.peak = max(self.final() or 0, 0)
         child.own, child.pair = self.own, self.pair
         child.older, child.loose = self.older, self.loose
+        child.scattered, child.unpadded = self.scattered, self.unpadded
         return child
-
-
-@dataclass(slots=True)
-class Judge:
-    """What is known at a brk call that decides its verdict.
-
-    `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
-    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
-    more of them.
-    """
-
-    caller: Caller
-    glibc: bool
-    version: Version | None
-    settings: Settings
-    threshold: Threshold
-    mmap_failed: bool = False
-    chunks: int = 0
-    unseen: int = 0
-
-    def _whose(self) -> str:
-        """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator" or "unknown"."""
-        c = self.caller
-        if c.who == ALLOCATOR:
-            return "allocator"
-        if c.who in (PROGRAM, LIBRARY):
-            return "foreign"
-        if c.who != LIBC:
-            return "unknown"
-        if c.outer == LIBC:
-            return "malloc"
-        if c.outer == ALLOCATOR and c.outer_owner in ("jemalloc", "tcmalloc", "mimalloc"):
-            return "allocator"
-        # The frame of sbrk is verified for 2.36 only; elsewhere the word may be anything.
-        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and self.version == (2, 36):
-            return "foreign"
-        return "unknown"
-
-    def shrink(self) -> tuple[str, str | None]:
-        """The verdict of a shrink (`systrim`)."""
-        whose = self._whose()
-        if whose == "malloc" and self.glibc:
-            return "explained", "trim"
-        if whose == "allocator":
-            return "not-applicable", "other-allocator"
-        if whose == "foreign":
-            return "not-applicable", "foreign-sbrk"
-        return "unknown", None
-
-    def growth(
-        self, heap: Heap, seq: int, t: int, tid: int, old: int, size: int
-    ) -> tuple[str, str | None]:
-        """The verdict of a growth by `size` bytes from the break `old` (`sysmalloc`)."""
-        whose = self._whose()
-        before, heap.last_growth = heap.last_growth, (tid, size)
-        second, heap.second = heap.second, False
-        if whose == "allocator":
-            heap.pair = heap.own
-            return "not-applicable", "other-allocator"
-        if whose == "foreign":
-            heap.pair = heap.own
-            return "not-applicable", "foreign-sbrk"
-        if whose != "malloc" or not self.glibc:
-            return "unknown", None
-        if second is not False and before is not None and before[0] == tid:
-            if second:
-                return "explained", "alignment"
-            # The second of two, or one like any other: where both follow the rule, it does.
-            return ("holds" if self._least(size) < DEFAULT_THRESHOLD else "unknown"), None
-        heap.own = True
-        if heap.pair or old % 4096:
-            heap.pair, heap.second = False, True
-        elif heap.pair is None:
-            heap.pair, heap.second = False, None
-        return self._rule(heap, seq, t, size)
-
-    def _rule(self, heap: Heap, seq: int, t: int, size: int) -> tuple[str, str | None]:
-        """Hold a growth by malloc against the threshold rule."""
-        if self.threshold.low is None or not self.settings.certain:
-            return "unknown", None
-        least = self._least(size)
-        verdict, reason = self._against(least, (heap.brk or 0) + size)
-        if verdict == "contradiction":
-            self.threshold.above(seq, t, least)
-        elif verdict == "measured":
-            self.threshold.grew(seq, t, least)
-            verdict = "unknown"
-            heap.over_default += 1
-        elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
-            heap.over_default += 1
-        return verdict, reason
-
-    def _least(self, size: int) -> int:
-        """T > nb >= this: what a growth alone proves."""
-        return size - 4096 - self.settings.top_pad - 16
-
-    def _against(self, least: int, end: int) -> tuple[str, str | None]:
-        """The verdict of a growth to `end` that proves a chunk of `least` bytes; "measured" if it
-        can only tell where the threshold is.
-        """
-        s, threshold = self.settings, self.threshold
-        if threshold.contradicted:
-            return "unknown", None
-        if threshold.high is not None and least >= threshold.high:
-            if self.mmap_failed:
-                return "explained", "mmap-failed"
-            if self.chunks >= s.mmap_max:
-                return "explained", "mmap-max"
-            if s.hugetlb == 1 and not end & (_HUGE - 1):
-                return "explained", "hugetlb"
-            if self.chunks + self.unseen // _SMALLEST >= s.mmap_max:
-                return "unknown", None
-            return "contradiction", None
-        if threshold.unseen and not threshold.doubted:
-            return self._unseen(least)
-        if threshold.unsure:  # whether it ever rose is not known
-            fits = threshold.low is not None and least < threshold.low
-            return ("holds" if fits else "unknown"), None
-        if threshold.rises:
-            return "explained", "dynamic-threshold"
-        if threshold.inherited:
-            return "explained", "inherited"
-        if least >= DEFAULT_THRESHOLD:
-            return "explained", threshold.fixed_by
-        if s.top_pad > DEFAULT_TOP_PAD:
-            return "explained", "top-pad"
-        return "holds", None
-
-    def _unseen(self, least: int) -> tuple[str, str | None]:
-        """The verdict where T may have risen before the attach."""
-        if least < DEFAULT_THRESHOLD:
-            return "holds", None  # wherever T stands
-        if least < self.threshold.proven:
-            return "explained", "dynamic-threshold"
-        known = self.mmap_failed or self.settings.hugetlb or self.chunks >= self.settings.mmap_max
-        return ("unknown" if known else "measured"), None

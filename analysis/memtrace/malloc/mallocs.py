@@ -46,7 +46,7 @@ class Mallocs:
         self.one_glibc = True
         self._copies = 0  # of glibc; the second one has a malloc of its own
         self._paths: set[str] = set()
-        self.scene = Scene(page=page)
+        self.scene = Scene(page=page, heap_max=self.layout.heap_max)
 
     def fork(self) -> Mallocs:
         """The child's copy."""
@@ -65,7 +65,8 @@ class Mallocs:
         version = self.layout.version
         old_stdio = version is not None and version < (2, 23)
         hugetlb = self.settings.hugetlb
-        self.scene = Scene("", self.one_glibc, old_stdio, hugetlb, self.layout.page)
+        page, heap_max = self.layout.page, self.layout.heap_max
+        self.scene = Scene("", self.one_glibc, old_stdio, hugetlb, page, heap_max)
 
     # -- what comes -----------------------------------------------------------------------------
 
@@ -146,8 +147,10 @@ class Mallocs:
         start, version = self.start, parse_version(a.version)
         self.layout = Layout(version, self.layout.abi, self.layout.page)
         seen = not isinstance(start, Attach)
-        self.settings = settings(start.env, at_secure=start.at_secure, version=version)
+        self.settings = settings(
+            start.env, at_secure=start.at_secure, version=version, i386=self.layout.i386
+        )
         if start.env_lost and not start.at_secure:
-            self.settings = Settings(threshold=None, certain=False)
+            self.settings = Settings(threshold=None, certain=False, trim=None)
         self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)
         self._changed()

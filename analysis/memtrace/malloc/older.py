@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from memtrace.malloc import origin
-from memtrace.malloc.glibc import DEFAULT_THRESHOLD, HEAP_MAX, Layout, settings
+from memtrace.malloc.glibc import DEFAULT_THRESHOLD, Layout, settings
 from memtrace.malloc.origin import Decision
 from memtrace.space.address_space import READ_IMPLIES_EXEC, AddressSpace
 from memtrace.space.canonical import Attr
@@ -82,7 +82,7 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
     """
     _own_the_heap(space)
     chunks = set(_cut_chunks(space, record, layout))
-    arenas = set(_join_arenas(space, _lines(space)))
+    arenas = set(_join_arenas(space, _lines(space), layout.heap_max))
     lines = _lines(space)
     stacks, guards = _stacks(lines, record, chunks | arenas | {space.heap_tag})
     runnable = executable(space)
@@ -257,13 +257,14 @@ def _may_hold_chunks(line: Line) -> bool:
     return line.open or (named and line.attr.perms == "rw-p")
 
 
-def _join_arenas(space: AddressSpace, lines: list[Line]) -> Iterator[int]:
-    """Make one region of what looks like a thread arena's heap: 64 MiB at a multiple of 64 MiB,
-    opened from the start on (`alloc_new_heap`, `grow_heap`). Others reserve like that, too.
+def _join_arenas(space: AddressSpace, lines: list[Line], size: int) -> Iterator[int]:
+    """Make one region of what looks like a thread arena's heap: 64 MiB at a multiple of 64 MiB
+    (`size`), opened from the start on (`alloc_new_heap`, `grow_heap`). Others reserve like that,
+    too.
     """
     for opened, rest in pairwise(lines):
-        base, end = opened.start, opened.start + HEAP_MAX
-        if base % HEAP_MAX or not opened.open or opened.tag == space.heap_tag:
+        base, end = opened.start, opened.start + size
+        if base % size or not opened.open or opened.tag == space.heap_tag:
             continue
         if opened.end == rest.start < end <= rest.end and rest.shut:
             # What lies above may be shown as one with it: a stack's guard.

@@ -55,7 +55,8 @@ class Scene(NamedTuple):
 
     `brk_failed`: the same thread's call just before was a refused growth of the break, by malloc
     ("malloc") or by whoever ("any"). `one_libc`: only one glibc is mapped. `old_stdio`: a glibc
-    before 2.23, whose stdio maps its buffers itself. `hugetlb`: tunable of that name.
+    before 2.23, whose stdio maps its buffers itself. `hugetlb`: tunable of that name. `heap_max`:
+    what a thread arena reserves for a heap.
     """
 
     brk_failed: str = ""
@@ -63,6 +64,7 @@ class Scene(NamedTuple):
     old_stdio: bool = False
     hugetlb: int = 0
     page: int = 4096
+    heap_max: int = HEAP_MAX
 
 
 def special(attr: Attr, *, heap: bool) -> Decision | None:
@@ -86,11 +88,13 @@ def is_chunk_shape(args: list[int], page: int) -> bool:
     )
 
 
-def is_reserve(args: list[int]) -> bool:
-    """Whether mmap was called as `alloc_new_heap` does: 128 MiB anywhere, or 64 MiB at a hint."""
+def is_reserve(args: list[int], heap_max: int = HEAP_MAX) -> bool:
+    """Whether mmap was called as `alloc_new_heap` does: 128 MiB anywhere, or 64 MiB at a hint (of
+    an i386 program 2 MiB and 1 MiB).
+    """
     if len(args) < 4 or args[2] != 0 or args[3] & ~MAP_NORESERVE != PLAIN:
         return False
-    return args[1] == 2 * HEAP_MAX or (args[1] == HEAP_MAX and args[0] != 0)
+    return args[1] == 2 * heap_max or (args[1] == heap_max and args[0] != 0)
 
 
 def of_mmap(
@@ -138,7 +142,7 @@ def of_mmap(
 
 
 def _of_libc(args: list[int], scene: Scene) -> Decision:
-    if is_reserve(args):
+    if is_reserve(args, scene.heap_max):
         return Decision("arena", "caller")
     if not is_chunk_shape(args, scene.page) or scene.old_stdio:
         return Decision("unknown", "none")
@@ -166,7 +170,7 @@ def _of_owner(args: list[int], owner: str) -> Decision:
 
 
 def _untold(args: list[int], scene: Scene) -> Decision:
-    if is_reserve(args):
+    if is_reserve(args, scene.heap_max):
         return Decision("unknown", "none", None, ("arena", "anon"), "reserve")
     if not is_chunk_shape(args, scene.page):
         return Decision("unknown", "none")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from memtrace.malloc import origin
 from memtrace.malloc.caller import LIBC, Callers
-from memtrace.malloc.glibc import HEAP_MAX
 from memtrace.malloc.origin import Decision
 from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.tags import CARVED
@@ -70,27 +69,28 @@ class Sequences:
         args = call.args
         if name == "madvise":
             if len(args) > 2 and args[2] == MADV_DONTNEED and self._arenas.alive:
-                self._arenas.shrunk(args[0])
+                self._arenas.shrunk(args[0], args[1])
         elif name == "mprotect" and len(args) > 2 and args[2] == origin.PROT_RW:
             self._opened(call.tid, call)
 
-    def closed(self, low: int) -> Decision | None:
+    def closed(self, low: int, length: int) -> Decision | None:
         """shrink_heap maps the tail of an arena anew, PROT_NONE; None: there is no arena."""
         if self._arenas.at(low) is None:
             return None
-        self._arenas.closed(low)
+        self._arenas.closed(low, length)
         return Decision("arena", "sequence")
 
     def _opened(self, tid: int, call: Call) -> None:
         """An mprotect to read and write: an arena grows."""
         address, length = call.args[0], call.args[1]
-        if address & (HEAP_MAX - 1) and self._arenas.at(address) is None:
+        if address & (self._arenas.size - 1) and self._arenas.at(address) is None:
             self._older_arena(address, length, call)
             return
         piece = self._space.at(address)
         r = None if piece is None else self._regions.alive.get(piece[3])
         if r is not None and r.kind == "arena":
-            self._arenas.opened(address, round_up(length, self._mallocs.layout.page), tid)
+            size = round_up(length, self._mallocs.layout.page)
+            self._arenas.opened(address, size, tid, r.born_seq)
 
     def _older_arena(self, address: int, length: int, call: Call) -> None:
         """Libc opens more of what looked like an arena at the attach (`grow_heap`)."""
@@ -105,7 +105,7 @@ class Sequences:
         if end <= r.end and all(opened):
             self._regions.become(r, "arena", "caller")
             rule_on(r)
-            self._arenas.opened(r.start, end - r.start, None)
+            self._arenas.opened(r.start, end - r.start, None, r.born_seq)
 
     def reserve_step(self, tid: int, name: str, args: list[int]) -> None:
         """alloc_new_heap without a known caller: trims, then mprotect of the aligned half."""
@@ -113,8 +113,9 @@ class Sequences:
         if name == "munmap" and args and r.start <= args[0] < r.end:
             return
         del self.reserves[tid]
-        aligned = r.start <= args[0] < r.end and not args[0] & (HEAP_MAX - 1) if args else False
-        if name == "mprotect" and aligned and args[2:] == [3] and r.bytes == HEAP_MAX:
+        size = self._arenas.size
+        aligned = r.start <= args[0] < r.end and not args[0] & (size - 1) if args else False
+        if name == "mprotect" and aligned and args[2:] == [3] and r.bytes == size:
             self._regions.become(r, "arena", "sequence")
             rule_on(r)
         else:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memtrace.malloc import origin
-from memtrace.malloc.glibc import HEAP_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -34,8 +33,9 @@ def hold(r: Region, mallocs: Mallocs) -> None:
                 r.verdict = "unknown"
     elif r.no_arena:
         r.verdict, r.reason = "explained", "no-arena"
-    elif most >= HEAP_MAX // 2:
+    elif most >= mallocs.layout.heap_max // 2 or not mallocs.one_glibc:
         # An arena maps what no heap of it can hold, whatever T is; which arena served is not known.
+        # Nor is it whose chunk it is, if there are two copies of libc: each has its own T.
         r.verdict, r.reason = "unknown", None
     else:
         cause = mallocs.threshold.at_most(r.born_seq, r.born_t, most)

@@ -9,6 +9,7 @@ import msgspec
 
 from memtrace.findings.catalogue import findings
 from memtrace.findings.facts import facts_of
+from memtrace.malloc import arenas, refused
 from memtrace.malloc.account import Account
 from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
@@ -23,8 +24,10 @@ from memtrace.replay.trust import exactness, process_exactness, sentence
 from memtrace.report.model import (
     FORMAT,
     AllocatorRow,
+    ArenaLimitRow,
     ArenaRow,
     AttachedRow,
+    Bounds,
     CallCount,
     DriftRow,
     Finding,
@@ -34,12 +37,15 @@ from memtrace.report.model import (
     MapsRow,
     MemoryRow,
     MoveRow,
+    NoTrimRow,
     ProcessRow,
+    Range,
     RegionRow,
     Report,
     StepRow,
     ThresholdRow,
     TraceFacts,
+    TrimRow,
     Verification,
 )
 from memtrace.report.rows import Kept, Late, Rows, keep
@@ -233,20 +239,26 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
             drift=[_drift(d) for d in p.drift],
         ),
         calls={n: CallCount(count=c[0], failed=c[1]) for n, c in sorted(p.calls.items())},
-        heap=_heap(a, timed=result.timed),
+        heap=_heap(a, result.header.overcommit, timed=result.timed),
         threshold=_threshold(a, timed=result.timed),
         regions=[_region(a, r) for r in rows],
         regions_total=a.regions.total,
         arenas=[
             ArenaRow(
                 base=x.base,
+                arena=None,
+                born_seq=x.born_seq,
+                died_seq=x.died_seq,
                 reserved_bytes=x.reserved,
                 committed_peak_bytes=x.committed_peak,
                 committed_bytes=x.committed,
+                given_back_bytes=x.given_back,
+                shrinks=x.shrinks,
                 tid=x.tid,
             )
             for x in a.arenas.all
         ],
+        arena_limit=_arena_limit(a, result.header.cpus_online),
         kinds=kinds,
         maps=MapsRow(
             peak=p.maps_peak or None, final=p.maps_last, limit=result.header.max_map_count
@@ -322,17 +334,29 @@ def _line(r: Run) -> str:
     return f"{r.start:x}-{r.end:x} {r.perms}{file}{' ' + r.name if r.name else ''}"
 
 
-def _heap(a: Account, *, timed: bool) -> HeapRow:
+def _arena_limit(a: Account, cpus: int | None) -> ArenaLimitRow:
+    limit = arenas.Limit(cpus=cpus)
+    if a.mallocs.glibc:
+        limit = arenas.limit(a.p.start, a.mallocs.layout, cpus)
+    return ArenaLimitRow(max=limit.most, reason=limit.reason, cpus=limit.cpus)
+
+
+def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
     h = a.heap
     final = h.final()
+    kept = h.no_trim(a.mallocs.threshold) if a.mallocs.glibc else None
+    excluded = refused.OVERCOMMIT if overcommit == 1 else None
     return HeapRow(
         start=h.start,
         end=h.end(),
         most_bytes=h.most(),
         peak_bytes=None if final is None else h.peak,
+        peak_seq=None if final is None else h.peak_seq,
         final_bytes=final,
         grown_bytes=h.grown_bytes,
         shrunk_bytes=h.shrunk_bytes,
+        trimmed_bytes=h.trimmed_bytes,
+        no_trim=None if kept is None else NoTrimRow(reason=kept.reason, since_seq=kept.since),
         growths=h.growths,
         shrinks=h.shrinks,
         exact=not (h.loose or h.rounded or h.blind),
@@ -345,7 +369,11 @@ def _heap(a: Account, *, timed: bool) -> HeapRow:
                 end=s.end,
                 asked=s.asked,
                 exact=s.exact,
+                role=s.role,
+                chunk=None if s.chunk is None else Bounds(min=s.chunk.least, max=s.chunk.most),
                 cause=s.cause,
+                room=s.room,
+                candidates=[c for c in s.candidates if c != excluded],
                 verdict=s.verdict,
                 reason=s.reason,
             )
@@ -356,18 +384,25 @@ def _heap(a: Account, *, timed: bool) -> HeapRow:
 
 def _threshold(a: Account, *, timed: bool) -> ThresholdRow:
     t = a.mallocs.threshold
+    trim = t.trim()
     return ThresholdRow(
         initial=t.initial,
         low=t.low,
         high=t.high,
+        least=t.floor,
+        most=t.ceiling,
         fixed_by=t.fixed_by,
+        trim=TrimRow(initial=t.trim_initial, low=trim[0], high=trim[1], least=t.trim_floor()),
         history=[
             MoveRow(
                 seq=m.seq,
                 t_ns=m.t_ns if timed else None,
                 low=m.low,
                 high=m.high,
+                least=m.floor,
+                trim=Range(low=m.trim[0], high=m.trim[1]),
                 cause=m.cause,
+                against=m.against,
             )
             for m in t.history
         ],

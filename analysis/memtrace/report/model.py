@@ -80,7 +80,7 @@ class AttachedRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A move of the break, see malloc/heap.py."""
+    """A move of the break, see malloc/heap.py; `role` is one of malloc/roles.py."""
 
     seq: int
     t_ns: int | None
@@ -89,9 +89,27 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     end: int
     asked: int
     exact: bool
+    role: str
+    chunk: Bounds | None
     cause: str | None
+    room: int | None
+    candidates: list[str]
     verdict: str
     reason: str | None
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Bytes, both ends included; `max` None: no upper bound."""
+
+    min: int
+    max: int | None
+
+
+class NoTrimRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Why malloc kept the heap, see malloc/heap.py."""
+
+    reason: str
+    since_seq: int | None
 
 
 class HeapRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -101,32 +119,59 @@ class HeapRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     end: int | None
     most_bytes: int | None
     peak_bytes: int | None
+    peak_seq: int | None
     final_bytes: int | None
     grown_bytes: int
     shrunk_bytes: int
+    trimmed_bytes: int
+    no_trim: NoTrimRow | None
     growths: int
     shrinks: int
     exact: bool
     steps: list[StepRow]
 
 
+class TrimRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The trim threshold: the free end of the heap that free gives back is at least that large."""
+
+    initial: int | None
+    low: int | None
+    high: int | None
+    least: int | None
+
+
+class Range(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Bytes, both ends included; `high` None: no upper bound; both None: nothing is known."""
+
+    low: int | None
+    high: int | None
+
+
 class MoveRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A change of the threshold's interval."""
+    """A change of the threshold's interval. `against`: what had set the one that it excludes."""
 
     seq: int
     t_ns: int | None
     low: int | None
     high: int | None
+    least: int | None
+    trim: Range
     cause: str
+    against: int | None
 
 
 class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """glibc's mmap threshold, see malloc/threshold.py."""
+    """glibc's mmap threshold, see malloc/threshold.py; `least`, `most`: what holds even if freed
+    chunks of unknown size were aligned ones.
+    """
 
     initial: int | None
     low: int | None
     high: int | None
+    least: int | None
+    most: int | None
     fixed_by: str | None
+    trim: TrimRow
     history: list[MoveRow]
     # text only
     first: Interval | None
@@ -164,13 +209,28 @@ class RegionRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class ArenaRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One heap of a thread arena."""
+    """One heap of a thread arena, see malloc/arenas.py. `arena`: which heaps belong together; no
+    call tells.
+    """
 
     base: int
+    arena: int | None
+    born_seq: int
+    died_seq: int | None
     reserved_bytes: int
     committed_peak_bytes: int
     committed_bytes: int | None
+    given_back_bytes: int
+    shrinks: int
     tid: int | None
+
+
+class ArenaLimitRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """How many arenas malloc makes at most, the main one counted."""
+
+    max: int | None
+    reason: str | None
+    cpus: int | None
 
 
 class KindRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -237,6 +297,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     regions: list[RegionRow]
     regions_total: int
     arenas: list[ArenaRow]
+    arena_limit: ArenaLimitRow
     kinds: dict[str, KindRow]
     maps: MapsRow
     memory: MemoryRow

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a move of the break was, and whether it follows glibc's rule.
+
+A growth that glibc's `sysmalloc` made proves how large the chunk was at least (sysmalloc.py), and
+that it was smaller than T, because it was not mapped. A shrink is `systrim`'s: free calls it where
+the top reaches the trim threshold, and leaves top_pad in the top; malloc_trim leaves what it is
+told to. So no shrink is proven to be free's. malloc_trim's is proven where the same thread's calls
+just before gave whole free pages back (`mtrim`), and what the shrink left is neither what free
+leaves above them nor what it leaves of the last of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from memtrace.malloc import roles, sysmalloc
+from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, Caller
+from memtrace.malloc.glibc import DEFAULT_THRESHOLD, DEFAULT_TOP_PAD, Layout, Settings
+from memtrace.malloc.refused import Refusal, refusal
+from memtrace.malloc.sysmalloc import HUGE, Span
+from memtrace.malloc.threshold import Threshold
+
+if TYPE_CHECKING:
+    from memtrace.malloc.heap import Heap
+    from memtrace.space.address_space import AddressSpace
+    from memtrace.trace.records import Start
+
+_SMALLEST = 132 << 10  # of the mappings that malloc makes by default
+
+
+class Ruling(NamedTuple):
+    """What is said of a step; see `Step`."""
+
+    verdict: str
+    reason: str | None
+    role: str
+    chunk: Span | None = None
+
+
+class Advised(NamedTuple):
+    """The last of the free pages that malloc_trim gave back, [low, high): the thread's calls since
+    were such ones.
+    """
+
+    low: int
+    high: int
+
+
+@dataclass(slots=True)
+class Judge:
+    """What is known at a brk call that decides what is said of it.
+
+    `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
+    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
+    more of them. `vm`: pages mapped after the call. `advised`: what this thread's malloc_trim gave
+    back just before.
+    """
+
+    caller: Caller
+    glibc: bool
+    layout: Layout
+    settings: Settings
+    threshold: Threshold
+    start: Start
+    mmap_failed: bool = False
+    chunks: int = 0
+    unseen: int = 0
+    vm: int | None = None
+    advised: Advised | None = None
+
+    def _whose(self) -> str:
+        """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator" or "unknown"."""
+        c = self.caller
+        if c.who == ALLOCATOR:
+            return "allocator"
+        if c.who in (PROGRAM, LIBRARY):
+            return "foreign"
+        if c.who != LIBC:
+            return "unknown"
+        if c.outer == LIBC:
+            return "malloc"
+        if c.outer == ALLOCATOR and c.outer_owner in ("jemalloc", "tcmalloc", "mimalloc"):
+            return "allocator"
+        # The frame of sbrk is verified for 2.36 only; elsewhere the word may be anything.
+        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and self.layout.version == (2, 36):
+            return "foreign"
+        return "unknown"
+
+    def perhaps_malloc(self) -> bool:
+        """Whether it may have been malloc's call."""
+        return self._whose() in ("malloc", "unknown")
+
+    def refused(self, space: AddressSpace, old: int, asked: int) -> Refusal:
+        """Why the kernel refused a growth."""
+        return refusal(space, self.start, old, asked, self.vm)
+
+    # -- shrinks --------------------------------------------------------------------------------
+
+    def shrink(self, heap: Heap, tid: int, end: int) -> Ruling:
+        """A shrink to `end` (`systrim`)."""
+        whose = self._whose()
+        if whose == "malloc" and self.glibc:
+            role = roles.MALLOC_TRIM if self._by_malloc_trim(heap, end) else roles.SHRINK
+            return Ruling("explained", "trim", role)
+        if whose == "allocator":
+            return Ruling("not-applicable", "other-allocator", roles.OTHER)
+        if whose == "foreign":
+            heap.pair = heap.own
+            return Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN)
+        self._perhaps_foreign(heap)
+        return Ruling("unknown", None, roles.UNKNOWN)
+
+    def _by_malloc_trim(self, heap: Heap, end: int) -> bool:
+        """Whether free cannot have left this end: it leaves top_pad + MINSIZE + 1 bytes of the top
+        or up to a page more. Were the top above the pages that malloc_trim gave back, it would have
+        less; had it grown down over all of them since, more.
+        """
+        if self.advised is None or heap.start is None or not self._as_configured(heap):
+            return False
+        low, high = self.advised
+        left = self.settings.top_pad + self.layout.least + 1
+        return heap.start <= low and end - high < left and high - low >= left + self.layout.page
+
+    # -- growths --------------------------------------------------------------------------------
+
+    def growth(self, heap: Heap, seq: int, t: int, tid: int, old: int, size: int) -> Ruling:
+        """A growth by `size` bytes from the break `old` (`sysmalloc`)."""
+        whose = self._whose()
+        before, heap.last_growth = heap.last_growth, (tid, size)
+        second, heap.second = heap.second, False
+        if whose == "allocator":
+            heap.pair = heap.own
+            return Ruling("not-applicable", "other-allocator", roles.OTHER)
+        if whose == "foreign":
+            heap.pair = heap.own
+            return Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN)
+        if whose != "malloc" or not self.glibc:
+            self._perhaps_foreign(heap)
+            return Ruling("unknown", None, roles.UNKNOWN)
+        if second is not False and before is not None and before[0] == tid:
+            if second:
+                self._tell_first(heap, before[1], size)
+                return Ruling("explained", "alignment", roles.ALIGNMENT)
+            # The second of two, or one like any other: where both follow the rule, it does.
+            fits = self._least(size, old + size) < DEFAULT_THRESHOLD
+            return Ruling("holds" if fits else "unknown", None, roles.UNKNOWN)
+        first, heap.own = heap.own is False, True
+        if heap.pair or old % 4096:
+            heap.pair, heap.second = False, True
+        elif heap.pair is None:
+            heap.pair, heap.second = False, None
+        return self._malloc_grew(heap, seq, t, old, size, first=first)
+
+    @staticmethod
+    def _perhaps_foreign(heap: Heap) -> None:
+        """The break moved, and not surely by malloc: its next growth may come in two."""
+        if not heap.pair and heap.own is not False:
+            heap.pair = None
+
+    def _malloc_grew(
+        self, heap: Heap, seq: int, t: int, old: int, size: int, *, first: bool
+    ) -> Ruling:
+        role = roles.FIRST if first else roles.GROWTH
+        if size <= self.settings.top_pad and self.settings.certain:
+            heap.unpadded = True  # mallopt, or it is no growth of malloc's
+            return Ruling("unknown", None, roles.UNKNOWN)
+        chunk = self._chunk(heap, old, size, first=first)
+        verdict, reason = self._rule(heap, seq, t, size)
+        if verdict == "contradiction" or not self._as_configured(heap):
+            chunk = None
+        return Ruling(verdict, reason, role, chunk)
+
+    def _as_configured(self, heap: Heap) -> bool:
+        """Whether no evidence speaks against what was configured."""
+        t = self.threshold
+        known = self.settings.certain and self.layout.known
+        return known and not (heap.unpadded or t.contradicted or t.doubted)
+
+    def _chunk(self, heap: Heap, old: int, size: int, *, first: bool) -> Span | None:
+        """The chunk that made malloc grow the heap."""
+        if first:
+            top = Span(0, 0)
+        else:
+            # A main arena in pieces asks for everything anew.
+            least = 0 if heap.scattered else self.layout.least
+            top = Span(least, None if heap.start is None else old - heap.start)
+        return self._served(size, old + size, top)
+
+    def _served(self, size: int, end: int, top: Span) -> Span | None:
+        below = self.threshold.ceiling
+        if self.mmap_failed or self.chunks + self.unseen // _SMALLEST >= self.settings.mmap_max:
+            below = None
+        return sysmalloc.served(
+            size,
+            top_pad=self.settings.top_pad,
+            minsize=self.layout.least,
+            unit=self._unit(end),
+            top=top,
+            below=below,
+        )
+
+    def _unit(self, end: int) -> int:
+        """What a growth was rounded up to, at most: hugetlb=1 asks for huge pages where the machine
+        has them for those who ask.
+        """
+        huge = self.settings.hugetlb == 1 and not end & (HUGE - 1)
+        return HUGE if huge else self.layout.page
+
+    def _tell_first(self, heap: Heap, size: int, second: int) -> None:
+        """The second of two growths tells the old top of the first (`correction`)."""
+        chunk = heap.steps[-1].chunk if heap.steps else None
+        if chunk is None or heap.steps[-1].role != roles.GROWTH or heap.scattered:
+            return
+        top = sysmalloc.old_top(second, self.layout.page, self.layout.least)
+        heap.first_of_two(self._served(size, heap.steps[-1].end, top))
+
+    # -- the rule -------------------------------------------------------------------------------
+
+    def _rule(self, heap: Heap, seq: int, t: int, size: int) -> tuple[str, str | None]:
+        """Hold a growth by malloc against the threshold rule."""
+        if self.threshold.low is None or not self.settings.certain:
+            return "unknown", None
+        end = (heap.brk or 0) + size
+        least = self._least(size, end)
+        verdict, reason = self._against(size, least)
+        if verdict == "contradiction":
+            cause = self.threshold.above(seq, t, least)
+            if cause != verdict:
+                verdict, reason = "unknown", cause
+        elif verdict == "measured":
+            self.threshold.grew(seq, t, least)
+            verdict = "unknown"
+            heap.over_default += 1
+        elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
+            heap.over_default += 1
+        return verdict, reason
+
+    def _least(self, size: int, end: int) -> int:
+        """T > nb >= this: what a growth alone proves, whatever the old top was."""
+        return size - self._unit(end) - self.settings.top_pad - 16
+
+    def _against(self, size: int, least: int) -> tuple[str, str | None]:
+        """The verdict of a growth that proves a chunk of `least` bytes; "measured" if it can only
+        tell where the threshold is.
+        """
+        s, threshold = self.settings, self.threshold
+        if threshold.contradicted:
+            return "unknown", None
+        if threshold.high is not None and least >= threshold.high:
+            if self.mmap_failed:
+                return "explained", "mmap-failed"
+            if self.chunks >= s.mmap_max:
+                return "explained", "mmap-max"
+            if self.chunks + self.unseen // _SMALLEST >= s.mmap_max:
+                return "unknown", None
+            return "contradiction", None
+        pages = size - self.layout.page - s.top_pad - 16
+        if threshold.high is not None and pages >= threshold.high:
+            return "explained", "hugetlb"  # were it rounded up to pages
+        if threshold.unseen and not threshold.doubted:
+            return self._unseen(least)
+        if threshold.unsure:  # whether it ever rose is not known
+            fits = threshold.low is not None and least < threshold.low
+            return ("holds" if fits else "unknown"), None
+        if threshold.rises:
+            return "explained", "dynamic-threshold"
+        if threshold.inherited:
+            return "explained", "inherited"
+        if least >= DEFAULT_THRESHOLD:
+            return "explained", threshold.fixed_by
+        if s.top_pad > DEFAULT_TOP_PAD:
+            return "explained", "top-pad"
+        return "holds", None
+
+    def _unseen(self, least: int) -> tuple[str, str | None]:
+        """The verdict where T may have risen before the attach."""
+        if least < DEFAULT_THRESHOLD:
+            return "holds", None  # wherever T stands
+        if least < self.threshold.proven:
+            return "explained", "dynamic-threshold"
+        known = self.mmap_failed or self.settings.hugetlb or self.chunks >= self.settings.mmap_max
+        return ("unknown" if known else "measured"), None

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a move of the break was: the role of a step of the heap's ledger."""
+
+from __future__ import annotations
+
+FIRST, GROWTH, ALIGNMENT, FOREIGN, OTHER, SHRINK, MALLOC_TRIM, REFUSED, UNKNOWN = (
+    "first-heap", "growth", "alignment", "foreign-sbrk", "other-allocator", "shrink", "malloc-trim",
+    "refused", "unknown",
+)  # fmt: skip
+
+#: What malloc gave back.
+MALLOC_SHRINKS = frozenset({SHRINK, MALLOC_TRIM})
+
+#: Every role, and what it means.
+ROLES = {
+    FIRST: "malloc's first growth: its main arena was empty",
+    GROWTH: "malloc needed more for one request",
+    ALIGNMENT: "the second of two growths: it aligns what the first got",
+    FOREIGN: "not malloc: the program or a library called sbrk or brk",
+    OTHER: "another allocator's",
+    SHRINK: "malloc gave the free end back: a free did, or malloc_trim",
+    MALLOC_TRIM: "malloc gave the free end back: malloc_trim was called",
+    REFUSED: "the kernel refused it",
+    UNKNOWN: "whose it was, or which of these, is not proven",
+}
