@@ -7,15 +7,16 @@ and at least `MINSIZE` bytes of the old top went into it (`sysmalloc`), at most 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.live.driving import Drive, Driven
+from tests.live.driving import Drive, Driven, driver
+from tests.live.tracing import Traced
 from tests.live.truth import MINSIZE, TCACHE, chunk_size
 
 T = 131072
 PAGE = 4096
-PENDING = pytest.mark.xfail(strict=True, reason="steps have no role and no bounds yet")
 #: Operations, environment, the roles of the steps, and the chunk of each growth.
 CASES: dict[str, tuple[str, dict[str, str], list[str], list[int]]] = {
     "1": ("m131048", {}, ["first-heap"], [TCACHE]),
@@ -31,11 +32,11 @@ CASES: dict[str, tuple[str, dict[str, str], list[str], list[int]]] = {
     ),
     "7": ("m1 m200000 f1 m200000", {"MALLOC_TOP_PAD_": "0"}, ["first-heap"], [TCACHE]),
     "8": (
-        "m100000 m1000000 f1", {"MALLOC_MMAP_MAX_": "0"}, ["first-heap", "growth", "trim"],
+        "m100000 m1000000 f1", {"MALLOC_MMAP_MAX_": "0"}, ["first-heap", "growth", "shrink"],
         [TCACHE, chunk_size(1000000)],
     ),
     "11": (
-        "n400,1000 F0,399", {}, ["first-heap", "growth", "growth", "trim"],
+        "n400,1000 F0,399", {}, ["first-heap", "growth", "growth", "shrink"],
         [TCACHE, chunk_size(1000), chunk_size(1000)],
     ),
     "13": (
@@ -51,7 +52,7 @@ CASES: dict[str, tuple[str, dict[str, str], list[str], list[int]]] = {
         ["first-heap", "growth"], [TCACHE, chunk_size(100000)],
     ),
     "trim to a pad": (
-        "n10,100000 F0,9 t4096", {}, ["first-heap", *5 * ["growth"], "trim", "malloc-trim"],
+        "n10,100000 F0,9 t4096", {}, ["first-heap", *5 * ["growth"], "shrink", "malloc-trim"],
         [TCACHE, *5 * [chunk_size(100000)]],
     ),
     "realloc": (
@@ -66,14 +67,12 @@ def ledger(d: Driven) -> list[dict[str, Any]]:
     return steps
 
 
-@PENDING
 @pytest.mark.parametrize("case", CASES)
 def test_each_step_has_its_role(drv: Drive, case: str) -> None:
     ops, env, roles, _ = CASES[case]
     assert [s["role"] for s in ledger(drv(ops, env=env))] == roles
 
 
-@PENDING
 @pytest.mark.parametrize("case", CASES)
 def test_each_growth_bounds_the_chunk_that_it_was_for(drv: Drive, case: str) -> None:
     ops, env, _, sizes = CASES[case]
@@ -85,7 +84,6 @@ def test_each_growth_bounds_the_chunk_that_it_was_for(drv: Drive, case: str) -> 
         assert bounds["min"] <= size <= bounds["max"]
 
 
-@PENDING
 def test_the_bounds_are_those_of_the_rule(drv: Drive) -> None:
     first, second = ledger(drv("m100000 m131048"))
     # The first heap: align(nb + top_pad + MINSIZE, page), of nothing.
@@ -95,7 +93,6 @@ def test_the_bounds_are_those_of_the_rule(drv: Drive) -> None:
     assert second["chunk"]["max"] < T
 
 
-@PENDING
 def test_below_a_fixed_threshold_the_bounds_are_below_it(drv: Drive) -> None:
     env = {"MALLOC_MMAP_THRESHOLD_": "65536"}
     steps = ledger(drv("n8,60000", env=env))
@@ -104,7 +101,6 @@ def test_below_a_fixed_threshold_the_bounds_are_below_it(drv: Drive) -> None:
         assert s["chunk"]["min"] <= chunk_size(60000) <= s["chunk"]["max"] < 65536
 
 
-@PENDING
 def test_a_refused_growth_says_what_was_in_the_way_and_how_far(drv: Drive) -> None:
     d = drv("m100000 brkfail m100000")
     first, refused = ledger(d)
@@ -116,13 +112,22 @@ def test_a_refused_growth_says_what_was_in_the_way_and_how_far(drv: Drive) -> No
     assert refused["asked"] - refused["end"] == 0x31000
 
 
-@PENDING
-def test_a_growth_refused_by_a_limit_says_which(drv: Drive) -> None:
-    d = drv("m100000 d200000 m120000")
-    first, refused, *_ = ledger(d)
-    assert (first["role"], refused["role"], refused["cause"]) == (
-        "first-heap", "refused", "RLIMIT_DATA",
-    )  # fmt: skip
-    d = drv("m100000 v65536 m120000")
-    refused = ledger(d)[1]
-    assert (refused["role"], refused["cause"]) == ("refused", "RLIMIT_AS")
+@pytest.mark.parametrize("ops", ["m100000 d200000 m120000", "m100000 v65536 m120000"])
+def test_a_limit_that_the_program_has_set_itself_is_only_a_candidate(drv: Drive, ops: str) -> None:
+    first, refused, *_ = ledger(drv(ops))
+    assert (first["role"], refused["role"], refused["cause"]) == ("first-heap", "refused", None)
+    assert {"RLIMIT_DATA", "RLIMIT_AS"} <= set(refused["candidates"])
+
+
+@pytest.mark.parametrize(("option", "kib", "cause"), [
+    ("-d", 400, "RLIMIT_DATA"), ("-v", 3000, "RLIMIT_AS"),
+])  # fmt: skip
+def test_a_limit_that_was_there_before_is_the_cause(
+    run: Callable[..., Traced], option: str, kib: int, cause: str
+) -> None:
+    shell = f'ulimit {option} {kib}; exec "$0" "$@"'
+    d = Driven(run(["/bin/sh", "-c", shell, driver(), *["m100000"] * 40]))
+    rows = d.rows[-1]["heap"]["steps"]
+    refused = [s for s in rows if s["role"] == "refused"]
+    assert {s["cause"] for s in refused} == {cause}
+    assert all(s["room"] > s["asked"] - s["end"] for s in refused)

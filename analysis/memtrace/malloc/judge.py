@@ -4,9 +4,8 @@
 A growth that glibc's `sysmalloc` made proves how large the chunk was at least (sysmalloc.py), and
 that it was smaller than T, because it was not mapped. A shrink is `systrim`'s: free calls it where
 the top reaches the trim threshold, and leaves top_pad in the top; malloc_trim leaves what it is
-told to. So no shrink is proven to be free's. malloc_trim's is proven where the same thread's calls
-just before gave whole free pages back (`mtrim`), and what the shrink left is neither what free
-leaves above them nor what it leaves of the last of them.
+told to. So no shrink is proven to be free's; malloc_trim's is where free, as configured, would have
+left another end.
 """
 
 from __future__ import annotations
@@ -101,7 +100,8 @@ class Judge:
         """A shrink to `end` (`systrim`)."""
         whose = self._whose()
         if whose == "malloc" and self.glibc:
-            role = roles.MALLOC_TRIM if self._by_malloc_trim(heap, end) else roles.SHRINK
+            by_free = self._perhaps_by_free(heap, end)
+            role = roles.SHRINK if by_free else roles.MALLOC_TRIM
             return Ruling("explained", "trim", role)
         if whose == "allocator":
             return Ruling("not-applicable", "other-allocator", roles.OTHER)
@@ -111,16 +111,24 @@ class Judge:
         self._perhaps_foreign(heap)
         return Ruling("unknown", None, roles.UNKNOWN)
 
-    def _by_malloc_trim(self, heap: Heap, end: int) -> bool:
-        """Whether free cannot have left this end: it leaves top_pad + MINSIZE + 1 bytes of the top
-        or up to a page more. Were the top above the pages that malloc_trim gave back, it would have
-        less; had it grown down over all of them since, more.
+    def _perhaps_by_free(self, heap: Heap, end: int) -> bool:
+        """Whether free may have left this end of the heap: its top had the trim threshold's size at
+        least, and keeps top_pad + MINSIZE + 1 bytes, or up to a page more.
         """
-        if self.advised is None or heap.start is None or not self._as_configured(heap):
-            return False
+        if heap.brk is None or heap.start is None or not self._as_configured(heap):
+            return True
+        kept = self.settings.top_pad + self.layout.least + 1
+        if end - heap.start < kept:
+            return False  # there is not as much
+        floor = self.threshold.trim_floor()
+        if floor is not None and heap.brk - end + kept + self._unit(end) - 1 < floor:
+            return False  # it was too small
+        if self.advised is None:
+            return True
+        # This thread's calls just before were malloc_trim's (`mtrim`), which gave free pages back.
+        # Were the top above the last of them, it would have kept less; did it begin below, more.
         low, high = self.advised
-        left = self.settings.top_pad + self.layout.least + 1
-        return heap.start <= low and end - high < left and high - low >= left + self.layout.page
+        return end - high >= kept or high - low < kept + self.layout.page
 
     # -- growths --------------------------------------------------------------------------------
 

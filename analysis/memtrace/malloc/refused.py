@@ -5,8 +5,8 @@ In its order: RLIMIT_DATA against the distance from start_brk (`check_data_rlimi
 before the next mapping, and stack_guard_gap more before a stack; then RLIMIT_AS and RLIMIT_DATA
 against all of the process's memory (`may_expand_vm`), the number of mappings, and what the machine
 can promise (`security_vm_enough_memory_mm`). Each alone refuses it. The map is exact, so a mapping
-in the way is proven. The limits are as they were when the program was loaded, or attached to:
-setrlimit is not recorded.
+in the way is proven. Limits are known as they were when the program was loaded, or attached to:
+setrlimit is not recorded. A limit that the memory is beyond already has been raised since.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from memtrace.space.address_space import AddressSpace
     from memtrace.trace.records import Start
 
-NEXT_MAPPING, STACK_GAP, DATA, AS, OVERCOMMIT, MAPS = (
-    "next-mapping", "stack-guard-gap", "RLIMIT_DATA", "RLIMIT_AS", "overcommit", "max-map-count",
+NEXT_MAPPING, STACK_GAP, DATA, AS, MEMLOCK, OVERCOMMIT, MAPS = (
+    "next-mapping", "stack-guard-gap", "RLIMIT_DATA", "RLIMIT_AS", "RLIMIT_MEMLOCK", "overcommit",
+    "max-map-count",
 )  # fmt: skip
 _STACK_GAP = 256 * PAGE  # the kernel's default stack_guard_gap
 
@@ -59,22 +60,27 @@ def refusal(space: AddressSpace, start: Start, old: int, asked: int, vm: int | N
             room = max(above[0] - gap - PAGE - old, 0)
         if high + PAGE > above[0]:
             return Refusal(NEXT_MAPPING, room)
-    pages = high - low
-    data, most = start.rlimits.get("DATA"), start.rlimits.get("AS")
-    begin = space.start_brk
-    if data is not None and (
-        (begin is not None and asked - begin > data)
-        or (not start.assumed and data and (_data(space) + pages) // PAGE > data // PAGE)
-    ):
+    if _limited(space, start, old, asked):
         return Refusal(DATA, room)
-    if most is not None and vm is not None and vm + pages // PAGE > most // PAGE:
+    most, pages = start.rlimits.get("AS"), (high - low) // PAGE
+    if most is not None and vm is not None and vm <= most // PAGE < vm + pages:
         return Refusal(AS, room)
-    candidates = []
-    if above is not None and high + PAGE > above[0] - gap:
-        candidates.append(STACK_GAP)
-    candidates += [DATA] if data is not None else []
-    candidates += [AS] if most is not None and vm is None else []
-    return Refusal(None, room, (*candidates, OVERCOMMIT, MAPS))
+    near = above is not None and high + PAGE > above[0] - gap
+    gaps = (STACK_GAP,) if near else ()
+    return Refusal(None, room, (*gaps, DATA, AS, MEMLOCK, OVERCOMMIT, MAPS))
+
+
+def _limited(space: AddressSpace, start: Start, old: int, asked: int) -> bool:
+    """Whether RLIMIT_DATA as it was excludes the growth, and did not exclude what is there."""
+    limit, begin = start.rlimits.get("DATA"), space.start_brk
+    if limit is None:
+        return False
+    if begin is not None and old - begin <= limit < asked - begin:
+        return True
+    if start.assumed or not limit:  # of a limit of 0 the hard one counts
+        return False
+    pages = _data(space) // PAGE
+    return pages <= limit // PAGE < pages + (round_up(asked) - round_up(old)) // PAGE
 
 
 def _data(space: AddressSpace) -> int:

@@ -19,7 +19,7 @@ ROLES = {
     FOREIGN: "not malloc: the program or a library called sbrk or brk",
     OTHER: "another allocator's",
     SHRINK: "malloc gave the free end back: a free did, or malloc_trim",
-    MALLOC_TRIM: "malloc gave the free end back: malloc_trim was called",
+    MALLOC_TRIM: "malloc gave the free end back: malloc_trim did, for free leaves another end",
     REFUSED: "the kernel refused it",
     UNKNOWN: "whose it was, or which of these, is not proven",
 }
