@@ -477,7 +477,9 @@ class _Process:
                 allowed = {"arena", "unknown"}
             else:
                 allowed = {"heap", "main-arena", "unknown"}
-            found.must(not complete or (bool(kinds) and kinds <= allowed), "block's kind", (line, at))
+            found.must(
+                not complete or (bool(kinds) and kinds <= allowed), "block's kind", (line, at)
+            )
 
     def _blocks(self) -> list[Event]:
         """The last line of each block that was not given back, of those this process asked for."""

@@ -154,7 +154,10 @@ class Judge:
             fits = self._least(size, old + size) < DEFAULT_THRESHOLD
             return Ruling("holds" if fits else "unknown", None, roles.UNKNOWN)
         first, heap.own = heap.own is False, True
-        if heap.pair or old % 4096:
+        # The first chunk's memory is aligned to 16, the end to a page (`front_misalign`): in i386
+        # programs that takes a second growth wherever the break was.
+        header = 8 if self.layout.i386 else 16
+        if heap.pair or old % self.layout.page or (first and (old + header) % 16):
             heap.pair, heap.second = False, True
         elif heap.pair is None:
             heap.pair, heap.second = False, None
