@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from memtrace.report import words
+from memtrace.report import ledger, words
 from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
 from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRow
 from memtrace.trace.sizes import format_moment, format_size
@@ -137,8 +137,9 @@ class _Text:
             rows.append(("malloc chunks", "0 B", note))
         if p.arenas:
             opened = sum(a.committed_peak_bytes for a in p.arenas)
-            count = plural(len(p.arenas), "thread arena")
-            note = f"in {count}, each at its peak; each reserves 64 MiB"
+            count = plural(len(p.arenas), "heap")
+            size = format_size(max(a.reserved_bytes for a in p.arenas))
+            note = f"in {count} of theirs, each at its peak; each reserves {size}"
             rows.append(("thread arenas", format_size(opened), note))
         if p.memory.vm_peak_bytes is not None:
             note = f"peak at #{p.peak_seq}: address space, touched or not"
@@ -297,9 +298,11 @@ class _Text:
         line = sparkline(sizes, self.width - 30)
         if len(sizes) > 1 and line:
             out.append(f"  {line}  {format_size(sizes[-1])} after #{heap.steps[-1].seq}")
-        rows = [("#", "time", "change", "size after", "why")]
+        rows = [("#", "time", "change", "size after", "chunk", "why")]
         rows += [self._step(heap, s) for s in _chosen(heap.steps)]
-        lines = table(rows, ">>>><")
+        if not any(row[4] for row in rows[1:]):
+            rows[0] = (*rows[0][:4], "", "why")
+        lines = table(rows, ">>>>><")
         out += [fit(x, self.width) for x in lines]
         loose = next((s for s in heap.steps if not s.exact), None)
         if loose is not None:
@@ -314,16 +317,18 @@ class _Text:
                 f"{left:,} more steps; shown are the first, the largest and the last",
                 self.width, "  ",
             )  # fmt: skip
+        for text in ledger.notes(p):
+            out += paragraph(text, self.width, "  ")
         return [*out, ""]
 
-    def _step(self, heap: HeapRow, s: StepRow) -> tuple[str, str, str, str, str]:
+    def _step(self, heap: HeapRow, s: StepRow) -> tuple[str, str, str, str, str, str]:
         change = f"{'+' if s.delta > 0 else ''}{format_size(s.delta)}"
         if not s.delta:
             asked = s.asked - s.end
             change = f"0 of {'+' if asked > 0 else ''}{format_size(asked)}"
         size = "unknown" if heap.start is None else format_size(s.end - heap.start)
         when = format_moment(s.t_ns, self.report.trace.clock)
-        return f"#{s.seq}", when, change, size, words.step(s)
+        return f"#{s.seq}", when, change, size, ledger.chunk(s), ledger.step(s)
 
     def _threshold(self, p: ProcessRow) -> list[str]:
         t = p.threshold
@@ -341,7 +346,7 @@ class _Text:
         shown = moves if len(moves) <= 10 else [*moves[:5], *moves[-4:]]
         before = ""
         for m in shown:
-            why = "likewise" if m.cause == before else words.CAUSES[m.cause]
+            why = "likewise" if m.cause == before and m.against is None else ledger.move(m)
             rows.append((f"#{m.seq}", words.interval(m.low, m.high), why))
             before = m.cause
         if len(moves) > len(shown):
@@ -352,6 +357,8 @@ class _Text:
         room = max(10, *(columns(r[0]) + 2 for r in rows))
         for when, value, why in rows:
             out += paragraph(why, self.width, f"  {when:<{room}}{value:>{size}}  ")
+        trim = ledger.trim(p)
+        out += [] if trim is None else paragraph(trim, self.width, "  ")
         return [*out, ""]
 
     def _regions(self, p: ProcessRow) -> list[str]:
@@ -392,17 +399,22 @@ class _Text:
     def _arenas(self, p: ProcessRow) -> list[str]:
         if not p.arenas:
             return []
-        rows = [("base", "thread", "opened", "opened now", "reserved")]
+        rows = [("base", "thread", "opened", "opened now", "given back", "reserved", "gone")]
         for a in p.arenas[:_REGIONS]:
             now = "unknown" if a.committed_bytes is None else format_size(a.committed_bytes)
             rows.append((
                 f"{a.base:x}", "" if a.tid is None else str(a.tid),
-                format_size(a.committed_peak_bytes), now, format_size(a.reserved_bytes),
+                format_size(a.committed_peak_bytes), now, format_size(a.given_back_bytes),
+                format_size(a.reserved_bytes), "" if a.died_seq is None else f"#{a.died_seq}",
             ))  # fmt: skip
         out = [self._heading("thread arenas", "malloc's memory for threads other than the first")]
-        out += [fit(x, self.width) for x in table(rows, "<>>>>")]
+        first, *others = ledger.arenas(p)
+        out += paragraph(first, self.width, "  ")
+        out += [fit(x, self.width) for x in table(rows, "<>>>>>>")]
         if len(p.arenas) > _REGIONS:
             out.append(f"  and {len(p.arenas) - _REGIONS:,} more")
+        for text in others:
+            out += paragraph(text, self.width, "  ")
         return [*out, ""]
 
     def _calls(self, p: ProcessRow) -> list[str]:

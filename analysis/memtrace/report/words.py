@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 
 from memtrace.report.lines import clean, plural, program
-from memtrace.report.model import ProcessRow, StepRow
+from memtrace.report.model import ProcessRow
 from memtrace.trace.sizes import format_size, format_time
 
 KINDS = {
@@ -31,37 +31,6 @@ KINDS = {
 }
 
 LABELLED = "labelled [heap]: at most that"
-
-CAUSES = {
-    "freed-chunk": "freeing a mapped chunk raised it (glibc's dynamic threshold)",
-    "possible-rise": "a mapped chunk may have been freed here, and that may have raised it",
-    "contradiction": (
-        "a mapping or growth here does not follow the rule as configured; why is unknown (mallopt "
-        "makes no system call)"
-    ),
-    "aligned-or-mallopt": (
-        "a chunk was mapped below it: a chunk freed before was an aligned one (memalign), or "
-        "mallopt was called"
-    ),
-    "at-least": "freeing a mapped chunk raised it to that, unless it was higher before",
-    "at-most": "a chunk was mapped: it was no higher",
-    "above": "the heap served a request: it was higher, unless mallopt padded the growth",
-}
-
-_REASONS = {
-    "dynamic-threshold": "follows the rule: the threshold had risen",
-    "inherited": "follows the rule: threshold inherited raised",
-    "environ": "follows the environment's setting",
-    "tunable": "follows GLIBC_TUNABLES",
-    "hugetlb": "rounded to huge pages (hugetlb=1)",
-    "mmap-max": "malloc may map no more chunks",
-    "mmap-failed": "malloc's mmap failed just before",
-    "top-pad": "padded as M_TOP_PAD says",
-    "alignment": "second half of a pair: alignment",
-    "trim": "malloc gave the free top back",
-    "foreign-sbrk": "not malloc: sbrk called elsewhere",
-    "other-allocator": "another allocator's",
-}
 
 
 def command(p: ProcessRow) -> str:
@@ -217,9 +186,17 @@ def standing(p: ProcessRow) -> str:
     if not judged:
         return "as configured; no mapping or growth could be held against it"
     text = f"{plural(judged, 'mapping and growth', 'mappings and growths')} fit it"
-    if t.history:
+    if perhaps_aligned(p):
         text += "; it is lower if a freed chunk was an aligned one (memalign)"
     return text
+
+
+def perhaps_aligned(p: ProcessRow) -> bool:
+    """Whether a chunk that was freed may have been an aligned one: the trace does not tell its
+    size, and the threshold would be another then.
+    """
+    t = p.threshold
+    return (t.low, t.high) != (t.least, t.most)
 
 
 def no_threshold(p: ProcessRow) -> str:
@@ -228,20 +205,6 @@ def no_threshold(p: ProcessRow) -> str:
         text = "not stated: which malloc this process uses is not known"
         return text if p.attached is None or not p.allocators else f"{text}: {p.allocator.evidence}"
     return f"does not apply: {allocator(p)} has no such rule"
-
-
-def step(s: StepRow) -> str:
-    """Why the break moved."""
-    if not s.delta:
-        what = "refused" if s.asked > s.end else "refused shrink"
-        return f"{what}: a mapping is in the way" if s.cause == "next-mapping" else what
-    if s.reason in _REASONS:
-        return _REASONS[s.reason]
-    return {
-        "holds": "fits the threshold rule",
-        "contradiction": "CONTRADICTS the configured threshold",
-        "unknown": "not known: no evidence decides it",
-    }.get(s.verdict, s.verdict)
 
 
 def oddities(p: ProcessRow) -> list[str]:
@@ -279,15 +242,20 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
             out.insert(0, f"{text}, {peaks}, and {moved}")
         else:
             out.insert(0, f"{text}, and {peaks}")
-    if any(p.allocator.name == "glibc" for p in shown):
+    if any(perhaps_aligned(p) for p in shown):
         out.append(
             "calls of mallopt, and whether a freed chunk was an aligned one (memalign): neither "
             "leaves a mark, so the threshold stated is the one without them"
         )
+    elif any(p.allocator.name == "glibc" for p in shown):
+        out.append(
+            "calls of mallopt: they leave no mark, so what is stated of thresholds and sizes is "
+            "what holds without them"
+        )
     if any(a.committed_bytes is None for p in shown for a in p.arenas):
         out.append("how much of a thread arena is open after it shrank: growing back makes no call")
     if any(s.cause is None and s.asked > s.end for p in shown for s in p.heap.steps):
-        out.append("why a growth of the heap was refused, where no mapping was in the way")
+        out.append("why a growth of the heap was refused, where no recorded limit excludes it")
     unknown = sum(p.kinds["unknown"].count for p in shown if "unknown" in p.kinds)
     if unknown:
         out.append(
