@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from memtrace.malloc import beginnings, older, origin
 from memtrace.malloc.arenas import Arenas
 from memtrace.malloc.beginnings import Legacy
@@ -21,15 +23,16 @@ from memtrace.malloc.limits import Refusals
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.regions import Region, Regions
+from memtrace.malloc.runtimes import Runtimes
 from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
 from memtrace.malloc.tags import Tags
 from memtrace.malloc.verdicts import hold, last_word, rule_on
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
-from memtrace.space.calls import MAP_FIXED, Change
+from memtrace.space.calls import MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_READ, Change
 from memtrace.space.canonical import Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.records import Attach, Call, Clone, Exec, Libc
+from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc
 from memtrace.trace.sizes import round_up
 
 #: Ways of mapping whose judgement is remembered.
@@ -46,7 +49,7 @@ _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN
 _MAPPING = frozenset({"mmap", "munmap"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
-_PATIENT = frozenset({"header", "library"})
+_PATIENT = frozenset({"header", "library", "runtime"})
 
 
 #: What a mapping is, whether it has the shape of a chunk, and where in libc the mmap returned to.
@@ -78,7 +81,10 @@ class Account:
         self.tags = Tags(first_tag)
         self.regions = Regions(self.tags)
         self.heap: Heap = Heap() if legacy is None else legacy.heap.fork()
-        self.mallocs: Mallocs = Mallocs(p.start, page) if legacy is None else legacy.mallocs.fork()
+        code = callers.owners is not None
+        self.mallocs: Mallocs = (
+            Mallocs(p.start, page, code=code) if legacy is None else legacy.mallocs.fork()
+        )
         self.arenas: Arenas = (
             Arenas(self.mallocs.layout.heap_max)
             if legacy is None
@@ -89,6 +95,9 @@ class Account:
         self.sequences = Sequences(p.space, self.regions, self.arenas, self.mallocs, callers)
         self.churn = Churn()
         self.refusals = Refusals()
+        self.runtimes = Runtimes(p.space, self.regions)
+        if legacy is not None:
+            self.runtimes.inherit(legacy.runtimes)
         self.loading: bool = legacy is not None and legacy.loading
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
@@ -166,7 +175,7 @@ class Account:
                 return
         self._any_call(seq, t, call, name, change)
         self._settled = not (
-            self.loading or self.mallocs.rivals or self.heap.second is not False
+            self.loading or self.mallocs.open or self.heap.second is not False
             or self._failed or self._advised or self.sequences.stacks or self.sequences.reserves
         )  # fmt: skip
 
@@ -174,8 +183,8 @@ class Account:
         """A call when more than the map is to be told of it."""
         if self.loading:
             self._perhaps_runs(call, name, change)
-        if self.mallocs.rivals:
-            self.mallocs.decide(self.callers.of(call.site))
+        if self.mallocs.open or (name == "brk" and not self.mallocs.glibc):
+            self.mallocs.decide(seq, name, self.callers.of(call.site))
         if name == "brk":
             self._brk(seq, t, call, change)
             return
@@ -185,6 +194,8 @@ class Account:
         failed = ret is None or -4096 < ret < 0
         if name == "madvise" or self._advised:
             self._note_advice(call, name)
+        if name == "prctl" and ret != -errno.EFAULT:
+            self.runtimes.named(call, self._judged.clear)
         if failed:
             self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
             if ret is not None:
@@ -228,7 +239,11 @@ class Account:
 
     def _perhaps_runs(self, call: Call, name: str, change: Change | None) -> None:
         """The loader's calls end where others begin."""
-        if call.site is not None:
+        if self.callers.musl:
+            # Its loader allocates as the program does. It protects what it has relocated once all
+            # libraries are there (reloc_all).
+            self.loading = name != "mprotect" or call.args[2:] != [PROT_READ]
+        elif call.site is not None:
             self.loading = self.callers.of(call.site).who in (LOADER, UNKNOWN)
         elif self.p.start.assumed:
             self.loading = not self._runs(name, change)
@@ -413,6 +428,8 @@ class Account:
         judged = None if is_file else self._judged.get(key)
         if judged is None:
             caller = self.callers.of(call.site)
+            if caller.owner == "go" and not is_file and args[3] & MAP_TYPE == MAP_PRIVATE:
+                return self.runtimes.go(args, self.callers.text(call.site), r)
             library = is_file and (attr.dev, attr.ino) in self.libraries
             d = origin.of_mmap(args, attr, caller, scene, is_library=library)
             site = self.callers.place(call.site) if caller.who == LIBC else None
@@ -478,9 +495,24 @@ class Account:
         """A C library was identified."""
         self._told += 1
         copies = older.mapped_copies(self.p.space, record.path) if self.p.attached else 1
-        self.mallocs.libc(seq, record, max(copies, 1))
+        static = self.callers.static and not self.p.start.assumed
+        self.mallocs.libc(seq, record, max(copies, 1), static=static)
         if record.name == "glibc":
             self.callers.add_libc(record.path)
+        elif record.name == "musl":
+            self.callers.add_musl(record.path)
+        self._judged.clear()
+
+    def holds(self, seq: int, record: Allocator) -> None:
+        """A file was looked into: it defines malloc, or holds the code of an allocator."""
+        self._told += 1
+        callers = self.callers
+        callers.add_owner(record.path, record.name)
+        self.mallocs.holds(
+            seq, record, main=record.path == callers.exe, static=callers.static,
+            early=self.loading if not self.p.attached else not self._calls,
+        )  # fmt: skip
+        self._settled = False
         self._judged.clear()
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:

@@ -14,7 +14,18 @@ from memtrace.replay.process import Process
 from memtrace.space.calls import Change
 from memtrace.space.compare import Comparison
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Attach, Call, Clone, Exec, Fork, Libc, LifeRecord, Snap, Start
+from memtrace.trace.records import (
+    Allocator,
+    Attach,
+    Call,
+    Clone,
+    Exec,
+    Fork,
+    Libc,
+    LifeRecord,
+    Snap,
+    Start,
+)
 from memtrace.trace.records import Unknown as UnknownRecord
 from memtrace.trace.sidecar import Store
 
@@ -39,6 +50,7 @@ class Accounts(Observer):
         self._decoder = trace.decoder
         self._page = trace.header.page_size
         self._map_limit = trace.header.max_map_count
+        self._code = trace.header.code
 
     def born(self, p: Process, seq: int, t: int, record: Start | Fork) -> None:
         """Begin an account."""
@@ -47,7 +59,9 @@ class Accounts(Observer):
             legacy = self._heirs.get(p.parent.mm)
             self._heirs[p.mm] = legacy or self._of[p.parent.mm].legacy(p.space)
             return
-        callers = Callers(self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p))
+        callers = Callers(
+            self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p), code=self._code
+        )
         a = Account(p, callers, self._page, p.space.next_tag if p.inherited else 1)
         if isinstance(p.start, Attach):
             a.find(seq, p.start)
@@ -84,6 +98,8 @@ class Accounts(Observer):
             return
         if isinstance(record, Libc):
             self._account(p).libc(seq, record)
+        elif isinstance(record, Allocator):
+            self._account(p).holds(seq, record)
         elif isinstance(record, Clone):
             self._account(p).clone(seq, record)
 
@@ -109,6 +125,8 @@ def _loader_of(p: Process) -> str:
     there are many, and it is known by its name.
     """
     exe = p.start.exe
+    if is_loader(exe) and not p.attached:
+        return exe  # `ld.so program`: it maps the program, too
     for _, _, attr, _ in p.space.pieces():
         if attr.is_file and attr.perms[2] == "x":
             path = p.space.paths.get((attr.dev, attr.ino), "")

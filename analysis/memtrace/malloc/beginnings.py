@@ -34,7 +34,9 @@ class Legacy:
         child: just born.
     """
 
-    __slots__ = ("arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "tag")
+    __slots__ = (
+        "arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "runtimes", "tag",
+    )  # fmt: skip
 
     def __init__(self, parent: Account, child: AddressSpace) -> None:
         self.loading = parent.loading
@@ -43,6 +45,7 @@ class Legacy:
         self.arenas = parent.arenas.fork()
         self.mallocs = parent.mallocs.fork()
         self.libraries = frozenset(parent.libraries)
+        self.runtimes = parent.runtimes
         self.tag = child.next_tag
         self.regions: list[Region] = []
         sizes: dict[int, tuple[int, int, int]] = {}

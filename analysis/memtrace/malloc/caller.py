@@ -72,6 +72,9 @@ def _is_loader_only(path: str) -> bool:
 class Caller(NamedTuple):
     """Who called: one of the constants above, with the known `owner` of the text if any.
 
+    The text of an allocator is `who` ALLOCATOR only if the file is nothing else; a program or
+    library that holds one among its own code is that, with an `owner`: which of the two called is
+    not told. musl's text is UNKNOWN, for its wrappers keep no caller, with `owner` "musl".
     `outer` is the same for the caller's caller where the trace has it (sbrk's caller, for brk).
     `direct`: the system call instruction itself stands in that text, not in the C library's.
     """
@@ -92,12 +95,17 @@ class Callers:
     """Resolves the sites of one address space; remembers each.
 
     `libc` holds the paths of mapped shared C libraries with glibc's calling habits; `malloc` the
-    places in them whose mmaps bore a chunk header.
+    places in them whose mmaps bore a chunk header. `owners`: whose code files hold, by path; None
+    where nobody looked into them, and their names must tell.
     """
 
-    __slots__ = ("_known", "exe", "libc", "loader", "malloc", "resolve", "sites", "static")
+    __slots__ = (
+        "_known", "exe", "libc", "loader", "malloc", "musl", "owners", "resolve", "sites", "static",
+    )  # fmt: skip
 
-    def __init__(self, sites: dict[int, Site], resolve: Resolve, exe: str, loader: str) -> None:
+    def __init__(
+        self, sites: dict[int, Site], resolve: Resolve, exe: str, loader: str, *, code: bool = False
+    ) -> None:
         self.sites = sites
         self.resolve = resolve
         self.exe = exe
@@ -105,6 +113,8 @@ class Callers:
         self.libc: set[str] = set()
         self.malloc: set[tuple[str, int]] = set()
         self.static = not loader
+        self.musl: set[str] = set()
+        self.owners: dict[str, str] | None = {} if code else None
         self._known: dict[int, Caller] = {}
 
     def add_libc(self, path: str) -> None:
@@ -113,10 +123,26 @@ class Callers:
             self.libc.add(path)
             self._known.clear()
 
+    def add_musl(self, path: str) -> None:
+        """A shared musl is mapped: loader, C library and malloc in one."""
+        self.musl.add(path)
+        self._known.clear()
+
+    def add_owner(self, path: str, name: str) -> None:
+        """A file holds an allocator's code."""
+        if self.owners is not None and name:
+            self.owners[path] = name
+            self._known.clear()
+
+    def owner(self, path: str) -> str | None:
+        """Whose code a file holds."""
+        return owner_of(path) if self.owners is None else self.owners.get(path)
+
     def fork(self) -> Callers:
         """The child's copy."""
         child = Callers(self.sites, self.resolve, self.exe, self.loader)
-        child.libc, child.malloc = set(self.libc), set(self.malloc)
+        child.libc, child.malloc, child.musl = set(self.libc), set(self.malloc), set(self.musl)
+        child.owners = None if self.owners is None else dict(self.owners)
         return child
 
     def of(self, site: int | Site | None) -> Caller:
@@ -136,6 +162,15 @@ class Callers:
         at = None if found is None else self.resolve(found.ret)
         return None if at is None or at[0] is None else (at[0].path, at[1])
 
+    def text(self, site: int | Site | None) -> tuple[str, int] | None:
+        """The place in the program's own file that the call was made from, as far as known."""
+        found = self.sites.get(site) if isinstance(site, int) else site
+        for place in () if found is None else (found.ip, found.ret):
+            at = self.resolve(place)
+            if at is not None and at[0] is not None and at[0].path == self.exe:
+                return at[0].path, at[1]
+        return None
+
     def _judge(self, site: Site) -> Caller:
         who, owner = self._text(site.ip)
         if who != LIBC:
@@ -154,16 +189,18 @@ class Callers:
         path = found[0].path
         if path in self.libc:
             return LIBC, None
+        if path in self.musl:
+            return UNKNOWN, "musl"
         if path == self.loader:
             return (LOADER if self.libc or _is_loader_only(path) else UNKNOWN), None
+        owner = self.owner(path)
         if path == self.exe and self.static:
-            return STATIC, None
-        owner = owner_of(path)
-        if owner is not None:
+            return STATIC, owner
+        if owner is not None and owner == owner_of(path):
             return ALLOCATOR, owner
         if path == self.exe:
-            return PROGRAM, None
+            return PROGRAM, owner
         name = base_name(path)
-        if name.startswith(("libc.so", "libc-", "ld-musl", "ld-linux", "ld.so")):
+        if owner is None and name.startswith(("libc.so", "libc-", "ld-musl", "ld-linux", "ld.so")):
             return UNKNOWN, None  # a C library that the trace has not identified
-        return LIBRARY, None
+        return LIBRARY, owner

@@ -51,14 +51,14 @@ class Chunks:
         if r is None:
             return
         mallocs, layout = self._mallocs, self._mallocs.layout
-        possible = mallocs.serving.name in ("glibc", "unknown")
+        possible = mallocs.serving.name in ("glibc", "unknown") or mallocs.claimed is not None
         if possible and layout.known and word and (
             layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
         ):  # fmt: skip
             del self.waiting[mmap_seq]
             if r.site is not None:
                 self._callers.malloc.add(r.site)
-            if mallocs.serving.name == "unknown":
+            if not mallocs.glibc:
                 mallocs.header_proves(seq, f"#{mmap_seq}")
                 self._note_threshold(r)
             if r.kind == "malloc-chunk":

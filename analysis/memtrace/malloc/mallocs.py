@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The allocators that one address space has, which of them serves malloc, and how that one stands.
 
-What was there when the program was loaded is known from its exec on. After an attach it is not: a
-library that replaces malloc does so only if the loader found it at start, and a later dlopen looks
-the same in the map. Then it stays open until one of them is seen at work.
+The loader takes the first `malloc` in its order of search, which is the order in which it maps: the
+program, what LD_PRELOAD names, the libraries that are needed, the C library near the end. So what
+was there when the program was loaded is known from its exec on. After an attach it is not: a later
+dlopen replaces nothing, and looks the same in the map. Then it stays open until one of them is seen
+at work.
+
+That a file defines malloc and holds an allocator's names is no proof that its code runs: a library
+may define what it likes, and pass all requests on. Until the one that was chosen has made a call of
+its own, glibc's malloc may be seen at work instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from memtrace.malloc import allocator
 from memtrace.malloc.allocator import Allocator
-from memtrace.malloc.caller import ALLOCATOR, Caller
+from memtrace.malloc.caller import ALLOCATOR, LIBC, Caller
 from memtrace.malloc.glibc import Layout, Settings, parse_version, settings
 from memtrace.malloc.origin import Scene
 from memtrace.malloc.threshold import Threshold
+from memtrace.trace.records import Allocator as Code
 from memtrace.trace.records import Attach, Libc, Start
 
 
@@ -26,6 +34,8 @@ class Mallocs:
         serving: the process's malloc, `allocator.UNKNOWN` or the like while it is not known.
         every: all that were seen, in order.
         rivals: by name, those that were mapped before an attach and may serve malloc.
+        claimed: what was chosen by what its file defines, and has made no call of its own yet; or
+            what glibc's malloc was seen at work instead of.
         layout: of glibc's mapped chunks.
         settings: what the environment configured.
         threshold: where glibc's mmap threshold stands; nothing is known of it under another malloc.
@@ -34,11 +44,14 @@ class Mallocs:
         scene: what all this means to a new mapping; another value whenever it changes.
     """
 
-    def __init__(self, start: Start, page: int) -> None:
+    def __init__(self, start: Start, page: int, *, code: bool = False) -> None:
         self.start = start
-        self.serving = allocator.UNKNOWN
+        self.code = code  # executable files were looked into
+        self.serving = allocator.NONE_FOUND if code else allocator.UNKNOWN
         self.every: list[Allocator] = []
         self.rivals: dict[str, Allocator] = {}
+        self.claimed: Allocator | None = None
+        self._chosen = False  # the loader's search is over
         self.layout = Layout(None, start.abi, page)
         self.settings = Settings()
         self.threshold = Threshold()
@@ -50,9 +63,10 @@ class Mallocs:
 
     def fork(self) -> Mallocs:
         """The child's copy."""
-        child = Mallocs(self.start, self.layout.page)
+        child = Mallocs(self.start, self.layout.page, code=self.code)
         child.serving, child.every = self.serving, list(self.every)
-        child.rivals = dict(self.rivals)
+        child.rivals, child.claimed = dict(self.rivals), self.claimed
+        child._chosen = self._chosen
         child.layout, child.settings = self.layout, self.settings
         child.threshold = self.threshold.fork()
         child._copies, child._paths = self._copies, set(self._paths)
@@ -66,12 +80,20 @@ class Mallocs:
         old_stdio = version is not None and version < (2, 23)
         hugetlb = self.settings.hugetlb
         page, heap_max = self.layout.page, self.layout.heap_max
-        self.scene = Scene("", self.one_glibc, old_stdio, hugetlb, page, heap_max)
+        other = self.serving.rule == allocator.NO_RULE and not self._copies
+        self.scene = Scene("", self.one_glibc, old_stdio, hugetlb, page, heap_max, other)
 
     # -- what comes -----------------------------------------------------------------------------
 
-    def libc(self, seq: int, record: Libc, copies: int) -> None:
-        """A C library was identified; it is mapped so many times."""
+    @property
+    def open(self) -> bool:
+        """Whether a call may still tell which of them is at work."""
+        return bool(self.rivals) or self.claimed is not None
+
+    def libc(self, seq: int, record: Libc, copies: int, *, static: bool = False) -> None:
+        """A C library was identified; it is mapped so many times. `static`: the program brings its
+        own and has opened this one besides.
+        """
         if record.name == "glibc":
             if self._copies == 0:
                 self._copies = copies
@@ -83,10 +105,50 @@ class Mallocs:
             return
         found = allocator.from_libc(record, seq)
         older = isinstance(self.start, Attach) and self.start.assumed  # what was there is not known
-        if self.serving.name == "unknown" and not self.rivals and not older:
+        free = self.serving.name == "unknown" and not self.rivals and not self._chosen
+        if free and not older and not static:
             self._serves(found)
+            # musl's is mapped first, because it is the loader, and searched last.
+            self._chosen = found.name != "musl" or isinstance(self.start, Attach)
         else:
             self.every.append(found)
+
+    def holds(self, seq: int, record: Code, *, main: bool, static: bool, early: bool) -> None:
+        """A file was looked into: it defines malloc, or holds the code of an allocator.
+
+        Args:
+            seq: of the record.
+            record: what it holds.
+            main: it is the program itself.
+            static: that has no loader, so that what it holds is all there is.
+            early: the loader maps it at start, or it was there at the attach.
+        """
+        if any(a.path == record.path for a in self.every):
+            return
+        found = allocator.from_code(record, seq)
+        if found.name != "unknown":
+            self.every.append(found)
+        whole = main and static and found.name != "unknown"
+        if not whole and not (record.malloc and early):
+            return
+        attached = isinstance(self.start, Attach)
+        asked = allocator.preloaded(record.path, self.start.env.get("LD_PRELOAD", ""))
+        if attached and not main and not asked:
+            if not self._chosen or self.serving.name in ("glibc", "musl"):
+                self.rivals[found.name] = found
+                self._withdraw(allocator.undecided(self.rivals.values(), seq))
+            return
+        if self._chosen and not attached:
+            return  # it comes later in the order of search
+        self.rivals.clear()
+        self._chosen = True
+        if found.name == "unknown":
+            self._withdraw(found)
+            return
+        self._withdraw(found)
+        self._serves(found)
+        if not whole:
+            self.claimed = found
 
     def mapped_again(self, path: str) -> None:
         """A library's text once more: dlmopen gives a namespace its own libc."""
@@ -96,17 +158,22 @@ class Mallocs:
 
     def loaded(self, path: str, seq: int) -> None:
         """A file that the loader maps before the program runs."""
-        if any(a.path == path for a in self.every):
+        if self.code or any(a.path == path for a in self.every):
             return
         found = allocator.from_library(path, seq)
-        if found is not None:
-            self._serves(found)
-            self.threshold.forget()
+        if found is None:
+            return
+        if self._chosen and self.glibc:
+            self.every.append(found)  # it comes later in the order of search
+            return
+        self._chosen = True
+        self._withdraw(found)
+        self._serves(found)
 
     def find(self, seq: int, libraries: Iterable[str], *, header: bool) -> None:
         """What is there at an attach; `header`: also a chunk of glibc's, in a static program."""
         preload = self.start.env.get("LD_PRELOAD", "")
-        for path in libraries:
+        for path in () if self.code else libraries:
             found = allocator.of_older(path, seq, preload)
             if found is None:
                 continue
@@ -114,7 +181,7 @@ class Mallocs:
                 self._serves(found[0])
             else:
                 self.rivals[found[0].name] = found[0]
-        if self.serving is not allocator.UNKNOWN:
+        if self.serving.name != "unknown":
             self.rivals.clear()
         elif self.rivals:
             self.serving = allocator.undecided(self.rivals.values(), seq)
@@ -123,12 +190,28 @@ class Mallocs:
 
     # -- what decides ---------------------------------------------------------------------------
 
-    def decide(self, caller: Caller) -> None:
-        """One of the rivals makes a memory call: it is the one at work."""
+    def decide(self, seq: int, name: str, caller: Caller) -> None:
+        """Somebody makes a memory call: whose malloc is at work?"""
+        owners = (caller.owner, caller.outer_owner)
+        who = {o for o in owners if o is not None}
         rival = self.rivals.get(caller.owner or "") if caller.who == ALLOCATOR else None
         if rival is not None:
             self.rivals.clear()
             self._serves(rival)
+        elif self.claimed is not None and self.claimed.name in who:
+            claimed, self.claimed = self.claimed, None
+            if self.glibc:
+                self._withdraw(allocator.both(claimed, self.serving, seq))
+        elif name == "brk" and caller.who == caller.outer == LIBC and not self.glibc:
+            self.works(seq, f"its malloc moves the break (#{seq})")
+
+    def works(self, seq: int, evidence: str) -> None:
+        """glibc's malloc is seen at work, though it was not known to serve this process."""
+        known = next((a for a in self.every if a.name == "glibc"), None)
+        if known is None or (self.claimed is None and not self._chosen):
+            return
+        self.rivals.clear()
+        self._serves(replace(known, evidence=f"{known.evidence}; {evidence}"))
 
     def header_proves(self, seq: int, where: str) -> None:
         """The header of a chunk: glibc's malloc is the one at work."""
@@ -137,12 +220,19 @@ class Mallocs:
         evidence = f"a malloc chunk header ({where})"
         self._serves(known or Allocator("glibc", None, allocator.GLIBC_RULE, evidence, seq))
 
+    def _withdraw(self, a: Allocator) -> None:
+        """It is not the malloc that was taken for it until now."""
+        self.serving, self.glibc = a, False
+        self.threshold.forget()
+        self._changed()
+
     def _serves(self, a: Allocator) -> None:
         if a not in self.every:
             self.every.append(a)
         self.serving = a
         self.glibc = a.name == "glibc"
         if not self.glibc:
+            self._changed()
             return
         start, version = self.start, parse_version(a.version)
         self.layout = Layout(version, self.layout.abi, self.layout.page)

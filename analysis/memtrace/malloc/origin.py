@@ -40,7 +40,7 @@ NO_RULE = frozenset({
 class Decision(NamedTuple):
     """A kind with its evidence.
 
-    `wait`: what may still prove more: "header", "library", "stack", "reserve" or "".
+    `wait`: what may still prove more: "header", "library", "stack", "reserve", "runtime" or "".
     """
 
     kind: str
@@ -56,7 +56,8 @@ class Scene(NamedTuple):
     `brk_failed`: the same thread's call just before was a refused growth of the break, by malloc
     ("malloc") or by whoever ("any"). `one_libc`: only one glibc is mapped. `old_stdio`: a glibc
     before 2.23, whose stdio maps its buffers itself. `hugetlb`: tunable of that name. `heap_max`:
-    what a thread arena reserves for a heap.
+    what a thread arena reserves for a heap. `other`: the process's malloc is known, and no glibc is
+    there.
     """
 
     brk_failed: str = ""
@@ -65,6 +66,7 @@ class Scene(NamedTuple):
     hugetlb: int = 0
     page: int = 4096
     heap_max: int = HEAP_MAX
+    other: bool = False
 
 
 def special(attr: Attr, *, heap: bool) -> Decision | None:
@@ -132,6 +134,9 @@ def of_mmap(
         return Decision("unknown", "none", None, ("thread-stack", "anon"), "stack")
     if caller.who == ALLOCATOR:
         return _of_owner(args, caller.owner or "")
+    if caller.owner is not None and caller.owner != "glibc":
+        # One text holds an allocator and more: which of them called is not told.
+        return Decision("unknown", "none", None, ("runtime-heap", "anon"))
     if caller.who == LIBC:
         return _of_libc(args, scene)
     if caller.who == PROGRAM or caller.who == LIBRARY:
@@ -170,8 +175,10 @@ def _of_owner(args: list[int], owner: str) -> Decision:
 
 
 def _untold(args: list[int], scene: Scene) -> Decision:
-    if is_reserve(args, scene.heap_max):
+    if is_reserve(args, scene.heap_max) and not scene.other:
         return Decision("unknown", "none", None, ("arena", "anon"), "reserve")
+    if scene.other:
+        return Decision("unknown", "none", None, ("runtime-heap", "anon"))
     if not is_chunk_shape(args, scene.page):
         return Decision("unknown", "none")
     if scene.brk_failed:

@@ -317,7 +317,10 @@ def _attached(a: Account, page: int, *, timed: bool) -> AttachedRow | None:
 
 
 def _allocator(a: Allocator) -> AllocatorRow:
-    return AllocatorRow(name=a.name, version=a.version, rule=a.rule, evidence=a.evidence)
+    return AllocatorRow(
+        name=a.name, version=a.version, rule=a.rule, evidence=a.evidence,
+        build_id=a.build_id, own_rule=a.own_rule,
+    )  # fmt: skip
 
 
 def _drift(d: Drift) -> DriftRow:

@@ -30,12 +30,16 @@ class TraceFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A malloc; `rule` is `mmap-threshold`, `not-applicable` or None."""
+    """A malloc, or a runtime that has one; `rule` is `mmap-threshold`, `not-applicable` or None,
+    `own_rule` the one it goes by if it is not glibc's, a sentence.
+    """
 
     name: str
     version: str | None
     rule: str | None
     evidence: str
+    build_id: str | None
+    own_rule: str | None
 
 
 class CallCount(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

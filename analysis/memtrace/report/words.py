@@ -202,9 +202,9 @@ def perhaps_aligned(p: ProcessRow) -> bool:
 def no_threshold(p: ProcessRow) -> str:
     """Why no value is given."""
     if p.allocator.name == "unknown":
-        text = "not stated: which malloc this process uses is not known"
-        return text if p.attached is None or not p.allocators else f"{text}: {p.allocator.evidence}"
-    return f"does not apply: {allocator(p)} has no such rule"
+        return f"not stated: which malloc this process uses is not known: {p.allocator.evidence}"
+    own = p.allocator.own_rule
+    return f"does not apply: {allocator(p)} has no such rule" + (f"; its own: {own}" if own else "")
 
 
 def oddities(p: ProcessRow) -> list[str]:
