@@ -44,7 +44,9 @@ OWN_RULES = {
         "arenas of 64 MiB are reserved and opened in steps; objects above 32 KiB get pages of "
         "their own there, without a system call each; never by brk"
     ),
-    "jvm": "objects live in a heap that is reserved at the start and opened as the collector decides",
+    "jvm": (
+        "objects live in a heap that is reserved at the start and opened as the collector decides"
+    ),
     "v8": (
         "objects live in pages of a reserved range, as the collector decides; buffers of "
         "ArrayBuffer and Buffer come from malloc"

@@ -35,7 +35,8 @@ class Legacy:
     """
 
     __slots__ = (
-        "arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "runtimes", "tag",
+        "arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "runtimes",
+        "tag",
     )  # fmt: skip
 
     def __init__(self, parent: Account, child: AddressSpace) -> None:

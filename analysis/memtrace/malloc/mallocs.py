@@ -206,7 +206,7 @@ class Mallocs:
             self.works(seq, f"its malloc moves the break (#{seq})")
 
     def works(self, seq: int, evidence: str) -> None:
-        """glibc's malloc is seen at work, though it was not known to serve this process."""
+        """Glibc's malloc is seen at work, though it was not known to serve this process."""
         known = next((a for a in self.every if a.name == "glibc"), None)
         if known is None or (self.claimed is None and not self._chosen):
             return

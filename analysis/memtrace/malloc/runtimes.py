@@ -81,11 +81,10 @@ class Runtimes:
         ext, args = call.ext, call.args
         if ext is None or not ext.name or len(args) < 4 or args[0] != _PR_SET_VMA:
             return
-        for beginning, owner, kind in _NAMES:
-            if ext.name.startswith(beginning):
-                break
-        else:
+        known = next((n for n in _NAMES if ext.name.startswith(n[0])), None)
+        if known is None:
             return
+        _, owner, kind = known
         for _, _, attr, tag in list(self._space.pieces(args[2], args[2] + args[3])):
             r = self._regions.alive.get(tag)
             if r is None or attr.is_file or tag == self._space.heap_tag:

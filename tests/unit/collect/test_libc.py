@@ -157,7 +157,10 @@ def test_a_call_is_direct_when_its_code_says_so(
     ("data", "expected"),
     [
         (GLIBC, {"name": "glibc", "version": "2.36"}),
-        (b"\0musl libc (x86_64)\nVersion %s\n\0" + b"\x001.2.3\0", {"name": "musl", "version": "1.2.3"}),
+        (
+            b"\0musl libc (x86_64)\nVersion %s\n\0" + b"\x001.2.3\0",
+            {"name": "musl", "version": "1.2.3"},
+        ),
         (b"malloc\0musl\0", None),
         (b"GNU C Library\0", None),
     ],
