@@ -380,6 +380,8 @@ class Account:
     def _decided(self, r: Region, d: Decision) -> None:
         """What a new region is, as far as that is known."""
         r.kind, r.evidence, r.owner, r.candidates, wait = d
+        if r.owner is not None and r.owner in self.mallocs.held:
+            self.mallocs.at_work(r.owner)
         if wait:
             r.settled = False
             if wait in _PATIENT:
@@ -535,6 +537,7 @@ class Account:
 
     def finish(self) -> None:
         """The last moment of the map: the living get their extents, verdicts their last word."""
+        self.mallocs.finish()
         self.regions.finish()
         extents: dict[int, tuple[int, int]] = {}
         for s, e, _, tag in self.p.space.pieces():

@@ -119,7 +119,8 @@ def from_code(record: Code, seq: int) -> Allocator:
     evidence = f"{file} {how} (#{seq})"
     if not name:
         return Allocator("unknown", None, None, evidence, seq, record.path, record.build_id)
-    rule, own = (GLIBC_RULE, None) if name == "glibc" else (NO_RULE, OWN_RULES.get(name))
+    own = OWN_RULES.get(name)
+    rule: str | None = GLIBC_RULE if name == "glibc" else NO_RULE
     if name == "musl" and "(bump)" in record.how:
         own = _BUMP
     if rule == NO_RULE and own is None:
@@ -167,6 +168,11 @@ def undecided(rivals: Iterable[Allocator], seq: int) -> Allocator:
         f"{names} is there (#{seq}); whether it replaced malloc was settled before the attach"
     )
     return Allocator("unknown", None, None, evidence, seq)
+
+
+def unseen(a: Allocator) -> Allocator:
+    """It defines malloc, and made no call of its own that was seen."""
+    return Allocator("unknown", None, None, f"{a.evidence}; it was not seen at work", a.seq, a.path)
 
 
 def both(a: Allocator, b: Allocator, seq: int) -> Allocator:

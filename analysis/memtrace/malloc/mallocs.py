@@ -32,8 +32,9 @@ class Mallocs:
 
     Attributes:
         serving: the process's malloc, `allocator.UNKNOWN` or the like while it is not known.
-        every: all that were seen, in order.
+        every: those that serve or are at work, and the C libraries, in order.
         rivals: by name, those that were mapped before an attach and may serve malloc.
+        held: by name, those whose code is there; whether it ever runs is not known.
         claimed: what was chosen by what its file defines, and has made no call of its own yet; or
             what glibc's malloc was seen at work instead of.
         layout: of glibc's mapped chunks.
@@ -50,6 +51,7 @@ class Mallocs:
         self.serving = allocator.NONE_FOUND if code else allocator.UNKNOWN
         self.every: list[Allocator] = []
         self.rivals: dict[str, Allocator] = {}
+        self.held: dict[str, Allocator] = {}
         self.claimed: Allocator | None = None
         self._chosen = False  # the loader's search is over
         self.layout = Layout(None, start.abi, page)
@@ -66,6 +68,7 @@ class Mallocs:
         child = Mallocs(self.start, self.layout.page, code=self.code)
         child.serving, child.every = self.serving, list(self.every)
         child.rivals, child.claimed = dict(self.rivals), self.claimed
+        child.held = dict(self.held)
         child._chosen = self._chosen
         child.layout, child.settings = self.layout, self.settings
         child.threshold = self.threshold.fork()
@@ -126,10 +129,9 @@ class Mallocs:
         if any(a.path == record.path for a in self.every):
             return
         found = allocator.from_code(record, seq)
-        if found.name != "unknown":
-            self.every.append(found)
         whole = main and static and found.name != "unknown"
         if not whole and not (record.malloc and early):
+            self._hold(found)
             return
         attached = isinstance(self.start, Attach)
         asked = allocator.preloaded(record.path, self.start.env.get("LD_PRELOAD", ""))
@@ -139,7 +141,8 @@ class Mallocs:
                 self._withdraw(allocator.undecided(self.rivals.values(), seq))
             return
         if self._chosen and not attached:
-            return  # it comes later in the order of search
+            self._hold(found)  # it comes later in the order of search
+            return
         self.rivals.clear()
         self._chosen = True
         if found.name == "unknown":
@@ -211,7 +214,15 @@ class Mallocs:
         if known is None or (self.claimed is None and not self._chosen):
             return
         self.rivals.clear()
-        self._serves(replace(known, evidence=f"{known.evidence}; {evidence}"))
+        seen = replace(known, evidence=f"{known.evidence}; {evidence}")
+        self.every = [seen if a is known else a for a in self.every if a is not self.claimed]
+        self._serves(seen)
+
+    def at_work(self, owner: str) -> None:
+        """Memory of this allocator or runtime was mapped: it is not only there."""
+        found = self.held.pop(owner, None)
+        if found is not None:
+            self.every.append(found)
 
     def header_proves(self, seq: int, where: str) -> None:
         """The header of a chunk: glibc's malloc is the one at work."""
@@ -219,6 +230,15 @@ class Mallocs:
         self.rivals.clear()
         evidence = f"a malloc chunk header ({where})"
         self._serves(known or Allocator("glibc", None, allocator.GLIBC_RULE, evidence, seq))
+
+    def finish(self) -> None:
+        """No more calls come: what was never seen at work is not known to serve."""
+        if self.claimed is not None and self.serving is self.claimed:
+            self._withdraw(allocator.unseen(self.claimed))
+
+    def _hold(self, a: Allocator) -> None:
+        if a.name != "unknown":
+            self.held.setdefault(a.name, a)
 
     def _withdraw(self, a: Allocator) -> None:
         """It is not the malloc that was taken for it until now."""
