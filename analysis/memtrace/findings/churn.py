@@ -22,13 +22,13 @@ def churn(f: Facts) -> Finding | None:
         for p in f.churn
         if p.kind in ("malloc-chunk", "anon", "unknown")
         and p.pairs >= PAIRS
-        and 200 * p.pairs >= PERCENT * f.calls_total
+        and 200 * p.pairs >= PERCENT * f.calls
         and (not f.timed or p.half_ns <= SHORT)
     ]
     if not found:
         return None
     p = found[0]
-    share = 200 * p.pairs // max(f.calls_total, 1)
+    share = 200 * p.pairs // max(f.calls, 1)
     lived = f"; at least half of them lived less than {format_time(p.half_ns)}" if f.timed else ""
     text = (
         f"{p.pairs:,} mappings of {format_size(p.length)} were {_made(p)} and unmapped again "

@@ -109,7 +109,7 @@ class Facts:
         attached: it is older than the trace; `inherited`: a fork's copy.
         exited: its process has exited by itself, with a status.
         timed: records have times.
-        calls: by name, (made, failed); `calls_total` of them.
+        calls: memory calls made.
         other_heaps: (owner, regions, bytes at most) of runtimes and other allocators.
         fallbacks: the mmaps that stand in for a refused heap.
         failed: (call, errno) -> (how often, the first).
@@ -135,8 +135,7 @@ class Facts:
     other_heaps: tuple[tuple[str, int, int], ...] = ()
     fallbacks: tuple[int, ...] = ()
     churn: tuple[Pairs, ...] = ()
-    calls: tuple[tuple[str, int, int], ...] = ()
-    calls_total: int = 0
+    calls: int = 0
     failed: tuple[tuple[str, int, int, int], ...] = ()
     refusals: tuple[Refusal, ...] = ()
     maps_peak: int | None = None
@@ -158,7 +157,6 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         rows: its largest regions.
     """
     p, header, t = a.p, result.header, a.mallocs.threshold
-    calls = tuple((n, c[0], c[1]) for n, c in sorted(p.calls.items()))
     return Facts(
         whole=not (result.lost or p.drifted or result.problems_total),
         assumed=p.start.assumed,
@@ -181,8 +179,7 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         other_heaps=_others(rows),
         fallbacks=tuple(r.born_seq for r in rows if r.kind == "main-arena"),
         churn=a.churn.most(PAIRS),
-        calls=calls,
-        calls_total=sum(made for _, made, _ in calls),
+        calls=p.events,
         failed=tuple((n, e, *found) for (n, e), found in sorted(a.refusals.first.items())),
         refusals=tuple(a.refusals.enomem),
         maps_peak=p.maps_peak or None,

@@ -11,6 +11,8 @@ from memtrace.trace.sizes import format_size, plural
 
 #: A heap that ends smaller than this is not worth a word: some 132 KiB stay in any case.
 SMALLEST = 256 << 10
+#: One that could give nothing back is a warning from this size on.
+LARGE = 1 << 20
 #: The default trim threshold, DEFAULT_TRIM_THRESHOLD.
 _TRIM = 128 << 10
 #: systrim leaves MINSIZE and a byte beyond M_TOP_PAD, and gives back whole pages.
@@ -40,14 +42,13 @@ def never_shrank(f: Facts) -> Finding | None:
         seq, trim = bound
         when = f"Since #{seq} the" if seq > f.born_seq else "The"
         text += (
-            f" {when} trim threshold was always higher than the heap was large "
-            f"({format_size(trim)} at the end): whatever was freed, free could give nothing back "
-            f"(unless the program set it by mallopt, or freed an aligned chunk: neither leaves a "
-            f"record)."
+            f" {when} heap was at no time large enough for free to give anything back: that takes "
+            f"a free top as large as the trim threshold, {format_size(trim)} at the end (unless "
+            f"the program set it by mallopt, or freed an aligned chunk: neither leaves a record)."
         )
         return Finding(
             rule="MT103",
-            severity=WARNING,
+            severity=WARNING if size >= LARGE else INFO,
             headline=f"the heap never shrank ({format_size(size)}): the trim threshold is above it",
             message=text,
             evidence=seqs([*evidence, *([seq] if seq > f.born_seq else [])]),
@@ -111,8 +112,8 @@ How it is decided. Two growths at least, no shrink, and {SMALLEST >> 10} KiB or 
 The cause
 "the trim threshold is higher than the heap" is proven when from some record on the heap was at no
 time as large as the trim threshold, which follows from the recorded frees (unless mallopt was
-called or a freed chunk was an aligned one, which leaves no record): that makes it a warning. It is
-not looked for in a trace with gaps, or after an attach. What pins the top only a look into the heap
+called or a freed chunk was an aligned one, which leaves no record): from {LARGE >> 20} MiB on
+that makes it a warning. It is not looked for in a trace with gaps, or after an attach. What pins the top only a look into the heap
 tells; without one the cause is not known, and the finding says so.
 
 What to do. If resident memory matters, try in the running program

@@ -7,6 +7,7 @@ import errno
 
 from memtrace.findings.facts import Facts
 from memtrace.findings.finding import INFO, WARNING, Finding, Rule, seqs
+from memtrace.findings.maps import map_limit
 from memtrace.findings.rules import rule_of
 from memtrace.malloc.allocator import NO_RULE
 from memtrace.malloc.limits import ENOMEM
@@ -130,17 +131,19 @@ See it live.
 
 def failed_calls(f: Facts) -> Finding | None:
     """Memory calls that the kernel refused."""
-    counts = [(n, failed) for n, _, failed in f.calls if failed and n != "brk"]
-    if not counts:
+    told = map_limit(f) is not None  # of every ENOMEM
+    failed = [x for x in f.failed if not (told and x[1] == ENOMEM)]
+    if not failed:
         return None
-    listed = ", ".join(f"{n[:24]} {c:,}" for n, c in counts[:_NAMED])
+    counts: dict[str, int] = {}
+    for n, _, count, _ in failed:
+        counts[n] = counts.get(n, 0) + count
+    listed = ", ".join(f"{n[:24]} {c:,}" for n, c in list(counts.items())[:_NAMED])
     first = [
         f"{n[:24]} with {errno.errorcode.get(e, str(e))} at #{seq}"
-        for n, e, _, seq in sorted(f.failed, key=lambda x: x[3])
+        for n, e, _, seq in sorted(failed, key=lambda x: x[3])
     ]
-    text = f"Calls that failed: {listed}."
-    if first:
-        text += f" The first of each kind: {', '.join(first[:_NAMED])}."
+    text = f"Calls that failed: {listed}. The first of each kind: {', '.join(first[:_NAMED])}."
     known = [r for r in f.refusals if r.maps is not None and not r.full(f.maps_limit)]
     if known and f.maps_limit:
         r = known[0]
@@ -148,7 +151,7 @@ def failed_calls(f: Facts) -> Finding | None:
             f" {r.call} at #{r.seq} is not refused for the number of mappings: there were "
             f"{r.maps:,}, and vm.max_map_count is {f.maps_limit:,}."
         )
-    enomem = any(e == ENOMEM for _, e, _, _ in f.failed)
+    enomem = any(e == ENOMEM for _, e, _, _ in failed)
     if not enomem:
         text += " A program may try what the kernel does not allow, and go on."
     return Finding(
@@ -156,7 +159,7 @@ def failed_calls(f: Facts) -> Finding | None:
         severity=WARNING if enomem else INFO,
         headline=f"calls that failed: {listed}",
         message=text,
-        evidence=seqs([seq for _, _, _, seq in f.failed]),
+        evidence=seqs([seq for _, _, _, seq in failed]),
         remedy="memtrace events TRACE  shows each with its arguments and its errno",
     )
 

@@ -102,7 +102,7 @@ def index() -> list[tuple[str, list[str]]]:
 
 
 def _read(name: str) -> str:
-    text = files("memtrace.findings").joinpath("explain", f"{name}.md").read_text("utf-8")
+    text = files("memtrace.findings").joinpath(f"explain/{name}.md").read_text("utf-8")
     return text.partition("-->\n")[2] if text.startswith("<!--") else text
 
 

@@ -248,6 +248,6 @@ What to do. Look for mallopt, in the program and in the libraries it loads:
     gdb -batch -ex 'break mallopt' -ex run -ex backtrace --args PROG ARGS...
 
 See it live.
-    memtrace run -o t.json -- build/samples/mmap-churn mallopt && memtrace report t.json
+    memtrace run -o t.json -- build/samples/mallopt-hidden && memtrace report t.json
 """,
 )

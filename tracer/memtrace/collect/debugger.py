@@ -266,7 +266,7 @@ class DebuggerEngine:
         self._write_call(ret, now, statm, self._read_back.after(tracee, ret))
         if tracee.role is Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
-        why = observer.due(mm, now)
+        why = observer.due(mm, now, ret)
         if why:
             observer.snapshot(mm, tracee, why)
 

@@ -485,7 +485,7 @@ class Engine:
         if tracee.role == Role.EXEC and mm.exec_snap == mm.calls - 1:
             mm.exec_snap = mm.calls  # a failed exec (a search through PATH) changed nothing
         if alone and not self._seed_if_due(tracee):
-            why = "overlap" if mm.disordered else observer.due(mm, t1)
+            why = "overlap" if mm.disordered else observer.due(mm, t1, ret)
             if why and observer.snapshot(mm, tracee, why):
                 mm.disordered = False
         going = turns.leave(tracee)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import struct
@@ -116,8 +117,13 @@ class Observer:
 
     # -- snapshots ----------------------------------------------------------------------------
 
-    def due(self, mm: Mm, now: int) -> str:
-        """Why a snapshot is due at this exit stop ("": none is). `now` is CLOCK_MONOTONIC ns."""
+    def due(self, mm: Mm, now: int, ret: int = 0) -> str:
+        """Why a snapshot is due at this exit stop of a call that returned `ret` ("": none is).
+        `now` is CLOCK_MONOTONIC ns.
+        """
+        if ret == -errno.ENOMEM and (not mm.was_short or now >= mm.next_snap):
+            mm.was_short = True  # how many mappings there are may be why (`sysctl_max_map_count`)
+            return "enomem"
         if self.channel.wishes[mm.slot]:
             self.channel.wishes[mm.slot] = 0
             return "statm"

@@ -92,7 +92,8 @@ class Mm:
     was last seen to begin, `in_stack` an address in it. `brk_told` is unset from an attach to the
     first brk. `freed` is the size of the largest mapped chunk that was looked at when it was freed:
     what is no larger does not move malloc's threshold any more. `walk_due`: why its heaps are to be
-    walked at the next stop, "": they are not.
+    walked at the next stop, "": they are not. `was_short`: a call has failed
+    with ENOMEM.
     """
 
     __slots__ = (
@@ -101,7 +102,7 @@ class Mm:
         "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
         "overlapping", "pagemap_fd",
         "pid", "reads_exec", "seed_due", "seeded", "slot", "stack_at", "stacks", "statm_fd",
-        "tids", "waiting", "walk_due", "walked",
+        "tids", "waiting", "walk_due", "walked", "was_short",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int) -> None:
@@ -132,6 +133,7 @@ class Mm:
         self.freed = LEAST
         self.walk_due = ""
         self.walked = Walked(0, seen=False)
+        self.was_short = False
         self.fresh: dict[int, Tracee] = {}
         self.mem_fd = self.statm_fd = self.maps_fd = self.pagemap_fd = -1
 

@@ -236,7 +236,8 @@ class Snap(Life, tag="snap"):
     """The kernel's own map at this point, to be compared with the replayed one.
 
     `why`: fork, exec (before one), exit, detach, periodic, statm, unfinished, overlap, lost, stack
-    (before a call on pages into which a stack may have grown).
+    (before a call on pages into which a stack may have grown), enomem (after a call that failed
+    with it).
     """
 
     mm: int

@@ -260,7 +260,7 @@ class StraceEngine:
         quiet = self._quiet(tracee)
         self._turns.settle(tracee, self._message(tracee, event.ret, now, quiet=quiet))
         if quiet:
-            why = "overlap" if mm.disordered else self.observer.due(mm, now)
+            why = "overlap" if mm.disordered else self.observer.due(mm, now, event.ret or 0)
             if why and self.observer.snapshot(mm, tracee, why):
                 mm.disordered = False
 
