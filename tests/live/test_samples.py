@@ -25,7 +25,9 @@ SAMPLES = {
     "threshold-moves": (), "mapping-kinds": (), "lazy-population": (),
     "thread-arenas": (4, "together"), "fork-tree": (), "self-maps": (3, 200, 10),
     "threads-fight": (3, 4, 60), "exec-from-thread": (), "clone-vm": (), "direct-mmap": (),
-    "syscall-churn": ("malloc-churn", 2, 20),
+    "syscall-churn": ("malloc-churn", 2, 20), "heap-foreign": (), "break-rules": (),
+    "dynamic-cost": (), "mmap-churn": ("mallopt", 20), "mallopt-hidden": (), "map-limit": (200,),
+    "rss-stays": ("trim",),
 }  # fmt: skip
 
 

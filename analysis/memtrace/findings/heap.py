@@ -109,12 +109,12 @@ all that is free below. A heap that never shrinks is no fault of itself: a progr
 nothing before it ends shows the same.
 
 How it is decided. Two growths at least, no shrink, and {SMALLEST >> 10} KiB or more at the end.
-The cause
-"the trim threshold is higher than the heap" is proven when from some record on the heap was at no
-time as large as the trim threshold, which follows from the recorded frees (unless mallopt was
-called or a freed chunk was an aligned one, which leaves no record): from {LARGE >> 20} MiB on
-that makes it a warning. It is not looked for in a trace with gaps, or after an attach. What pins the top only a look into the heap
-tells; without one the cause is not known, and the finding says so.
+The cause "the trim threshold is higher than the heap" is proven when from some record on the
+heap was at no time as large as the trim threshold, which follows from the recorded frees
+(unless mallopt was called or a freed chunk was an aligned one, which leaves no record): from
+{LARGE >> 20} MiB on that makes it a warning. It is not looked for in a trace with gaps, or
+after an attach. What pins the top only a look into the heap tells; without one the cause is not
+known, and the finding says so.
 
 What to do. If resident memory matters, try in the running program
     gdb -p PID -batch -ex 'call (int)malloc_trim(0)'

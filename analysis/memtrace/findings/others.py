@@ -65,7 +65,8 @@ What to do. Nothing, if they are meant to live as long as the program. Else find
     valgrind --leak-check=full PROG ARGS...
 
 See it live.
-    memtrace run -o t.json -- build/samples/dynamic-cost && memtrace report t.json
+    MALLOC_MMAP_THRESHOLD_=131072 memtrace run -o t.json -- build/samples/dynamic-cost
+    memtrace report t.json
 """,
 )
 
