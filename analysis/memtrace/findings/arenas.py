@@ -67,6 +67,7 @@ What to do. MALLOC_ARENA_MAX=2 PROG ARGS..., or glibc.malloc.arena_max=2 in GLIB
 mallopt(M_ARENA_MAX, 2). The price: more threads wait for the same arena's lock.
 
 See it live.
-    memtrace run -o t.json -- build/samples/thread-arenas 12 together && memtrace report t.json
+    memtrace run -o t.json -- build/samples/thread-arenas 12 together
+    memtrace report t.json
 """,
 )

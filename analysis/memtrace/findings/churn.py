@@ -100,6 +100,7 @@ What to do. Keep the buffer and use it again. Or raise or free the threshold: un
 MALLOC_MMAP_THRESHOLD_, or set it above the size. The price of a higher threshold is MT101's.
 
 See it live.
-    memtrace run -o t.json -- build/samples/mmap-churn && memtrace report t.json
+    memtrace run -o t.json -- build/samples/mmap-churn
+    memtrace report t.json
 """,
 )

@@ -122,8 +122,10 @@ If it falls, the memory was free and held: call malloc_trim(0) after a phase tha
 the thresholds: MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...
 
 See it live.
-    memtrace run -o t.json -- build/samples/rss-stays && memtrace report t.json
-    memtrace run -o t.json -- build/samples/heap-pinned && memtrace report t.json
+    memtrace run -o t.json -- build/samples/rss-stays
+    memtrace report t.json
+    memtrace run -o t.json -- build/samples/heap-pinned
+    memtrace report t.json
 """,
 )
 
@@ -246,6 +248,7 @@ One such move makes the note. Without callers (an imported log) it is not made.
 What to do. Use mmap for memory of one's own.
 
 See it live.
-    memtrace run -o t.json -- build/samples/heap-foreign && memtrace report t.json
+    memtrace run -o t.json -- build/samples/heap-foreign
+    memtrace report t.json
 """,
 )

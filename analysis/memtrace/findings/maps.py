@@ -59,7 +59,8 @@ each page, larger slabs, fewer guard pages.
 What the mappings are: memtrace report TRACE (memory by kind), memtrace maps TRACE --at peak
 
 See it live.
-    memtrace run -o t.json -- build/samples/map-limit && memtrace report t.json
+    memtrace run -o t.json -- build/samples/map-limit
+    memtrace report t.json
 """,
 )
 
@@ -120,6 +121,7 @@ What to do. As for MT106: raise the limit (sudo sysctl vm.max_map_count=262144),
 mappings.
 
 See it live.
-    memtrace run -o t.json -- build/samples/map-limit && memtrace report t.json
+    memtrace run -o t.json -- build/samples/map-limit
+    memtrace report t.json
 """,
 )

@@ -65,7 +65,8 @@ What to do. Nothing, if they are meant to live as long as the program. Else find
     valgrind --leak-check=full PROG ARGS...
 
 See it live.
-    MALLOC_MMAP_THRESHOLD_=131072 memtrace run -o t.json -- build/samples/dynamic-cost
+    export MALLOC_MMAP_THRESHOLD_=131072
+    memtrace run -o t.json -- build/samples/dynamic-cost
     memtrace report t.json
 """,
 )
@@ -182,6 +183,7 @@ the number of mappings is not the cause.
 What to do. memtrace events TRACE shows each with its arguments and its errno.
 
 See it live.
-    memtrace run -o t.json -- build/samples/mapping-kinds && memtrace report t.json
+    memtrace run -o t.json -- build/samples/mapping-kinds
+    memtrace report t.json
 """,
 )

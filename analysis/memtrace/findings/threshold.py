@@ -128,7 +128,8 @@ or mallopt(M_MMAP_THRESHOLD, 131072) first thing in main(). The price: each larg
 system calls and new zeroed pages again (see MT105).
 
 See it live.
-    memtrace run -o t.json -- build/samples/threshold-moves && memtrace report t.json
+    memtrace run -o t.json -- build/samples/threshold-moves
+    memtrace report t.json
 """,
 )
 
@@ -248,6 +249,7 @@ What to do. Look for mallopt, in the program and in the libraries it loads:
     gdb -batch -ex 'break mallopt' -ex run -ex backtrace --args PROG ARGS...
 
 See it live.
-    memtrace run -o t.json -- build/samples/mallopt-hidden && memtrace report t.json
+    memtrace run -o t.json -- build/samples/mallopt-hidden
+    memtrace report t.json
 """,
 )

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Findings of traces written by hand: about the threshold, the heap, and calls that failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memtrace.malloc.churn import NEAR
+from memtrace.trace.records import Snap
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Scene
+
+    from memtrace.report.model import Finding
+
+PAGE = 4096
+BIG, BIGGER = 200704, 303104
+FIRST = 0x21000
+MIB = 1 << 20
+
+
+def found(scene: Scene, index: int = 0) -> dict[str, Finding]:
+    return {f.rule: f for f in scene.process(index).findings}
+
+
+def chunk(scene: Scene, length: int = BIG) -> tuple[int, int]:
+    """A mapped chunk, its header seen: (address, seq of the mmap)."""
+    address = scene.mmap(length)
+    seq = scene.seq
+    scene.seen(seq, length | 2)
+    return address, seq
+
+
+def raised(scene: Scene, length: int = BIG) -> int:
+    """The threshold rises; the seq of the munmap that raised it."""
+    scene.glibc()
+    scene.brk(FIRST)
+    address, _ = chunk(scene, length)
+    return scene.munmap(address, length)
+
+
+# -- MT101 ----------------------------------------------------------------------------------------
+
+
+def test_a_rise_alone_is_a_note(scene: Scene) -> None:
+    seq = raised(scene)
+    finding = found(scene)["MT101"]
+    assert (finding.severity, finding.evidence) == ("info", [seq])
+    assert "from 128 KiB" in finding.title
+    assert "No growth of the heap since then proves" in finding.message
+
+
+def test_a_growth_that_was_a_mapping_before_is_its_cost(scene: Scene) -> None:
+    seq = raised(scene)
+    scene.brk(0x21000)
+    # G - 4096 - 131072 - 16 = 131072: nb of 131,072 bytes or more.
+    cost = scene.brk(131072 * 2 + PAGE + 16 + PAGE - 16)
+    finding = found(scene)["MT101"]
+    assert (finding.severity, finding.evidence) == ("warning", [seq, cost])
+    assert "1 growth of the heap since then" in finding.message
+
+
+def test_a_growth_just_below_is_none(scene: Scene) -> None:
+    raised(scene)
+    scene.brk(131072 * 2 + PAGE)  # proves 131,056 bytes
+    assert found(scene)["MT101"].severity == "info"
+
+
+def test_before_the_rise_there_is_none(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    chunk(scene)
+    assert "MT101" not in found(scene)
+
+
+def test_a_chunk_no_larger_than_the_threshold_raises_nothing(scene: Scene) -> None:
+    scene.glibc(env={"MALLOC_MMAP_THRESHOLD_": "131072"})
+    scene.brk(FIRST)
+    address, _ = chunk(scene)
+    scene.munmap(address, BIG)
+    assert "MT101" not in found(scene)
+
+
+def test_a_free_that_did_not_raise_it_is_said_with_both_records(scene: Scene) -> None:
+    seq = raised(scene)
+    _, below = chunk(scene, 135168)
+    finding = found(scene)["MT101"]
+    assert finding.severity == "info"
+    assert finding.evidence == [seq, below]
+    assert "did not rise" in finding.title
+    assert "not known" in finding.message
+
+
+# -- MT102, MT111 ---------------------------------------------------------------------------------
+
+
+def test_a_large_growth_by_a_setting(scene: Scene) -> None:
+    scene.glibc(env={"MALLOC_MMAP_MAX_": "0"})
+    scene.brk(FIRST)
+    seq = scene.brk(0x10C000)
+    finding = found(scene)["MT102"]
+    assert (finding.severity, finding.evidence) == ("info", [seq])
+    assert "M_MMAP_MAX" in finding.message
+    assert "MT111" not in found(scene)
+
+
+def test_a_contradiction_names_both_records_and_no_cause(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    seq = scene.brk(0x10C000)
+    finding = found(scene)["MT111"]
+    assert finding.evidence == [1, seq]
+    assert "cause is unknown" in finding.message
+    assert not {"MT101", "MT102"} & set(found(scene))
+
+
+def test_a_contradiction_after_a_rise_takes_the_rise_back(scene: Scene) -> None:
+    seq = raised(scene)
+    at = scene.brk(0x400000)
+    findings = found(scene)
+    assert "MT101" not in findings
+    assert findings["MT111"].evidence == [seq, at]
+
+
+def test_what_a_trace_lost_may_be_the_cause(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    scene.lost()
+    scene.brk(0x10C000)
+    assert "what this trace has lost" in found(scene)["MT111"].message
+
+
+# -- MT103 ----------------------------------------------------------------------------------------
+
+
+def test_a_heap_that_only_grows(scene: Scene) -> None:
+    scene.glibc()
+    first, second = scene.brk(FIRST), scene.brk(FIRST)
+    finding = found(scene)["MT103"]
+    assert finding.severity == "info"
+    assert finding.evidence == [first, second]
+    assert "not known" in finding.message
+
+
+@pytest.mark.parametrize("steps", [(FIRST,), (FIRST, 0x1E000), (FIRST, FIRST, -PAGE)])
+def test_a_heap_that_is_small_or_shrank(scene: Scene, steps: tuple[int, ...]) -> None:
+    scene.glibc()
+    for delta in steps:
+        scene.brk(delta)
+    assert "MT103" not in found(scene)
+
+
+def grown_below_the_trim_threshold(scene: Scene, total: int) -> None:
+    raised(scene, 8 * MIB)
+    size = FIRST
+    while size < total:
+        scene.brk(FIRST)
+        size += FIRST
+
+
+def test_a_heap_below_the_trim_threshold_could_give_nothing_back(scene: Scene) -> None:
+    grown_below_the_trim_threshold(scene, 2 * MIB)
+    finding = found(scene)["MT103"]
+    assert finding.severity == "warning"
+    assert "16 MiB" in finding.message
+
+
+def test_a_heap_above_the_trim_threshold_may_be_held_by_anything(scene: Scene) -> None:
+    grown_below_the_trim_threshold(scene, 16 * MIB)
+    finding = found(scene)["MT103"]
+    assert finding.severity == "info"
+    assert "not known" in finding.message
+
+
+def test_what_a_trace_lost_may_have_been_a_shrink(scene: Scene) -> None:
+    grown_below_the_trim_threshold(scene, 2 * MIB)
+    scene.lost()
+    finding = found(scene)["MT103"]
+    assert finding.severity == "info"
+    assert "as far as recorded" in finding.message
+
+
+def test_another_mallocs_heap_is_not_glibcs(scene: Scene) -> None:
+    scene.exec()
+    scene.library("/lib/libtcmalloc.so.4")
+    for _ in range(4):
+        scene.brk(0x100000, by="/lib/libtcmalloc.so.4")
+    assert "MT103" not in found(scene)
+
+
+# -- MT109, MT110 ---------------------------------------------------------------------------------
+
+
+def test_a_refused_growth_and_what_stands_in_for_it(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    scene.call("mmap", [0x1000000 + 0x40000, PAGE, 0, 0x100022, -1, 0], 0x1040000, by="program")
+    refused = scene.refused(FIRST)
+    scene.mmap(MIB)
+    fallback = scene.seq
+    finding = found(scene)["MT109"]
+    assert finding.severity == "warning"
+    assert finding.evidence == [refused, fallback]
+    assert "mapping is in the way" in finding.message
+    assert f"--at {refused}" in finding.remedy
+
+
+def test_a_refused_growth_of_unknown_cause(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    scene.refused(FIRST)
+    finding = found(scene)["MT109"]
+    assert "not known" in finding.message
+    assert "ulimit" in finding.remedy
+
+
+def test_a_query_is_no_refusal(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    scene.query()
+    assert "MT109" not in found(scene)
+
+
+def test_sbrk_beside_malloc(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    seq = scene.brk(PAGE, by="sbrk")
+    finding = found(scene)["MT110"]
+    assert (finding.severity, finding.evidence) == ("info", [seq])
+
+
+def test_a_break_moved_by_nobody_known_is_nobodys(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    scene.brk(PAGE, by="")
+    assert "MT110" not in found(scene)
+
+
+# -- MT105, MT107, MT108 --------------------------------------------------------------------------
+
+
+def turn(scene: Scene, apart: int = 1, by: str = "program") -> None:
+    address = scene.mmap(BIG, by)
+    for _ in range(apart - 1):
+        scene.call("madvise", [address, PAGE, 4], 0, by=by)
+    scene.munmap(address, BIG, by)
+
+
+def test_pairs_are_counted_as_far_apart_as_that(scene: Scene) -> None:
+    scene.glibc()
+    turn(scene)
+    turn(scene, NEAR)
+    turn(scene, NEAR + 1)
+    address = scene.mmap(2 * BIG, "program")
+    scene.munmap(address, BIG, "program")  # a part, then the rest
+    scene.munmap(address + BIG, BIG, "program")
+    scene.mmap(BIG, "program")  # never gone
+    assert scene.process().metrics["churn.pairs"] == 2
+
+
+def test_a_hundred_pairs_are_a_finding(scene: Scene) -> None:
+    scene.glibc()
+    for _ in range(99):
+        turn(scene)
+    assert "MT105" not in found(scene)
+    turn(scene)
+    assert "100 mappings of 196 KiB" in found(scene)["MT105"].message
+
+
+def lines(count: int) -> list[str]:
+    return [f"{i * 0x2000:x}-{i * 0x2000 + 0x1000:x} rw-p 00000000 00:00 0" for i in range(count)]
+
+
+def snap(scene: Scene, maps: list[str], why: str = "enomem") -> None:
+    scene.life(Snap(t=1000, mm=1, pid=1, tid=1, why=why, maps=maps))
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_only_the_map_right_after_a_refusal_counts(scene: Scene, *, between: bool) -> None:
+    scene.header.max_map_count = 20
+    scene.glibc()
+    at = scene.call("mmap", [0, PAGE, 3, 0x22, -1, 0], -12, by="program")
+    if between:
+        scene.mmap(PAGE, "program", flags=0x21)
+    snap(scene, lines(21))
+    findings = found(scene)
+    if between:
+        assert "MT107" not in findings
+        assert "number of mappings" not in findings["MT113"].message
+    else:
+        assert findings["MT107"].evidence == [at]
+
+
+@pytest.mark.parametrize(
+    ("prot", "low", "size", "proven"),
+    [
+        (1, 0x12000, 0x1000, True),  # in the middle
+        (1, 0x10000, 0x1000, True),  # at its start, and what is before it is not alike
+        (1, 0x10000, 0x8000, False),  # all of it: no split
+        (1, 0x17000, 0x1000, False),  # at its end: the border to what is alike moves
+    ],
+)
+def test_only_what_must_split_a_mapping_is_refused_by_a_full_map(
+    scene: Scene, prot: int, low: int, size: int, *, proven: bool
+) -> None:
+    maps = [
+        "8000-9000 rw-p 00000000 00:00 0",
+        "10000-18000 rw-p 00000000 00:00 0",
+        "18000-19000 r--p 00000000 00:00 0",
+        "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]",
+    ]
+    scene.header.max_map_count = 3
+    scene.exec(maps=maps)
+    scene.call("mprotect", [low, size, prot], -12, by="program")
+    snap(scene, maps)
+    assert ("that alone refuses" in found(scene)["MT107"].message) is proven
+
+
+def test_a_munmap_is_refused_for_a_hole_only(scene: Scene) -> None:
+    maps = ["10000-18000 rw-p 00000000 00:00 0"]
+    for low, proven in ((0x12000, True), (0x10000, False), (0x17000, False)):
+        scene.records.clear()
+        scene.header.max_map_count = 1
+        scene.exec(maps=maps)
+        scene.call("munmap", [low, 0x1000], -12, by="program")
+        snap(scene, maps)
+        assert ("that alone refuses" in found(scene)["MT107"].message) is proven, hex(low)
+
+
+def test_chunks_alive_at_the_exit_and_not_elsewhere(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    _, seq = chunk(scene, 2 * MIB)
+    scene.query()
+    assert "MT108" not in found(scene)  # still running
+    scene.exit()
+    assert found(scene)["MT108"].evidence == [seq]
+
+
+def test_an_inherited_chunk_is_the_parents(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(FIRST)
+    chunk(scene, 2 * MIB)
+    scene.query()
+    scene.fork(2).as_(2, 2).exit()
+    assert "MT108" not in found(scene, 1)
+
+
+# -- whole and not --------------------------------------------------------------------------------
+
+
+def test_an_incomplete_trace_says_so_with_each_finding(scene: Scene) -> None:
+    raised(scene)
+    scene.brk(0x400000)
+    scene.complete = False
+    findings = scene.process().findings
+    assert findings
+    assert all(f.message.endswith("this trace is incomplete.") for f in findings)
+
+
+def test_an_address_space_without_anything(scene: Scene) -> None:
+    scene.exec(maps=[], start_brk=0, start_stack=0)
+    assert not scene.process().findings
