@@ -203,7 +203,8 @@ made it. A position that is fixed (MAP_FIXED, a hint near the program) is the us
 limit: raise it.
 
 See it live.
-    (ulimit -d 4096; memtrace run -o t.json -- build/samples/heap-grow 8000); memtrace report t.json
+    memtrace run -o t.json -- build/samples/break-rules
+    memtrace report t.json
 """,
 )
 
@@ -218,9 +219,13 @@ def foreign(f: Facts) -> Finding | None:
     net = sum(s.delta for s in steps)
     text = (
         f"{plural(len(steps), 'move')} of the break, first at #{steps[0].seq}, came from sbrk or "
-        f"brk called outside malloc, {format_size(net)} in all. malloc cannot use that memory, nor "
-        f"give back what lies below it: its own part of the heap ends there, and begins anew above."
+        f"brk called outside malloc, {format_size(net)} in all."
     )
+    if f.glibc and len(steps) < f.heap.growths + f.heap.shrinks and net > 0:
+        text += (
+            " malloc cannot use that memory, nor give back what lies below it: its part of the "
+            "heap ends there, and begins anew above."
+        )
     return Finding(
         rule="MT110",
         severity=INFO,

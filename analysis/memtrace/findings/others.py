@@ -18,6 +18,8 @@ ALIVE_BYTES, ALIVE_COUNT = 1 << 20, 16
 #: Memory of runtimes that is worth a word, in bytes.
 RUNTIME_BYTES = 1 << 20
 _NAMED = 6
+#: An exec that fails is a search through PATH.
+_NOT_MEMORY = frozenset({"execve", "execveat", "fork", "vfork", "clone", "clone3"})
 
 # -- MT108 ----------------------------------------------------------------------------------------
 
@@ -91,8 +93,8 @@ def without_the_rule(f: Facts) -> Finding | None:
             names.append(owner)
             own = rule_of(owner)
             parts.append(
-                f"{plural(count, 'region')} of {format_size(size)} in all belong to {owner}, which "
-                f"asks the kernel itself." + (f" {own}" if own else "")
+                f"{plural(count, 'region')}, {format_size(size)} at their peaks, belong to {owner}, "
+                f"which asks the kernel itself." + (f" {own}" if own else "")
             )
     if not parts:
         return None
@@ -134,7 +136,7 @@ See it live.
 def failed_calls(f: Facts) -> Finding | None:
     """Memory calls that the kernel refused."""
     told = map_limit(f) is not None  # of every ENOMEM
-    failed = [x for x in f.failed if not (told and x[1] == ENOMEM)]
+    failed = [x for x in f.failed if x[0] not in _NOT_MEMORY and not (told and x[1] == ENOMEM)]
     if not failed:
         return None
     counts: dict[str, int] = {}
@@ -176,7 +178,7 @@ can do. ENOMEM is the one to look at: no memory may be charged (RLIMIT_AS, RLIMI
 overcommit), pages of the range are not mapped (mprotect, madvise), or there are too many mappings
 (MT107).
 
-How it is decided. Any failed call but brk (MT109) makes the note; ENOMEM makes it a warning. Where
+How it is decided. Any failed call but brk (MT109), exec and fork makes the note; ENOMEM makes it a warning. Where
 the kernel's map was read right after an ENOMEM, and had fewer mappings than the limit, it says that
 the number of mappings is not the cause.
 

@@ -232,7 +232,7 @@ def test_an_allocator_without_the_rule() -> None:
 
 def test_a_runtime_beside_glibc() -> None:
     finding = only(facts(other_heaps=(("v8", 3, RUNTIME_BYTES),)))
-    assert "3 regions of 1 MiB in all belong to v8" in finding.message
+    assert "3 regions, 1 MiB at their peaks, belong to v8" in finding.message
     assert not made(facts(other_heaps=(("v8", 3, RUNTIME_BYTES - 1),)))
     unknown = only(facts(other_heaps=(("new thing", 1, 8 * MIB),)))
     assert "new thing" in unknown.message
