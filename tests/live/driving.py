@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The driver `drv` (drv.c), which does to malloc what it is told and tells the truth about it, under
-`memtrace run`; and the report beside that truth.
+"""The driver `drv` (drv.c), which does to malloc what it is told and tells the truth about it,
+under `memtrace run`; and the report beside that truth.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What malloc does with the threshold, and what must be said of it: the driver does it, each fact of
-the report is exact. glibc 2.36, 64-bit. The operations are drv.c's (m131049: malloc(131049)).
+"""What malloc does with the threshold, and what must be said of it: the driver does it, each fact
+of the report is exact. glibc 2.36, 64-bit. The operations are drv.c's (m131049: malloc(131049)).
 
 A chunk of malloc has `chunk_size(request)` bytes; T is the threshold (`mp_.mmap_threshold`).
 """

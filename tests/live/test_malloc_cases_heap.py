@@ -106,7 +106,7 @@ def test_15_where_the_break_may_not_grow_malloc_maps_its_heap(drv: Drive) -> Non
     # Each block of the driver that is not in the heap lies in one of them.
     outside = [
         o["ptr"] for o in d.ops
-        if o["op"] == "m" and not p.heap.start <= o["ptr"] < p.heap.end  # type: ignore[operator]
+        if o["op"] == "m" and not p.heap.start <= o["ptr"] < p.heap.end
     ]  # fmt: skip
     assert len(outside) >= 19
     assert all(any(r.start <= ptr < r.end for r in more) for ptr in outside)

@@ -56,7 +56,8 @@ CASES: dict[str, tuple[str, dict[str, str], list[str], list[int]]] = {
         [TCACHE, *5 * [chunk_size(100000)]],
     ),
     "realloc": (
-        "m1000 m1000 r0,120000 r1,125000", {}, ["first-heap", "growth"], [TCACHE, chunk_size(125000)],
+        "m1000 m1000 r0,120000 r1,125000", {}, ["first-heap", "growth"],
+        [TCACHE, chunk_size(125000)],
     ),
     "calloc": ("m100000 c120000", {}, ["first-heap", "growth"], [TCACHE, chunk_size(120000)]),
 }  # fmt: skip

@@ -12,7 +12,7 @@ report leaves open ("unknown") is never one, but it is counted.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 DEFAULT = 128 * 1024
 MAX = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX, 64-bit
 MINSIZE = 32
-#: The tcache of a thread (tcache_perthread_struct), the first thing that malloc asks for up to 2.42.
+#: The tcache of a thread (tcache_perthread_struct): the first that malloc asks for, up to 2.42.
 TCACHE = 0x290
 
 
@@ -107,7 +107,7 @@ class Found:
     falsehoods: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def must(self, true: bool, what: str, where: object = "") -> None:
+    def must(self, true: object, what: str, where: object = "") -> None:
         """A statement of the report."""
         self.counts["statements"] += 1
         if not true:
@@ -179,7 +179,7 @@ class _Process:
             before = parent.state(row["born_seq"])
             self.first = replace(before, rises=0, grown=parent.grown)
             self.inherited = True
-        self.grown = self.first.grown
+        self.grown: bool = self.first.grown
         self.regions = {r["born_seq"]: r for r in row["regions"] if not r["inherited"]}
 
     # -- the join -------------------------------------------------------------------------------
@@ -494,9 +494,10 @@ class _Process:
         return [line for ptr, line in lines.items() if alive[ptr] > 0]
 
 
-def _expected(line: Event) -> list[tuple[str, Any]]:
+def _expected(line: Event) -> list[tuple[str, Callable[[Event], bool]]]:
     """The calls that an operation made, as (name, which call it is); "?" if it may be otherwise."""
-    op, expected = line["op"], []
+    op = line["op"]
+    expected: list[tuple[str, Callable[[Event], bool]]] = []
     mapped = line.get("mapped", False) and line.get("given", True)
     start, length = line.get("map_start"), line.get("map_length")
     old, old_length = line.get("old_map_start"), line.get("old_map_length")
@@ -511,12 +512,10 @@ def _expected(line: Event) -> list[tuple[str, Any]]:
         expected.append(("munmap?", _is("munmap", None, old, old_length)))
     elif mapped:
         expected.append(("mmap", _is("mmap", start, 0, length)))
-    elif op == "fork":
-        pass
     return expected
 
 
-def _is(name: str, ret: int | None, *args: int) -> Any:
+def _is(name: str, ret: int | None, *args: int | None) -> Callable[[Event], bool]:
     def same(e: Event) -> bool:
         return bool(
             e["call"] == name and (ret is None or e["ret"] == ret)
@@ -565,7 +564,7 @@ def _moved(line: Event, end: int, delta: int) -> bool:
     if after is None or line["op"] not in ("mcars" if delta >= 0 else "frat"):
         return False
     if before is None:
-        return end <= after
+        return bool(end <= after)
     if delta == 0:
         return bool(before == after == end)
     low, high = min(before, after), max(before, after)
