@@ -20,7 +20,7 @@ PENDING = pytest.mark.xfail(strict=True, reason="this allocator is not told yet"
 LIBRARIES = {
     "jemalloc": "libjemalloc.so.2",
     "tcmalloc": "libtcmalloc_minimal.so.4",
-    "mimalloc": "libmimalloc.so.2.0",
+    "mimalloc": "libmimalloc.so.2",
 }
 GO = """
 package main
