@@ -237,9 +237,9 @@ class _Process:
             last = _after(state, op, self.env)
             if op.born is not None or op.gone is not None or op.moved is not None:
                 self._threshold(op.at, last)
-        for seq, r in self.regions.items():
-            if r["kind"] == "malloc-chunk":
-                self.found.must(seq in told, "a region called malloc-chunk is none", r)
+        for r in self.row["regions"]:
+            if r["kind"] == "malloc-chunk" and not r["inherited"]:
+                self.found.must(r["born_seq"] in told, "a region called malloc-chunk is none", r)
         self._heap()
         self._end(last)
 
