@@ -63,6 +63,17 @@ def test_13_malloc_trim_gives_back_pages_and_a_little_of_the_break(drv: Drive) -
     assert after[0] <= before[0]
 
 
+def test_13_a_free_after_a_malloc_trim_that_kept_the_top(drv: Drive) -> None:
+    # malloc_trim with a large pad gives back pages, but not the break; the frees after it do.
+    d = drv("n10,100000 m24 n10,100000 F0,9 t100000000 F11,20")
+    (told,) = [o for o in d.ops if o["op"] == "t"]
+    assert told["break_before"] == told["break_after"]
+    assert d.traced.calls("madvise")
+    shrunk = [s for s in d.rows[0]["heap"]["steps"] if s["delta"] < 0]
+    assert shrunk
+    assert all(s.get("role") != "malloc-trim" for s in shrunk)
+
+
 def test_14_somebody_elses_sbrk_makes_the_next_growth_a_pair(drv: Drive) -> None:
     d = drv("m100000 s4096 m100000")
     first, foreign, growth, pair = steps(d.process)

@@ -168,6 +168,11 @@ class _Process:
         self.by_tid: dict[int, list[Op]] = defaultdict(list)
         for line in lines:
             self.by_tid[line["tid"]].append(Op(line))
+        #: ld.so has a malloc of its own until the program runs (elf/dl-minimal.c).
+        self.loaders = {
+            e["seq"] for made in calls.values() for e in made
+            if e["call"] == "brk" and "/ld-linux" in e.get("caller", "")
+        }  # fmt: skip
         for tid, ops in self.by_tid.items():
             self._join(ops, calls.get(tid, []), row["born_seq"])
         self.ops = sorted((op for ops in self.by_tid.values() for op in ops), key=lambda o: o.at)
@@ -347,7 +352,8 @@ class _Process:
                 self.found.add(min(checked, key=lambda f: len(f.falsehoods)))
             else:
                 self.found.counts["steps of nobody"] += 1
-            grown |= s["delta"] > 0 and not any(op.line["op"] in "sb" for _, op in tries)
+            foreign = any(op.line["op"] in "sb" for _, op in tries)
+            grown |= s["delta"] > 0 and not foreign and s["seq"] not in self.loaders
             before = s
         self.grown = grown
 
@@ -371,23 +377,22 @@ class _Process:
         return made
 
     def _candidates(self) -> list[list[tuple[State, Op]]]:
-        """Of each step the operations of its thread that may have made it: while one thread asks,
-        others move the break as well.
+        """Of each step the operations of its thread that may have made it, of those between the
+        calls before and after: while one thread asks, others move the break as well.
         """
-        positions: dict[int, int] = {}
         of_tid: dict[int, list[tuple[State, Op]]] = defaultdict(list)
         for state, op in self.states():
             of_tid[op.line["tid"]].append((state, op))
         made = []
         for s in self.row["heap"]["steps"]:
-            tid = s["tid"]
-            k = positions.get(tid, 0)
-            fitting = [
-                i for i in range(k, len(of_tid[tid]))
-                if _moved(of_tid[tid][i][1].line, s["end"], s["delta"])
-            ]  # fmt: skip
-            positions[tid] = fitting[0] if fitting else k
-            made.append([of_tid[tid][i] for i in fitting[:4]])
+            ops, seq = of_tid[s["tid"]], s["seq"]
+            anchors = [op.at for _, op in ops if op.at == int(op.at)]
+            first = max((at for at in anchors if at < seq), default=0.0)
+            last = min((at for at in anchors if at > seq), default=seq + 1.0)
+            made.append([
+                (state, op) for state, op in ops
+                if first <= op.at <= last and _moved(op.line, s["end"], s["delta"])
+            ])  # fmt: skip
         return made
 
     def _step(self, s: Json, state: State, op: Op, before: Json | None) -> Found:
@@ -401,7 +406,8 @@ class _Process:
             found.must((verdict, reason) in (("explained", "trim"), ("unknown", None),
                        ("explained", "malloc-trim")), "verdict of a shrink", where)  # fmt: skip
             found.must(reason != "trim" or role is not None or name in "frat", "a trim", where)
-            found.must(role in (None, "unknown", "trim", "malloc-trim"), "role of a shrink", where)
+            roles = (None, "unknown", "shrink", "trim", "malloc-trim")
+            found.must(role in roles, "role of a shrink", where)
             found.must(role != "trim" or name in "fra", "a trim", where)
             found.must(role != "malloc-trim" or name == "t", "a malloc_trim", where)
             return found
