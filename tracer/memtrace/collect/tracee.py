@@ -46,26 +46,27 @@ class Walked:
     """What decides when an mm's heaps are walked, and where they are (`walking.py`).
 
     `breaks`: the values the break has had, in order; None: it was not seen from the beginning.
-    `brk` is the last of them, 0: not known. `size`: of the heap at the last walk, which took `cost`
-    ns. No walk before `not_before`
-    (CLOCK_MONOTONIC ns), unless the mm ends. `born`: when it was copied by a fork, 0: it was not.
-    `again`: a heap did not hold together, and is looked at once more.
+    `brk` is the last of them, 0: not known. `size`: bytes of the heap at the last walk; `cost`: what
+    that one took, `spent`: what all have taken that nobody has waited for anyway, ns. `since`: when
+    the mm began, CLOCK_MONOTONIC ns; `forked`: as a copy. `again`: a heap did not hold together,
+    and is looked at once more.
     """
 
-    __slots__ = ("again", "born", "breaks", "brk", "cost", "not_before", "size", "start")
+    __slots__ = ("again", "breaks", "brk", "cost", "forked", "since", "size", "spent", "start")
 
     def __init__(self, start: int, *, seen: bool) -> None:
         self.start = start
         self.breaks: list[int] | None = [] if seen else None
-        self.brk = self.size = self.cost = self.not_before = self.born = 0
-        self.again = False
+        self.brk = self.size = self.cost = self.spent = 0
+        self.since = time.monotonic_ns()
+        self.forked = self.again = False
 
     def copy(self) -> Walked:
         """That of a forked child."""
         new = Walked(self.start, seen=False)
         new.breaks = None if self.breaks is None else self.breaks.copy()
         new.brk, new.size, new.cost = self.brk, self.size, self.cost
-        new.born = time.monotonic_ns()
+        new.forked = True
         return new
 
 

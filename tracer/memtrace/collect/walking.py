@@ -2,9 +2,9 @@
 """When the heaps of a target are walked (`--heap-walk`), and how its memory is read for it.
 
 At an attach, before an exec, at the end, and when the break is where it has never been: a tenth and
-a MiB above the last walk, and so that at most a fiftieth of the time goes into it. A walk is made
-at the entry of a call, or while all tasks sleep: there malloc has its heap in order, while at the
-exit of the brk that made it grow it has not taken over the new part yet (`sysmalloc`). Other
+a MiB above the last walk, and as long as no more than a fiftieth of the time goes into it. A walk
+is made at the entry of a call, or while all tasks sleep: there malloc has its heap in order, while
+at the exit of the brk that made it grow it has not taken over the new part yet (`sysmalloc`). Other
 threads may run meanwhile. A heap that does not hold together is read once more, at a later stop.
 
 Only pages in memory are read (pagemap), so that a walk faults nothing in.
@@ -24,8 +24,10 @@ from memtrace.trace.mapping import parse_line
 from memtrace.trace.records import WalkedHeap
 from memtrace.trace.sizes import PAGE
 
-#: The most that one walk may take, ns; of the time, walks may take one part in SHARE.
-LIMIT_NS, SHARE = 2_000_000_000, 50
+#: The most that one walk may take, ns. Of an mm's time, walks at peaks may take one part in SHARE,
+#: and while the heap has doubled some more: programs that live for a second have a peak, too.
+LIMIT_NS, SHARE, ALLOWANCE_NS = 2_000_000_000, 50, 250_000_000
+_NS_PER_BYTE = 6  # with chunks of 40 bytes
 _GROWN_BY = 1 << 20
 _MOST_HEAPS, _MOST_BREAKS, _MOST_TASKS = 1000, 100_000, 500
 #: By the top byte of a pagemap entry: bit 63 present, bit 62 swapped.
@@ -52,11 +54,13 @@ class Walks:
             if len(walked.breaks) > _MOST_BREAKS:
                 walked.breaks = None
         size = brk - walked.start
-        if (
-            not mm.walk_due
-            and size >= walked.size + max(_GROWN_BY, walked.size // 10)
-            and time.monotonic_ns() >= walked.not_before
-        ):
+        if size < walked.size + max(_GROWN_BY, walked.size // 10) or mm.walk_due:
+            return
+        each = walked.cost / walked.size if walked.size else _NS_PER_BYTE
+        share = (time.monotonic_ns() - walked.since) // SHARE
+        lacking = walked.spent + size * each - share
+        doubled = size >= 2 * walked.size and not walked.forked
+        if lacking <= 0 or (doubled and lacking <= ALLOWANCE_NS):
             mm.walk_due = "peak"
 
     def due(self, mm: Mm, tracee: Tracee) -> None:
@@ -75,7 +79,7 @@ class Walks:
         lived for a moment is spared what its parent's heap takes.
         """
         walked = mm.walked
-        if walked.born and time.monotonic_ns() - walked.born < SHARE * walked.cost:
+        if walked.forked and time.monotonic_ns() - walked.since < SHARE * walked.cost:
             return
         mm.walk_due = ""
         self._walk(mm, tracee, why, tell_broken=True)
@@ -95,9 +99,9 @@ class Walks:
         before = _running(mm)
         heaps, left_out = self._heaps(mm, tracee, begun + LIMIT_NS)
         still = before is not None and before == _running(mm)
-        walked, now = mm.walked, time.monotonic_ns()
-        walked.cost = now - begun
-        walked.not_before = now + SHARE * walked.cost
+        walked = mm.walked
+        walked.cost = time.monotonic_ns() - begun
+        walked.spent += walked.cost
         if heaps and heaps[0].kind == "main":
             walked.size = heaps[0].end - heaps[0].base
         broken = any(not h.complete for h in heaps)
