@@ -11,13 +11,14 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.replay.calltext import U64, arguments, errno_name, result
 from memtrace.replay.tasks import Tasks
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Call, LifeRecord, Unknown
+from memtrace.trace.records import Call, LifeRecord, Unknown, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ _CSV = ("seq", "t_ns", "pid", "tid", "mm", "call", "args", "ret", "errno",
 #: What a life-cycle record adds to a line, beyond the keys all lines have.
 _MORE = (
     "argv", "child", "child_mm", "child_pid", "code", "signal", "why", "version", "tids", "count",
-    "age_ns",
+    "age_ns", "still", "took",
 )  # fmt: skip
 _DIGITS = {"s": 0, "ms": 3}
 _LIFE = {c.__struct_config__.tag for c in LifeRecord.__args__}
@@ -197,6 +198,7 @@ class Events:
         who = _null(life["tid"] if life["tid"] is not None else pid).replace("null", "-")
         shown = {k: life[k] for k in ("mm", "path", *_MORE) if life.get(k) is not None}
         words = " ".join(f"{k}={_word(v)}" for k, v in shown.items())
+        words += "".join(map(_heap, life.get("heaps", ())))
         return _printable(f"{head}{who:>7} --- {life['call']} {words}".rstrip()) + "\n"
 
     def _t(self, t: int) -> int | None:
@@ -252,6 +254,9 @@ class Events:
             value = getattr(record, key, None)
             if value is not None:
                 row[key] = value
+        if isinstance(record, Walk):
+            row["heaps"] = msgspec.to_builtins(record.heaps)
+            row["left_out"] = record.left_out
         for key in ("rss", "vm"):
             pages = getattr(record, key, None)
             if pages is not None:
@@ -267,6 +272,16 @@ def _name(record: Record) -> str:
 
 def _compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _heap(heap: dict[str, Any]) -> str:
+    """A walked heap, in a line's own words."""
+    text = f" {heap['kind']} {heap['base']:#x}-{heap['end']:#x}"
+    for key in ("used", "free", "largest_free"):
+        text += f" {key}={heap[key]}" if key in heap else ""
+    for key in ("top", "pin"):
+        text += f" {key}={heap[key][0]:#x}+{heap[key][1]}" if key in heap else ""
+    return text if heap.get("complete") else f"{text} incomplete: {heap.get('problem', '')}"
 
 
 def _null(value: int | None) -> str:

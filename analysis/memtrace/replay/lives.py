@@ -32,6 +32,7 @@ from memtrace.trace.records import (
     Snap,
     Start,
     Unknown,
+    Walk,
 )
 
 if TYPE_CHECKING:
@@ -277,6 +278,13 @@ class Lives:
             p.overlaps += 1
         return p
 
+    def _walk(self, seq: int, _t: int, record: Walk) -> Process | None:
+        p = self.live.get(record.mm)
+        if p is None:
+            text = f"a walk of the heaps of address space {record.mm}, which is not there"
+            self.result.problem(seq, text)
+        return p
+
     def _lost(self, seq: int, _t: int, record: Lost) -> Process | None:
         r = self.result
         r.lost += max(record.count or 1, 1)
@@ -378,5 +386,6 @@ _APPLY: dict[type, Callable[[Lives, int, int, Any], Process | None]] = {
     Libc: Lives._libc,  # noqa: SLF001
     Allocator: Lives._allocator,  # noqa: SLF001
     Overlap: Lives._overlap,  # noqa: SLF001
+    Walk: Lives._walk,  # noqa: SLF001
     Lost: Lives._lost,  # noqa: SLF001
 }

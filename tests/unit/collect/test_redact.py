@@ -34,6 +34,7 @@ from memtrace.trace.records import (
     Record,
     Site,
     Snap,
+    WalkedHeap,
 )
 
 SECRET = "hunter2"
@@ -267,7 +268,8 @@ OURS = {
     ("Attach", "rlimits"), ("Attach", "why"), ("Snap", "why"), ("Libc", "name"),
     ("Libc", "version"),
     ("Libc", "build_id"), ("Allocator", "name"), ("Allocator", "how"), ("Allocator", "version"),
-    ("Allocator", "build_id"), ("Lost", "why"), ("Ext", "abi"), ("Ext", "raw"), ("FileId", "dev"),
+    ("Allocator", "build_id"), ("Walk", "why"), ("WalkedHeap", "kind"),
+    ("WalkedHeap", "problem"), ("Lost", "why"), ("Ext", "abi"), ("Ext", "raw"), ("FileId", "dev"),
     ("Footer", "reason"), ("Footer", "counts"),
 }  # fmt: skip
 
@@ -280,7 +282,9 @@ def texts(kind: type[msgspec.Struct]) -> Iterator[str]:
 
 
 def test_every_text_of_a_trace_is_redacted_or_memtraces_own() -> None:
-    kinds = [*typing.get_args(LifeRecord), Call, Ext, Site, FileId, Header, Footer]
+    kinds = [
+        *typing.get_args(LifeRecord), WalkedHeap, Call, Ext, Site, FileId, Header, Footer
+    ]  # fmt: skip
     found = {(kind.__name__, name) for kind in kinds for name in texts(kind)}
     assert found - OURS == {
         ("Header", "argv"), ("Header", "log"),

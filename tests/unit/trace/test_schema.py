@@ -28,8 +28,19 @@ from memtrace.trace.records import (
     Overlap,
     Site,
     Snap,
+    Walk,
+    WalkedHeap,
 )
 
+WALKED = WalkedHeap(
+    kind="main", base=4096, end=12288, first=4096, searched=True, walked=12288, complete=True,
+    chunks=3, used=4096, used_chunks=2, free=2048, free_chunks=1, largest_free=2048,
+    top=(10240, 2048), pin=(8192, 2048), below_pin=0, other=0, resident=8192, free_resident=0,
+    top_resident=0,
+)  # fmt: skip
+BROKEN = WalkedHeap(
+    kind="arena", base=1 << 26, end=(1 << 26) + 4096, opened=8192, arena=1 << 26, problem="x"
+)
 MAPS = ["1000-2000 r-xp 00000000 fe:00 3 /a b (deleted)", "7000-8000 rw-p 0 00:00 0"]
 
 
@@ -68,6 +79,7 @@ def trace_with_everything() -> list[Any]:
         Snap(t=4, **ids, why="exit", vm=2, rss=1, minflt=3, majflt=0, hwm=2, maps=MAPS),
         Libc(t=5, mm=1, path="/c", version="2.36", build_id="ab"),
         Overlap(t=6, mm=1, tids=[7, 9]),
+        Walk(t=6, **ids, why="peak", took=10**6, still=True, left_out=1, heaps=[WALKED, BROKEN]),
         Lost(t=7, why="x"),
         Lost(t=7, why="x", mm=1, count=3),
         Gone(t=8, mm=1),
@@ -95,7 +107,8 @@ def test_a_later_record_and_later_fields_are_valid(validator: Any) -> None:
      {"rec": "snap", "t": 1, "mm": 1, "pid": 7, "tid": 7, "why": "x", "maps": ["no map"]},
      {"rec": "gone", "t": -1, "mm": 1}, {"rec": "attach", "t": 1, "pid": 7},
      {"rec": "attach", "t": 1, "pid": 7, "mm": 1, "chunks": [[4096]]},
-     {"rec": "attach", "t": 1, "pid": 7, "mm": 1, "dontfork": [[-1, 4096]]}],
+     {"rec": "attach", "t": 1, "pid": 7, "mm": 1, "dontfork": [[-1, 4096]]},
+     {"rec": "walk", "t": 1, "pid": 7, "tid": 7, "mm": 1, "why": "exit", "heaps": [{"base": 1}]}],
 )  # fmt: skip
 def test_what_is_no_record_is_refused(validator: Any, record: object) -> None:
     trace = trace_with_everything()
