@@ -91,7 +91,9 @@ _OPTIONS = (
 
 
 def recording(f: _F) -> _F:
-    """Give a verb the options of recording: path, engine, snapshots, evidence, redact, heap_walk."""
+    """Give a verb the options of recording: path, engine, snapshots, evidence, redact and
+    heap_walk.
+    """
     for option in reversed(_OPTIONS):
         f = option(f)
     return f

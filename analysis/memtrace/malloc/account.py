@@ -27,6 +27,7 @@ from memtrace.malloc.runtimes import Runtimes
 from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
 from memtrace.malloc.tags import Tags
 from memtrace.malloc.verdicts import hold, last_word, rule_on
+from memtrace.malloc.walks import Walks
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_READ, Change
@@ -98,6 +99,7 @@ class Account:
         self.runtimes = Runtimes(p.space, self.regions)
         if legacy is not None:
             self.runtimes.inherit(legacy.runtimes)
+        self.walks = Walks()
         self.loading: bool = legacy is not None and legacy.loading
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach

@@ -25,6 +25,7 @@ from memtrace.trace.records import (
     LifeRecord,
     Snap,
     Start,
+    Walk,
 )
 from memtrace.trace.records import Unknown as UnknownRecord
 from memtrace.trace.sidecar import Store
@@ -93,7 +94,7 @@ class Accounts(Observer):
                 a.header(seq, mmap_seq, word)
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | UnknownRecord) -> None:
-        """A libc, or a new thread."""
+        """A libc, a new thread, or a walk of the heaps."""
         if p is None:
             return
         if isinstance(record, Libc):
@@ -102,6 +103,8 @@ class Accounts(Observer):
             self._account(p).holds(seq, record)
         elif isinstance(record, Clone):
             self._account(p).clone(seq, record)
+        elif isinstance(record, Walk):
+            self._account(p).walks.add(seq, t, record)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """A snapshot."""

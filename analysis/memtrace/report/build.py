@@ -21,6 +21,7 @@ from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
 from memtrace.replay.trust import exactness, process_exactness, sentence
+from memtrace.report.inside import walk_row
 from memtrace.report.model import (
     FORMAT,
     AllocatorRow,
@@ -259,6 +260,8 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
             for x in a.arenas.all
         ],
         arena_limit=_arena_limit(a, result.header.cpus_online),
+        walks=[walk_row(w, timed=result.timed) for w in a.walks.kept],
+        walks_total=a.walks.total,
         kinds=kinds,
         maps=MapsRow(
             peak=p.maps_peak or None, final=p.maps_last, limit=result.header.max_map_count

@@ -268,6 +268,60 @@ class MemoryRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     major_faults: int | None
 
 
+class ChunkRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A chunk of malloc's, its header included."""
+
+    address: int
+    bytes: int
+
+
+class WalkedHeapRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One heap of malloc as a walk found it, see trace/records.py."""
+
+    kind: str
+    base: int
+    end: int
+    opened_bytes: int | None
+    arena: int | None
+    first: int | None
+    searched: bool
+    walked: int | None
+    complete: bool
+    problem: str | None
+    chunks: int | None
+    used_bytes: int | None
+    used_chunks: int | None
+    free_bytes: int | None
+    free_chunks: int | None
+    largest_free_bytes: int | None
+    top: ChunkRow | None
+    pin: ChunkRow | None
+    below_pin_bytes: int | None
+    other_bytes: int | None
+    resident_bytes: int | None
+    free_resident_bytes: int | None
+    top_resident_bytes: int | None
+
+
+class WalkRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A walk of the heaps; sums are None unless all heaps were walked to the end."""
+
+    seq: int
+    t_ns: int | None
+    why: str
+    still: bool
+    took_ns: int
+    heaps: list[WalkedHeapRow]
+    heaps_total: int
+    bytes: int
+    resident_bytes: int
+    used_bytes: int | None
+    free_bytes: int | None
+    top_bytes: int | None
+    free_resident_bytes: int | None
+    top_resident_bytes: int | None
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A statement about the program, with the records that prove it: see findings/finding.py."""
 
@@ -302,6 +356,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     regions_total: int
     arenas: list[ArenaRow]
     arena_limit: ArenaLimitRow
+    walks: list[WalkRow]
+    walks_total: int
     kinds: dict[str, KindRow]
     maps: MapsRow
     memory: MemoryRow

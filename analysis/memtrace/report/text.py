@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from memtrace.report import ledger, words
+from memtrace.report.inside import section
 from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
 from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRow
 from memtrace.trace.sizes import format_moment, format_size
@@ -234,6 +235,7 @@ class _Text:
         out += self._findings(p)
         out += self._kinds(p)
         out += self._heap(p)
+        out += section(p, self.width, self._heading)
         out += self._threshold(p)
         out += self._regions(p)
         out += self._arenas(p)

@@ -3,9 +3,9 @@
 
 A chunk begins with two words: the size of the chunk below it, kept only while that one is free, and
 its own size, whose low bits are flags: PREV_INUSE (1), IS_MMAPPED (2), NON_MAIN_ARENA (4) (`struct
-malloc_chunk`). The next one begins where it ends, so the headers are a chain from the first chunk to
-the top. Everything that malloc keeps true is held against each link; the first that does not hold
-ends the chain. Pure: memory comes from two functions, and only pages that are present are read.
+malloc_chunk`). The next one begins where it ends, so the headers are a chain from the first chunk
+to the top. Everything that malloc keeps true is held against each link; the first that does not
+hold ends the chain. Pure: memory comes from two functions, and only pages in memory are read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from memtrace.trace.sizes import PAGE
 
@@ -67,7 +68,7 @@ class Memory:
         self._read = read
         self._present = present
         self._blocks: dict[int, bytes] = {}
-        self._format = "Q" if layout.word == 8 else "I"
+        self._format: Literal["Q", "I"] = "Q" if layout.word == 8 else "I"
         self.base = 0
         self.words = memoryview(b"").cast(self._format)
 

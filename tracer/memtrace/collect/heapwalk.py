@@ -38,7 +38,8 @@ def main_heap(
 
     Args:
         memory: of the target.
-        start, end: start_brk and the break.
+        start: start_brk.
+        end: the break.
         breaks: every value the break has had, in order; None: it was not seen from the beginning.
     """
     if end <= start:
@@ -61,8 +62,7 @@ def main_heap(
         problem = f"no chunk of glibc's malloc begins at {memory.layout.align(start):#x}"
     elif parts[-1].end is End.FENCE and end - at > memory.layout.least:
         problem = f"where malloc goes on behind the fences before {at:#x} is not to be seen"
-    complete = bool(parts) and not problem
-    return _row(memory, parts, complete, problem, {
+    return _row(memory, parts, problem, {
         "kind": "main", "base": start, "end": end, "searched": searched,
     })  # fmt: skip
 
@@ -127,7 +127,7 @@ def arenas(memory: Memory, bases: Iterable[int]) -> Iterator[WalkedHeap]:
         memory: of the target.
         bases: multiples of HEAP_MAX_SIZE that are mapped, read and write.
     """
-    heaps = {h.base: h for h in map(lambda b: _heap(memory, b), bases) if h is not None}
+    heaps = {h.base: h for h in (_heap(memory, b) for b in bases) if h is not None}
     firsts = {h.base + h.head for h in heaps.values() if h.arena == h.base + h.head and not h.prev}
     older = {h.prev for h in heaps.values() if h.arena in firsts}
     for heap in heaps.values():
@@ -140,7 +140,7 @@ def arenas(memory: Memory, bases: Iterable[int]) -> Iterator[WalkedHeap]:
 def _heap(memory: Memory, base: int) -> _Heap | None:
     """What is at a base, if it can be a heap_info."""
     layout = memory.layout
-    fields = []
+    fields: list[int] = []
     for i in range(0, 6, 2):
         got = memory.header(base + i * layout.word)
         if isinstance(got, str):
@@ -180,7 +180,7 @@ def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | No
     if chain.holds and (chain.end is End.TOP) is not newest:
         which = "newest" if newest else "a newer"
         problem = f"the arena's top is not where it should be, in its {which} heap"
-    return _row(memory, [chain], chain.holds and not problem, problem, {
+    return _row(memory, [chain], problem, {
         "kind": "arena", "base": heap.base, "end": end, "opened": heap.opened,
         "arena": heap.arena - heap.head,
     })  # fmt: skip
@@ -189,11 +189,9 @@ def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | No
 # -- the result -------------------------------------------------------------------------------
 
 
-def _row(
-    memory: Memory, parts: list[Chain], complete: bool, problem: str, fields: dict[str, Any]
-) -> WalkedHeap:
+def _row(memory: Memory, parts: list[Chain], problem: str, fields: dict[str, Any]) -> WalkedHeap:
     """As the record has it: what was counted only if all of it held, or time was lacking."""
-    base, end = fields["base"], fields["end"]
+    base, end, complete = fields["base"], fields["end"], not problem
     fields |= {
         "complete": complete, "problem": problem or None,
         "resident": memory.resident(base // PAGE * PAGE, -(-end // PAGE) * PAGE),
@@ -219,6 +217,6 @@ def _row(
 
 
 def _top_resident(memory: Memory, address: int, size: int) -> int:
-    """What `systrim` could give back of the top: whole pages from its end, all but MINSIZE of it."""
+    """What `systrim` could give back of the top: whole pages, at its end, all but MINSIZE of it."""
     end = address + size
     return memory.resident(end - max(size - memory.layout.least - 1, 0) // PAGE * PAGE, end)

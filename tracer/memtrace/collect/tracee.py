@@ -46,10 +46,10 @@ class Walked:
     """What decides when an mm's heaps are walked, and where they are (`walking.py`).
 
     `breaks`: the values the break has had, in order; None: it was not seen from the beginning.
-    `brk` is the last of them, 0: not known. `size`: bytes of the heap at the last walk; `cost`: what
-    that one took, `spent`: what all have taken that nobody has waited for anyway, ns. `since`: when
-    the mm began, CLOCK_MONOTONIC ns; `forked`: as a copy. `again`: a heap did not hold together,
-    and is looked at once more.
+    `brk` is the last of them, 0: not known. `size`: bytes of the heap at the last walk; `cost`:
+    what that one took, `spent`: what all have taken, ns. `since`: when the mm began,
+    CLOCK_MONOTONIC ns; `forked`: as a copy. `again`: a heap did not hold together, and is looked at
+    once more.
     """
 
     __slots__ = ("again", "breaks", "brk", "cost", "forked", "since", "size", "spent", "start")

@@ -137,7 +137,8 @@ class Walks:
 
 def _places(raw: bytes, layout: Layout) -> tuple[int, list[int]]:
     """(end of what maps calls [heap], where heaps of arenas can begin)."""
-    heap_end, bases = 0, []
+    heap_end = 0
+    bases: list[int] = []
     for line in raw.decode("utf-8", "backslashreplace").splitlines():
         if line.endswith("[heap]"):
             heap_end = parse_line(line).end
