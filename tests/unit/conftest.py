@@ -194,6 +194,7 @@ class Scene:
         file: str = "",
         ext: Ext | None = None,
         tid: int | None = None,
+        vm: int | None = None,
     ) -> int:
         ext = ext or (Ext() if file or self.pending is not None else None)
         if file:
@@ -213,7 +214,7 @@ class Scene:
                 args,
                 ret,
                 site,
-                None,
+                vm,
                 None,
                 ext,
             )
@@ -228,9 +229,9 @@ class Scene:
     def query(self) -> int:
         return self.call("brk", [0], self.brks[self.mm], by="malloc")
 
-    def refused(self, delta: int, by: str = "malloc") -> int:
+    def refused(self, delta: int, by: str = "malloc", **kw: Any) -> int:
         old = self.brks[self.mm]
-        return self.call("brk", [old + delta], old, by=by)
+        return self.call("brk", [old + delta], old, by=by, **kw)
 
     def mmap(
         self,
