@@ -35,15 +35,15 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    OPERATIONS,
-    st.booleans(),
-    st.one_of(st.just(131072), st.integers(0, 300_000)),
-    st.one_of(st.just(131072), st.integers(65536, 2_000_000)),
-    st.one_of(st.just(0), st.integers(0, 4095)),
+    operations=OPERATIONS,
+    i386=st.booleans(),
+    top_pad=st.one_of(st.just(131072), st.integers(0, 300_000)),
+    trim=st.one_of(st.just(131072), st.integers(65536, 2_000_000)),
+    begin=st.one_of(st.just(0), st.integers(0, 4095)),
 )
 def test_what_is_said_of_a_move_is_true(
-    operations: list[tuple[str, int]], i386: bool, top_pad: int, trim: int, begin: int
-) -> None:  # fmt: skip
+    *, operations: list[tuple[str, int]], i386: bool, top_pad: int, trim: int, begin: int
+) -> None:
     start = 0x1000000 + begin
     arena = Arena(start, 4 if i386 else 8, top_pad, trim)
     live: list[int] = []
@@ -65,15 +65,19 @@ def test_what_is_said_of_a_move_is_true(
     configured = Settings(top_pad=top_pad, trim=trim, fixed_by="environ")
     threshold.configure(configured)
     layout = Layout((2, 36), "i386" if i386 else "")
-    grown = []
     for seq, told in enumerate(arena.told):
         caller = PROGRAMS_OWN if told.by == "sbrk" else MALLOC
-        judge = Judge(caller, True, layout, configured, threshold, Exec(t=0, pid=1, tid=1, mm=1))  # noqa: FBT003
+        judge = Judge(
+            caller,
+            glibc=True,
+            layout=layout,
+            settings=configured,
+            threshold=threshold,
+            start=Exec(t=0, pid=1, tid=1, mm=1),
+        )
         assert heap.moved(seq, 0, 1, told.new, told.new, space, judge) is not None
-        grown.append(told)
-    assert len(heap.steps) == len(grown)
     first = True
-    for told, step in zip(grown, heap.steps, strict=True):
+    for told, step in zip(arena.told, heap.steps, strict=True):
         assert step.role in ROLES[told.by], (told, step)
         assert step.verdict != "contradiction"
         if told.by == "grow":
@@ -87,19 +91,22 @@ def test_what_is_said_of_a_move_is_true(
         else:
             assert step.chunk is None
     assert heap.trimmed_bytes == sum(
-        t.old - t.new for t in grown if t.by in {"free", "malloc_trim"}
+        t.old - t.new for t in arena.told if t.by in {"free", "malloc_trim"}
     )
 
 
 @given(
-    st.integers(0, 1 << 24), st.integers(0, 1 << 20), st.integers(0, 1 << 22), st.booleans(),
-    st.sampled_from([4096, 2 << 20]),
-)  # fmt: skip
+    requested=st.integers(0, 1 << 24),
+    pad=st.integers(0, 1 << 20),
+    top=st.integers(0, 1 << 22),
+    i386=st.booleans(),
+    unit=st.sampled_from([4096, 2 << 20]),
+)
 def test_a_growth_bounds_its_chunk_and_no_tighter_than_it_can(
-    request_: int, pad: int, top: int, i386: bool, unit: int
-) -> None:  # fmt: skip
+    *, requested: int, pad: int, top: int, i386: bool, unit: int
+) -> None:
     arena = Arena(0, 4 if i386 else 8, pad)
-    nb = arena.chunk(request_)
+    nb = arena.chunk(requested)
     top = min(top // 16 * 16, nb + arena.minsize - 16)
     growth = -(-(nb + pad + arena.minsize - top) // unit) * unit
     kw = {"top_pad": pad, "minsize": arena.minsize, "unit": unit}

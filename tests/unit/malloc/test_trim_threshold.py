@@ -218,10 +218,10 @@ FREES = st.lists(
 )  # fmt: skip
 
 
-@given(FREES, st.booleans())
+@given(frees=FREES, i386=st.booleans())
 def test_both_intervals_hold_the_true_values(
-    frees: list[tuple[int, int, bool]], i386: bool
-) -> None:  # fmt: skip
+    *, frees: list[tuple[int, int, bool]], i386: bool
+) -> None:
     """Chunks of so many pages, that many of them before an aligned one; told, or not."""
     layout, t = Layout((2, 36), "i386" if i386 else ""), Threshold()
     t.configure(Settings())
