@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, dict[str, str], list[str], list[int]]] = {
         [TCACHE, chunk_size(1000), chunk_size(1000)],
     ),
     "13": (
-        "n40,100000 m24 F0,39 t0", {}, ["first-heap", *20 * ["growth"], "malloc-trim"],
+        "n40,100000 m24 F0,39 t0", {}, ["first-heap", *20 * ["growth"], "shrink"],
         [TCACHE, *20 * [chunk_size(100000)]],
     ),
     "14": (
@@ -83,6 +83,12 @@ def test_each_growth_bounds_the_chunk_that_it_was_for(drv: Drive, case: str) -> 
     assert len(found) == len(sizes)
     for bounds, size in zip(found, sizes, strict=True):
         assert bounds["min"] <= size <= bounds["max"]
+
+
+def test_malloc_trim_is_seen_giving_pages_back(drv: Drive) -> None:
+    d = drv("n40,100000 m24 F0,39 t0")
+    assert d.rows[0]["heap"]["malloc_trims"] == 1
+    assert [s["after_malloc_trim"] for s in ledger(d)] == [*21 * [False], True]
 
 
 def test_the_bounds_are_those_of_the_rule(drv: Drive) -> None:

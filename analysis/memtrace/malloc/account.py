@@ -18,7 +18,7 @@ from memtrace.malloc.caller import LIBC, LIBRARY, LOADER, PROGRAM, STATIC, UNKNO
 from memtrace.malloc.chunks import Chunks
 from memtrace.malloc.churn import NEAR, Churn
 from memtrace.malloc.heap import Heap
-from memtrace.malloc.judge import Advised, Judge
+from memtrace.malloc.judge import Judge
 from memtrace.malloc.limits import Refusals
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
@@ -50,6 +50,8 @@ _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN
 _MAPPING = frozenset({"mmap", "munmap"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
+#: Regions among which the largest chunk is looked for.
+_LOOKED_AT = 1000
 _PATIENT = frozenset({"header", "library", "runtime"})
 
 
@@ -104,7 +106,7 @@ class Account:
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
         self._failed: dict[int, tuple[str, str]] = {}
-        self._advised: dict[int, Advised] = {}
+        self._advised: set[int] = set()
         self._settled = False  # nothing waits for the next call of any thread
         self._calls = 0
         self._told = 0  # of what it was told besides calls
@@ -132,6 +134,7 @@ class Account:
         space = self.p.space
         self.heap = Heap.begin(space, older=True)
         self.mapped_before = None if record.assumed else space.total
+        self.mallocs.threshold.racing = record.assumed or len(record.tids) > 1
         self.libraries |= older.executable(space)
         for r in beginnings.found(space, seq, record, self.mallocs.layout):
             self.regions.born(r)
@@ -145,6 +148,9 @@ class Account:
         a = cls(p, legacy.callers.fork(), page, legacy.tag, legacy)
         for r in legacy.regions:
             a.regions.born(r.copy(p.born_seq))
+        if legacy.in_flight:
+            m = a.mallocs
+            m.threshold.copied(p.born_seq, p.born_t, legacy.in_flight, m.layout)
         return a
 
     def legacy(self, child: AddressSpace) -> Legacy:
@@ -225,19 +231,33 @@ class Account:
 
     def _note_advice(self, call: Call, name: str) -> None:
         """malloc_trim gives whole free pages of the heap back (`mtrim`), before it lets the break
-        down; the highest of them count.
+        down.
         """
-        args, heap = call.args, self.heap
-        before = self._advised.pop(call.tid, None)
+        args, heap, tid = call.args, self.heap, call.tid
+        before = tid in self._advised
+        self._advised.discard(tid)
         if name != "madvise" or len(args) < 3 or args[2] != MADV_DONTNEED or call.ret:
             return
-        low, high = args[0], args[0] + args[1]
         start, end = heap.start, heap.brk
-        if start is None or end is None or not start <= low < high <= end:
+        if start is None or end is None or not start <= args[0] < args[0] + args[1] <= end:
             return
-        if self.callers.of(call.site).who == LIBC:
-            now = Advised(low, high)
-            self._advised[call.tid] = now if before is None else max(before, now)
+        if self.mallocs.glibc and self.callers.of(call.site).who == LIBC:
+            self._advised.add(tid)
+            heap.malloc_trims += not before
+
+    def in_flight(self) -> int:
+        """With other threads, the largest chunk that one of them may be freeing; else 0."""
+        if not self.mallocs.threshold.racing:
+            return 0
+        most, alive = self.mallocs.layout.raises_to, self.regions.alive
+        if len(alive) > _LOOKED_AT:
+            return most
+        sizes = (
+            r.bytes
+            for r in alive.values()
+            if r.kind == "malloc-chunk" or "malloc-chunk" in r.candidates
+        )
+        return max((n for n in sizes if n <= most), default=0)
 
     def _perhaps_runs(self, call: Call, name: str, change: Change | None) -> None:
         """The loader's calls end where others begin."""
@@ -282,8 +302,9 @@ class Account:
         judge = Judge(
             caller, m.glibc, m.layout, m.settings, m.threshold, self.p.start,
             failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
-            call.vm, self._advised.pop(tid, None),
+            call.vm, self.in_flight(), tid in self._advised,
         )  # fmt: skip
+        self._advised.discard(tid)
         labelled = self.heap.loose
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge, change)
         if step is not None and step.asked > step.end:
@@ -527,6 +548,7 @@ class Account:
     def clone(self, seq: int, record: Clone) -> None:
         """A task starts on a stack of its own."""
         self._told += 1
+        self.mallocs.threshold.racing = True
         self.sequences.clone(seq, record)
 
     def compared(self, seq: int, comparison: Comparison, maps: list[str]) -> None:

@@ -35,13 +35,14 @@ class Legacy:
     """
 
     __slots__ = (
-        "arenas", "callers", "heap", "libraries", "loading", "mallocs", "regions", "runtimes",
+        "arenas", "callers", "heap", "in_flight", "libraries", "loading", "mallocs", "regions", "runtimes",
         "tag",
     )  # fmt: skip
 
     def __init__(self, parent: Account, child: AddressSpace) -> None:
         self.loading = parent.loading
         self.callers = parent.callers.fork()
+        self.in_flight = parent.in_flight()
         self.heap = parent.heap.fork()
         self.arenas = parent.arenas.fork()
         self.mallocs = parent.mallocs.fork()

@@ -31,7 +31,9 @@ class Step:
     the true one is up to a page more.
     `role` is one of roles.py. `chunk`: of malloc's growths, the sizes of the chunk that made it
     grow, as the configured rule proves them. `cause`, `room` and `candidates` tell what refused it
-    (`Refusal`). `verdict` and `reason` are those of the report.
+    (`Refusal`). `after_malloc_trim`: of a shrink, the same thread's calls just before were
+    malloc_trim's, which gave free pages of the heap back. `verdict` and `reason` are those of the
+    report.
     """
 
     seq: int
@@ -48,6 +50,7 @@ class Step:
     chunk: Span | None = None
     room: int | None = None
     candidates: tuple[str, ...] = ()
+    after_malloc_trim: bool = False
 
 
 class NoTrim(NamedTuple):
@@ -79,6 +82,7 @@ class Heap:
         refused: growths that the kernel refused.
         peak_seq: the growth that reached the peak; None: the heap was born with it.
         trimmed_bytes: what malloc gave back.
+        malloc_trims: how often malloc_trim was seen to give free pages back, at least.
         scattered: malloc may use more than one piece of memory as its main arena: a growth was
             refused (`sysmalloc_mmap_fallback`), or was before the trace.
         unpadded: malloc grew by less than the configured top_pad: it is not what was configured.
@@ -109,6 +113,7 @@ class Heap:
     first: int | None = None
     peak_seq: int | None = None
     trimmed_bytes: int = 0
+    malloc_trims: int = 0
     scattered: bool = False
     unpadded: bool = False
     _level: int | None = None  # below this the top was not trimmed since `_level_seq`
@@ -196,7 +201,7 @@ class Heap:
         elif delta < 0:
             self.shrinks += 1
             self.shrunk_bytes -= delta
-            verdict, reason, role, chunk = judge.shrink(self, tid, ret)
+            verdict, reason, role, chunk = judge.shrink(self, ret)
             if role in MALLOC_SHRINKS:
                 self.pair = False  # systrim: the top ends at the break
                 self.trimmed_bytes -= delta
@@ -217,7 +222,7 @@ class Heap:
             self.verdicts.add(verdict)
         step = Step(
             seq, t, tid, delta, ret, asked, refusal.cause, verdict, reason, not loose, role,
-            None if loose else chunk, refusal.room, refusal.candidates,
+            None if loose else chunk, refusal.room, refusal.candidates, judge.advised and delta < 0,
         )  # fmt: skip
         self.note(step)
         return step

@@ -5,7 +5,8 @@ A growth that glibc's `sysmalloc` made proves how large the chunk was at least (
 that it was smaller than T, because it was not mapped. A shrink is `systrim`'s: free calls it where
 the top reaches the trim threshold, and leaves top_pad in the top; malloc_trim leaves what it is
 told to. So no shrink is proven to be free's; malloc_trim's is where free, as configured, would have
-left another end.
+left another end. The madvise calls by which malloc_trim gives free pages back (`mtrim`) prove that
+it was called, not that it made the shrink that follows.
 """
 
 from __future__ import annotations
@@ -37,23 +38,15 @@ class Ruling(NamedTuple):
     chunk: Span | None = None
 
 
-class Advised(NamedTuple):
-    """The last of the free pages that malloc_trim gave back, [low, high): the thread's calls since
-    were such ones.
-    """
-
-    low: int
-    high: int
-
-
 @dataclass(slots=True)
 class Judge:
     """What is known at a brk call that decides what is said of it.
 
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
     mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
-    more of them. `vm`: pages mapped after the call. `advised`: what this thread's malloc_trim gave
-    back just before.
+    more of them. `vm`: pages mapped after the call. `in_flight`: with other threads, the largest
+    chunk that one of them may be freeing (it raises T before it unmaps the chunk), else 0.
+    `advised`: this thread's malloc_trim gave free pages of the heap back just before.
     """
 
     caller: Caller
@@ -66,7 +59,8 @@ class Judge:
     chunks: int = 0
     unseen: int = 0
     vm: int | None = None
-    advised: Advised | None = None
+    in_flight: int = 0
+    advised: bool = False
 
     def _whose(self) -> str:
         """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator" or "unknown"."""
@@ -96,7 +90,7 @@ class Judge:
 
     # -- shrinks --------------------------------------------------------------------------------
 
-    def shrink(self, heap: Heap, tid: int, end: int) -> Ruling:
+    def shrink(self, heap: Heap, end: int) -> Ruling:
         """A shrink to `end` (`systrim`)."""
         whose = self._whose()
         if whose == "malloc" and self.glibc:
@@ -121,14 +115,7 @@ class Judge:
         if end - heap.start < kept:
             return False  # there is not as much
         floor = self.threshold.trim_floor()
-        if floor is not None and heap.brk - end + kept + self._unit(end) - 1 < floor:
-            return False  # it was too small
-        if self.advised is None:
-            return True
-        # This thread's calls just before were malloc_trim's (`mtrim`), which gave free pages back.
-        # Were the top above the last of them, it would have kept less; did it begin below, more.
-        low, high = self.advised
-        return end - high >= kept or high - low < kept + self.layout.page
+        return floor is None or heap.brk - end + kept + self._unit(end) - 1 >= floor
 
     # -- growths --------------------------------------------------------------------------------
 
@@ -176,8 +163,9 @@ class Judge:
         if size <= self.settings.top_pad and self.settings.certain:
             heap.unpadded = True  # mallopt, or it is no growth of malloc's
             return Ruling("unknown", None, roles.UNKNOWN)
-        chunk = self._chunk(heap, old, size, first=first)
-        verdict, reason = self._rule(heap, seq, t, size)
+        top = self._top(heap, old, first=first)
+        chunk = self._served(size, old + size, top)
+        verdict, reason = self._rule(heap, seq, t, size, self._formula(size, old + size, top, None))
         if verdict == "contradiction" or not self._as_configured(heap):
             chunk = None
         return Ruling(verdict, reason, role, chunk)
@@ -188,20 +176,23 @@ class Judge:
         known = self.settings.certain and self.layout.known
         return known and not (heap.unpadded or t.contradicted or t.doubted)
 
-    def _chunk(self, heap: Heap, old: int, size: int, *, first: bool) -> Span | None:
-        """The chunk that made malloc grow the heap."""
+    def _top(self, heap: Heap, old: int, *, first: bool) -> Span:
+        """How large the top was."""
         if first:
-            top = Span(0, 0)
-        else:
-            # A main arena in pieces asks for everything anew.
-            least = 0 if heap.scattered else self.layout.least
-            top = Span(least, None if heap.start is None else old - heap.start)
-        return self._served(size, old + size, top)
+            return Span(0, 0)
+        # A main arena in pieces asks for everything anew.
+        least = 0 if heap.scattered else self.layout.least
+        return Span(least, None if heap.start is None else old - heap.start)
 
     def _served(self, size: int, end: int, top: Span) -> Span | None:
         below = self.threshold.ceiling
-        if self.mmap_failed or self.chunks + self.unseen // _SMALLEST >= self.settings.mmap_max:
+        if self._may_not_map():
             below = None
+        elif below is not None and self.threshold.fixed_by is None:
+            below = max(below, self.in_flight)
+        return self._formula(size, end, top, below)
+
+    def _formula(self, size: int, end: int, top: Span, below: int | None) -> Span | None:
         return sysmalloc.served(
             size,
             top_pad=self.settings.top_pad,
@@ -210,6 +201,14 @@ class Judge:
             top=top,
             below=below,
         )
+
+    def _may_not_map(self) -> bool:
+        """Whether a chunk of T or more may have come from the heap."""
+        return self.mmap_failed or self._maps(self.unseen) >= self.settings.mmap_max
+
+    def _maps(self, unseen: int = 0) -> int:
+        """How many mapped chunks malloc has, at most so many if `unseen` bytes may hold more."""
+        return self.chunks + unseen // _SMALLEST
 
     def _unit(self, end: int) -> int:
         """What a growth was rounded up to, at most: hugetlb=1 asks for huge pages where the machine
@@ -228,24 +227,41 @@ class Judge:
 
     # -- the rule -------------------------------------------------------------------------------
 
-    def _rule(self, heap: Heap, seq: int, t: int, size: int) -> tuple[str, str | None]:
-        """Hold a growth by malloc against the threshold rule."""
-        if self.threshold.low is None or not self.settings.certain:
+    def _rule(
+        self, heap: Heap, seq: int, t: int, size: int, alone: Span | None
+    ) -> tuple[str, str | None]:
+        """Hold a growth by malloc against the threshold rule; `alone`: the chunks that it may have
+        been for, wherever T stands.
+        """
+        threshold = self.threshold
+        if threshold.low is None or not self.settings.certain:
             return "unknown", None
-        end = (heap.brk or 0) + size
-        least = self._least(size, end)
-        verdict, reason = self._against(size, least)
+        least = self._least(size, (heap.brk or 0) + size)
+        most = None if alone is None else alone.most
+        smaller = most is not None and most < threshold.low
+        if not smaller and self._may_not_map() and not threshold.contradicted:
+            verdict, reason = self._unmapped()
+        else:
+            verdict, reason = self._against(size, least)
         if verdict == "contradiction":
-            cause = self.threshold.above(seq, t, least)
+            cause = threshold.above(seq, t, least)
             if cause != verdict:
                 verdict, reason = "unknown", cause
         elif verdict == "measured":
-            self.threshold.grew(seq, t, least)
+            threshold.grew(seq, t, least)
             verdict = "unknown"
             heap.over_default += 1
         elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
             heap.over_default += 1
         return verdict, reason
+
+    def _unmapped(self) -> tuple[str, str | None]:
+        """The verdict where malloc may have had to take a chunk of T or more from the heap."""
+        if self.mmap_failed:
+            return "explained", "mmap-failed"
+        if self._maps() >= self.settings.mmap_max and not self.threshold.racing:
+            return "explained", "mmap-max"
+        return "unknown", None
 
     def _least(self, size: int, end: int) -> int:
         """T > nb >= this: what a growth alone proves, whatever the old top was."""
@@ -259,13 +275,8 @@ class Judge:
         if threshold.contradicted:
             return "unknown", None
         if threshold.high is not None and least >= threshold.high:
-            if self.mmap_failed:
-                return "explained", "mmap-failed"
-            if self.chunks >= s.mmap_max:
-                return "explained", "mmap-max"
-            if self.chunks + self.unseen // _SMALLEST >= s.mmap_max:
-                return "unknown", None
-            return "contradiction", None
+            racing = self.threshold.fixed_by is None and least < self.in_flight
+            return ("unknown" if racing else "contradiction"), None
         pages = size - self.layout.page - s.top_pad - 16
         if threshold.high is not None and pages >= threshold.high:
             return "explained", "hugetlb"  # were it rounded up to pages
@@ -290,5 +301,5 @@ class Judge:
             return "holds", None  # wherever T stands
         if least < self.threshold.proven:
             return "explained", "dynamic-threshold"
-        known = self.mmap_failed or self.settings.hugetlb or self.chunks >= self.settings.mmap_max
+        known = self.settings.hugetlb or self.threshold.racing
         return ("unknown" if known else "measured"), None

@@ -9,6 +9,9 @@ chunk and every growth of the heap is held against it: evidence that excludes it
 which widens the interval to what the evidence alone proves and names no cause. What holds even if
 each freed chunk of unknown size was an aligned one stands beside it (`floor`, `ceiling`).
 
+free raises T before it unmaps the chunk, and malloc looks at T before it maps one: with other
+threads, what a record shows may follow the T of another moment. Such evidence decides nothing.
+
 The trim threshold is set to twice T whenever a free raises T (`__libc_free`). No shrink of the heap
 contradicts it: malloc_trim makes any.
 
@@ -78,6 +81,7 @@ class Threshold:
         first: the interval at the birth, where frees before were not seen.
         trim_initial: the trim threshold at the birth; None when it is unknown.
         since: the record that set the interval: the last move, or the birth.
+        racing: other threads may use it.
     """
 
     initial: int | None = None
@@ -97,6 +101,8 @@ class Threshold:
     ceiling: int | None = None
     trim_initial: int | None = None
     since: int = 0
+    racing: bool = False
+    _lowest: int | None = None  # that it ever was
     _trim: int | None = None  # as configured
     _risen: bool = False  # surely, by a free
     _perhaps_risen: bool = False
@@ -106,6 +112,7 @@ class Threshold:
         self.initial = self.low = self.high = self.floor = self.ceiling = s.threshold
         self.fixed_by = s.fixed_by
         self._trim = self.trim_initial = s.trim
+        self._lowest = s.threshold
         if not seen and s.threshold is not None and s.fixed_by is None:
             self.unseen, self._perhaps_risen = True, True
             self.initial = self.trim_initial = None
@@ -124,8 +131,8 @@ class Threshold:
         child = Threshold(
             initial, self.low, self.high, self.floor, self.fixed_by, moved,
             self.contradicted, self.doubted, 0, self.unseen, self.proven, self.perhaps,
-            ceiling=self.ceiling, since=self.since, _trim=self._trim, _risen=self._risen,
-            _perhaps_risen=self._perhaps_risen,
+            ceiling=self.ceiling, since=self.since, _lowest=self._lowest, _trim=self._trim,
+            _risen=self._risen, _perhaps_risen=self._perhaps_risen,
         )  # fmt: skip
         if self.unseen and self.low is not None and self.high is not None:
             child.first = self.low, self.high
@@ -163,7 +170,9 @@ class Threshold:
             return low
         if self.contradicted or self.doubted or self.floor is None:
             return 0
-        return min(low, 2 * self.floor if self.floor > DEFAULT_THRESHOLD else self._trim)
+        if self.racing or self.floor <= DEFAULT_THRESHOLD:
+            return min(low, self._trim)
+        return min(low, 2 * self.floor)
 
     # -- what moves it --------------------------------------------------------------------------
 
@@ -235,6 +244,13 @@ class Threshold:
             self.high = high
             self._note(seq, t, "possible-rise")
 
+    def copied(self, seq: int, t: int, length: int, layout: Layout) -> None:
+        """A fork copied it while other threads ran: they may have raised it for a chunk of at most
+        `length` bytes that they had not unmapped yet.
+        """
+        self.perhaps_freed(seq, t, length, layout)
+        self._perhaps_risen = True
+
     @property
     def unsure(self) -> bool:
         """Whether it may have risen without a record that says so."""
@@ -265,9 +281,13 @@ class Threshold:
             self._note(seq, t, "above")
 
     def at_most(self, seq: int, t: int, value: int) -> str:
-        """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction"."""
+        """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction";
+        "racing" if it was when the thread looked, or may have been.
+        """
         if self.low is None or value >= self.low:
             return "fits"
+        if self.racing and self._lowest is not None and value >= self._lowest:
+            return "racing"
         cause = "contradiction"
         if self.floor is not None and value >= self.floor and not self.contradicted:
             cause = "aligned-or-mallopt"

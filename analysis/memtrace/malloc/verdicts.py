@@ -40,7 +40,7 @@ def hold(r: Region, mallocs: Mallocs) -> None:
     else:
         cause = mallocs.threshold.at_most(r.born_seq, r.born_t, most)
         r.verdict = {"fits": "holds", "contradiction": "contradiction"}.get(cause, "unknown")
-        r.reason = None if cause in ("fits", "contradiction") else cause
+        r.reason = cause if cause == "aligned-or-mallopt" else None
 
 
 def rule_on(r: Region) -> None:

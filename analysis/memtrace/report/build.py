@@ -362,6 +362,7 @@ def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
         grown_bytes=h.grown_bytes,
         shrunk_bytes=h.shrunk_bytes,
         trimmed_bytes=h.trimmed_bytes,
+        malloc_trims=h.malloc_trims,
         no_trim=None if kept is None else NoTrimRow(reason=kept.reason, since_seq=kept.since),
         growths=h.growths,
         shrinks=h.shrinks,
@@ -380,6 +381,7 @@ def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
                 cause=s.cause,
                 room=s.room,
                 candidates=[c for c in s.candidates if c != excluded],
+                after_malloc_trim=s.after_malloc_trim,
                 verdict=s.verdict,
                 reason=s.reason,
             )

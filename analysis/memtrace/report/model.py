@@ -98,6 +98,7 @@ class StepRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     cause: str | None
     room: int | None
     candidates: list[str]
+    after_malloc_trim: bool
     verdict: str
     reason: str | None
 
@@ -128,6 +129,7 @@ class HeapRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     grown_bytes: int
     shrunk_bytes: int
     trimmed_bytes: int
+    malloc_trims: int
     no_trim: NoTrimRow | None
     growths: int
     shrinks: int
