@@ -202,6 +202,8 @@ def test_musl(run: Callable[..., Traced], form: str) -> None:
     assert chunks(p) == []
     assert kinds(p) <= {"heap", "unknown", "guard"}
     assert p.kinds["heap"].count == 1
+    assert {r.verdict for r in p.regions} == {"not-applicable"}
+    assert {s.verdict for s in p.heap.steps} == {"not-applicable"}
     if form == "musl":
         assert p.allocator.version
         assert p.allocator.version.startswith("1.")

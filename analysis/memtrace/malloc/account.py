@@ -302,7 +302,7 @@ class Account:
         judge = Judge(
             caller, m.glibc, m.layout, m.settings, m.threshold, self.p.start,
             failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
-            call.vm, self.in_flight(), tid in self._advised,
+            call.vm, self.in_flight(), tid in self._advised, m.scene.other,
         )  # fmt: skip
         self._advised.discard(tid)
         labelled = self.heap.loose
@@ -571,6 +571,6 @@ class Account:
             r.start, r.end = extents.get(tag, (r.start, r.end))
             self.tags.note(tag, r.kind)
         for r in self.regions.rows():
-            last_word(r, self.heap.verdicts, self.mallocs.layout)
+            last_word(r, self.heap.verdicts, self.mallocs.layout, other=self.mallocs.scene.other)
         self.heap.trim_steps()
         self.chunks.waiting.clear()

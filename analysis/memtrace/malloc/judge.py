@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from memtrace.malloc import roles, sysmalloc
-from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, Caller
+from memtrace.malloc.caller import ALLOCATOR, LIBC, LIBRARY, PROGRAM, UNKNOWN, Caller
 from memtrace.malloc.glibc import DEFAULT_THRESHOLD, DEFAULT_TOP_PAD, Layout, Settings
 from memtrace.malloc.refused import Refusal, refusal
 from memtrace.malloc.sysmalloc import HUGE, Span
@@ -46,7 +46,8 @@ class Judge:
     mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
     more of them. `vm`: pages mapped after the call. `in_flight`: with other threads, the largest
     chunk that one of them may be freeing (it raises T before it unmaps the chunk), else 0.
-    `advised`: this thread's malloc_trim gave free pages of the heap back just before.
+    `advised`: this thread's malloc_trim gave free pages of the heap back just before. `other`: the
+    process's malloc is another one, and no glibc is there.
     """
 
     caller: Caller
@@ -61,16 +62,22 @@ class Judge:
     vm: int | None = None
     in_flight: int = 0
     advised: bool = False
+    other: bool = False
 
     def _whose(self) -> str:
-        """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator" or "unknown"."""
+        """Answer "malloc", "foreign" (somebody else's sbrk or brk), "allocator", "elsewhere" (the
+        one or the other of these two) or "unknown".
+        """
         c = self.caller
         if c.who == ALLOCATOR:
             return "allocator"
+        if (c.owner or c.outer_owner or "glibc") != "glibc" and c.outer != ALLOCATOR:
+            # A file that holds an allocator's code among its own.
+            return "elsewhere" if self.other or c.who != UNKNOWN else "unknown"
         if c.who in (PROGRAM, LIBRARY):
             return "foreign"
         if c.who != LIBC:
-            return "unknown"
+            return "elsewhere" if self.other else "unknown"
         if c.outer == LIBC:
             return "malloc"
         if c.outer == ALLOCATOR and c.outer_owner in ("jemalloc", "tcmalloc", "mimalloc"):
@@ -102,6 +109,9 @@ class Judge:
         if whose == "foreign":
             heap.pair = heap.own
             return Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN)
+        if whose == "elsewhere":
+            heap.pair = heap.own
+            return Ruling("not-applicable", None, roles.UNKNOWN)
         self._perhaps_foreign(heap)
         return Ruling("unknown", None, roles.UNKNOWN)
 
@@ -130,6 +140,9 @@ class Judge:
         if whose == "foreign":
             heap.pair = heap.own
             return Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN)
+        if whose == "elsewhere":
+            heap.pair = heap.own
+            return Ruling("not-applicable", None, roles.UNKNOWN)
         if whose != "malloc" or not self.glibc:
             self._perhaps_foreign(heap)
             return Ruling("unknown", None, roles.UNKNOWN)

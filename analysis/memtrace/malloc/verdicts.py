@@ -55,14 +55,18 @@ def rule_on(r: Region) -> None:
         r.verdict, r.reason = "unknown", None
 
 
-def last_word(r: Region, steps: AbstractSet[str], layout: Layout) -> None:
+def last_word(r: Region, steps: AbstractSet[str], layout: Layout, *, other: bool = False) -> None:
     """What is said in the end.
 
     Args:
         r: the region.
         steps: the verdicts of the heap's steps.
         layout: of mapped chunks.
+        other: the process's malloc is another one, and no glibc is there.
     """
+    if other and r.verdict == "unknown" and (r.kind == "unknown" or not steps):
+        r.verdict = "not-applicable"  # whatever it is
+        return
     if r.kind == "heap":
         for verdict in ("contradiction", "unknown"):
             if verdict in steps:
