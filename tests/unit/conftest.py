@@ -68,6 +68,7 @@ class Scene:
         self.header = Header(engine="test", machine="x86_64", calls=CALLS, max_map_count=65530)
         self.pending: list[tuple[int, int]] | None = None
         self.complete = True
+        self.base: int | None = None  # of the C library that calls, where it is mapped twice
         self.footer: Footer | None = None
 
     @property
@@ -307,7 +308,8 @@ class Scene:
             return None
         if by.startswith("raw "):
             places[by] = place(by[4:], 0x100), place(by[4:], 0x200), None
-        n, site = self.names.site(*places.get(by, (place(LIBC, 0x100), place(by, 0x200), None)))
+        words = places.get(by, (place(LIBC, 0x100), place(by, 0x200), None))
+        n, site = self.names.site(*words, base=self.base)
         return site if site is not None else n
 
 

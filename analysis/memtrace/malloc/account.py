@@ -17,6 +17,7 @@ from memtrace.malloc.beginnings import Legacy
 from memtrace.malloc.caller import LIBC, LIBRARY, LOADER, PROGRAM, STATIC, UNKNOWN, Callers
 from memtrace.malloc.chunks import Chunks
 from memtrace.malloc.churn import NEAR, Churn
+from memtrace.malloc.copies import Key
 from memtrace.malloc.heap import Heap
 from memtrace.malloc.judge import Judge
 from memtrace.malloc.limits import Refusals
@@ -33,7 +34,7 @@ from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_READ, Change
 from memtrace.space.canonical import Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc
+from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc, Site
 from memtrace.trace.sizes import round_up
 
 #: Ways of mapping whose judgement is remembered.
@@ -299,8 +300,9 @@ class Account:
         tid = call.tid
         caller = self.callers.of(call.site)
         failed, m = self._failed.pop(tid, None), self.mallocs
+        it = m.of(self._copy(call.site))
         judge = Judge(
-            caller, m.glibc, m.layout, m.settings, m.threshold, self.p.start,
+            caller, m.glibc, it.layout, it.settings, it.threshold, self.p.start,
             failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
             call.vm, self.in_flight(), tid in self._advised, m.scene.other,
         )  # fmt: skip
@@ -321,7 +323,7 @@ class Account:
             if who in _ELSEWHERE_THAN_LIBC:
                 self.chunks.unmapped_elsewhere(change)
             elif who in _PERHAPS_LIBC and removed:
-                self.chunks.perhaps_freed(seq, t, call.args, change)
+                self.chunks.perhaps_freed(seq, t, call.args, change, self._copy(call.site))
             self._follow(seq, t, call, "munmap", change)
             return
         piece = removed[0]
@@ -332,7 +334,7 @@ class Account:
             if r.kind == "malloc-chunk":
                 self.chunks.unmapped_elsewhere(change)
         elif (r.older or r.kind == "unknown") and who in _PERHAPS_LIBC:
-            self.chunks.perhaps_freed(seq, t, call.args, change)
+            self.chunks.perhaps_freed(seq, t, call.args, change, self._copy(call.site))
         if self.regions.unmapped(piece, seq) is not None:
             if self.chunks.waiting:
                 self.chunks.waiting.pop(r.born_seq, None)
@@ -385,6 +387,8 @@ class Account:
         r.t_low = threshold.low
         if threshold.unseen:
             r.t_high = threshold.high
+        if not self.mallocs.one_glibc:
+            self._note_copy(r, call.site)
         is_file = attr.is_file
         if is_file:
             r.path = self.p.space.paths.get((attr.dev, attr.ino), "")
@@ -414,7 +418,7 @@ class Account:
                 self.sequences.wait(wait, r.tid, r)
         self.regions.born(r)
         if r.kind == "malloc-chunk":
-            hold(r, self.mallocs)
+            hold(r, self.mallocs.of(r.libc))
         else:
             rule_on(r)
 
@@ -425,6 +429,8 @@ class Account:
         r.born_t, r.t_low, r.prot, r.flags = t, threshold.low, args[2], args[3]
         if threshold.unseen:
             r.t_high = threshold.high
+        if not self.mallocs.one_glibc:
+            self._note_copy(r, call.site)
         d, shaped, site = judged
         if shaped:
             self.chunks.waiting[seq] = r
@@ -456,6 +462,8 @@ class Account:
             if caller.owner == "go" and not is_file and args[3] & MAP_TYPE == MAP_PRIVATE:
                 return self.runtimes.go(args, self.callers.text(call.site), r)
             library = is_file and (attr.dev, attr.ino) in self.libraries
+            if r.libc is not None:
+                scene = scene._replace(one_libc=not self.mallocs.inner(r.libc))
             d = origin.of_mmap(args, attr, caller, scene, is_library=library)
             site = self.callers.place(call.site) if caller.who == LIBC else None
             judged = d, origin.is_chunk_shape(args, self.page), site
@@ -472,6 +480,20 @@ class Account:
             return _ELSEWHERE
         return d
 
+    def _copy(self, site: int | Site | None) -> Key | None:
+        """The copy of glibc that a call came from, if there is more than one and it is told."""
+        if self.mallocs.one_glibc:
+            return None
+        at = self.callers.copy(site)
+        return None if at is None else self.mallocs.copies.key(*at)
+
+    def _note_copy(self, r: Region, site: int | Site | None) -> None:
+        """A mapping that may be the chunk of one of several copies: that one's threshold counts."""
+        r.libc = self._copy(site)
+        if r.libc is not None:
+            threshold = self.mallocs.of(r.libc).threshold
+            r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
+
     def _source(self, args: list[int]) -> Region | None:
         """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
         piece = self.p.space.at(args[0]) if args else None
@@ -485,8 +507,8 @@ class Account:
         key = (attr.dev, attr.ino)
         if attr.perms[2] != "x" or attr.perms[3] == "s":
             return
+        self.mallocs.mapped(path, -attr.delta, seq)
         if key in self.libraries:
-            self.mallocs.mapped_again(path)
             return
         self.libraries.add(key)
         space = self.p.space
@@ -512,16 +534,18 @@ class Account:
         args, ext = call.args, call.ext
         if self.arenas.alive and len(args) > 1:
             self.arenas.unmapped(args[0], args[0] + args[1], seq)
-        self.chunks.unmapped(seq, t, args, who, r, None if ext is None else ext.freed)
+        freed = None if ext is None else ext.freed
+        self.chunks.unmapped(seq, t, args, who, r, freed, self._copy(call.site))
 
     # -- other records --------------------------------------------------------------------------
 
     def libc(self, seq: int, record: Libc) -> None:
         """A C library was identified."""
         self._told += 1
-        copies = older.mapped_copies(self.p.space, record.path) if self.p.attached else 1
+        bases = older.bases(self.p.space, record.path)
         static = self.callers.static and not self.p.start.assumed
-        self.mallocs.libc(seq, record, max(copies, 1), static=static)
+        early = self.p.attached and not self._calls
+        self.mallocs.libc(seq, record, bases, static=static, early=early)
         if record.name == "glibc":
             self.callers.add_libc(record.path)
         elif record.name == "musl":
@@ -571,6 +595,7 @@ class Account:
             r.start, r.end = extents.get(tag, (r.start, r.end))
             self.tags.note(tag, r.kind)
         for r in self.regions.rows():
-            last_word(r, self.heap.verdicts, self.mallocs.layout, other=self.mallocs.scene.other)
+            layout = self.mallocs.of(r.libc).layout
+            last_word(r, self.heap.verdicts, layout, other=self.mallocs.scene.other)
         self.heap.trim_steps()
         self.chunks.waiting.clear()

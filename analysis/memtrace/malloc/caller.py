@@ -162,6 +162,14 @@ class Callers:
         at = None if found is None else self.resolve(found.ret)
         return None if at is None or at[0] is None else (at[0].path, at[1])
 
+    def copy(self, site: int | Site | None) -> tuple[str, int | None] | None:
+        """The C library that made the call, and its base where the file is mapped twice."""
+        found = self.sites.get(site) if isinstance(site, int) else site
+        at = None if found is None else self.resolve(found.ip)
+        if found is None or at is None or at[0] is None or at[0].path not in self.libc:
+            return None
+        return at[0].path, found.base
+
     def text(self, site: int | Site | None) -> tuple[str, int] | None:
         """The place in the program's own file that the call was made from, as far as known."""
         found = self.sites.get(site) if isinstance(site, int) else site

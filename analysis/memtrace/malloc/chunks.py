@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memtrace.malloc import origin
 from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, Callers
 from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.verdicts import hold
 
 if TYPE_CHECKING:
+    from memtrace.malloc.copies import Key
     from memtrace.malloc.mallocs import Mallocs
     from memtrace.space.calls import Change
 
@@ -42,7 +44,7 @@ class Chunks:
         return 0 if unknown is None else unknown.bytes
 
     def _note_threshold(self, r: Region) -> None:
-        threshold = self._mallocs.threshold
+        threshold = self._mallocs.of(r.libc).threshold
         r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
@@ -50,7 +52,8 @@ class Chunks:
         r = self.waiting.get(mmap_seq)
         if r is None:
             return
-        mallocs, layout = self._mallocs, self._mallocs.layout
+        mallocs = self._mallocs
+        it, layout = mallocs.of(r.libc), mallocs.of(r.libc).layout
         possible = mallocs.serving.name in ("glibc", "unknown") or mallocs.claimed is not None
         if possible and layout.known and word and (
             layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
@@ -66,15 +69,22 @@ class Chunks:
                 self._regions.settle(r)
             else:
                 self._regions.become(r, "malloc-chunk", "header")
-                hold(r, mallocs)
-            if mallocs.threshold.unseen and not r.no_arena and mallocs.one_glibc:
-                mallocs.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
+                hold(r, mallocs.of(r.libc))
+            if it.threshold.unseen and not r.no_arena and it.one_glibc:
+                it.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
         elif not word:
             if r.kind == "malloc-chunk":  # the page was there and held no header
                 self._doubt(r)
+            elif r.candidates == origin.FALLBACKS and mallocs.inner(r.libc):
+                # Its malloc made the mapping, and no chunk: sysmalloc_mmap_fallback, for the break
+                # is not its own (`__always_fail_morecore`).
+                self._regions.become(r, "main-arena", "caller")
+                r.verdict, r.reason = "explained", "inner-libc"
             self._regions.settle(r)
 
-    def perhaps_freed(self, seq: int, t: int, args: list[int], change: Change) -> None:
+    def perhaps_freed(
+        self, seq: int, t: int, args: list[int], change: Change, copy: Key | None = None
+    ) -> None:
         """Libc, or nobody known, unmaps what may be a chunk: it would raise the threshold."""
         for _, _, attr, tag in change.removed:
             r = self._regions.alive.get(tag)
@@ -86,7 +96,8 @@ class Chunks:
         size = sum(e - s for s, e, _, _ in change.removed)
         if len(args) < 2 or args[1] != size:
             return
-        self._mallocs.threshold.perhaps_freed(seq, t, size, self._mallocs.layout)
+        for it, _ in self._mallocs.thresholds(copy):
+            it.threshold.perhaps_freed(seq, t, size, it.layout)
 
     def unmapped_elsewhere(self, change: Change) -> None:
         """Not free's munmap: a chunk by its caller alone was mapped there as well, it seems."""
@@ -103,18 +114,20 @@ class Chunks:
 
     def unmapped(
         self, seq: int, t: int, args: list[int], who: str, r: Region,
-        freed: tuple[int, int] | None = None,
+        freed: tuple[int, int] | None = None, copy: Key | None = None,
     ) -> None:  # fmt: skip
         """A region died by a munmap of `args`: a free, if it was a chunk and `who` was libc.
 
-        `freed`: the size words at its start, and of an aligned chunk in it (`Ext.freed`).
+        `freed`: the size words at its start, and of an aligned chunk in it (`Ext.freed`). `copy`:
+        of libc, where there are several and it is told.
         """
         if r.kind != "malloc-chunk" or who in _NOT_FREE or r.verdict == "not-applicable":
             return
-        m, size = self._mallocs, r.bytes
-        if not m.glibc or m.threshold.fixed_by is not None:
+        size = r.bytes
+        if not self._mallocs.glibc:
             return
         whole = len(args) > 1 and args[0] == r.start and args[1] == size
         if whole and r.end - r.start == size:
             word = None if freed is None else freed[1] or freed[0]
-            m.threshold.freed(seq, t, size, m.layout, sure=m.one_glibc, word=word)
+            for it, sure in self._mallocs.thresholds(copy):
+                it.threshold.freed(seq, t, size, it.layout, sure=sure, word=word)

@@ -20,7 +20,8 @@ from dataclasses import replace
 from memtrace.malloc import allocator
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.caller import ALLOCATOR, LIBC, Caller
-from memtrace.malloc.glibc import Layout, Settings, parse_version, settings
+from memtrace.malloc.copies import Copies, Copy, Key
+from memtrace.malloc.glibc import Layout, Settings, Version, parse_version, settings
 from memtrace.malloc.origin import Scene
 from memtrace.malloc.threshold import Threshold
 from memtrace.trace.records import Allocator as Code
@@ -42,6 +43,7 @@ class Mallocs:
         threshold: where glibc's mmap threshold stands; nothing is known of it under another malloc.
         glibc: whether the process's malloc is glibc's.
         one_glibc: whether no second copy of glibc is mapped, whose malloc would be another one.
+        copies: of glibc, if there is more than one.
         scene: what all this means to a new mapping; another value whenever it changes.
     """
 
@@ -59,6 +61,7 @@ class Mallocs:
         self.threshold = Threshold()
         self.glibc = False
         self.one_glibc = True
+        self.copies = Copies()
         self._copies = 0  # of glibc; the second one has a malloc of its own
         self._paths: set[str] = set()
         self.scene = Scene(page=page, heap_max=self.layout.heap_max)
@@ -73,6 +76,7 @@ class Mallocs:
         child.layout, child.settings = self.layout, self.settings
         child.threshold = self.threshold.fork()
         child._copies, child._paths = self._copies, set(self._paths)
+        child.copies = self.copies.fork()
         child.glibc, child.one_glibc, child.scene = self.glibc, self.one_glibc, self.scene
         return child
 
@@ -93,17 +97,30 @@ class Mallocs:
         """Whether a call may still tell which of them is at work."""
         return bool(self.rivals) or self.claimed is not None
 
-    def libc(self, seq: int, record: Libc, copies: int, *, static: bool = False) -> None:
-        """A C library was identified; it is mapped so many times. `static`: the program brings its
-        own and has opened this one besides.
+    def libc(
+        self, seq: int, record: Libc, bases: Iterable[int] = (), *, static: bool = False,
+        early: bool = False,
+    ) -> None:  # fmt: skip
+        """A C library was identified.
+
+        Args:
+            seq: of the record.
+            record: what it is.
+            bases: of its text, as far as that is mapped.
+            static: the program brings its own, and has opened this one besides.
+            early: it was there at the attach.
         """
+        self._libc(seq, record, static=static)
         if record.name == "glibc":
-            if self._copies == 0:
-                self._copies = copies
-            elif record.path not in self._paths:
+            if record.path not in self._paths:
                 self._copies += 1
-            self._paths.add(record.path)
+                self._paths.add(record.path)
+            for base in bases:
+                self.mapped(record.path, base, seq)
+            self.copies.told = self.copies.told and not (early and self._copies > 1)
             self._changed()
+
+    def _libc(self, seq: int, record: Libc, *, static: bool) -> None:
         if any(a.path == record.path for a in self.every):
             return
         found = allocator.from_libc(record, seq)
@@ -153,11 +170,53 @@ class Mallocs:
         if not whole:
             self.claimed = found
 
-    def mapped_again(self, path: str) -> None:
-        """A library's text once more: dlmopen gives a namespace its own libc."""
-        if path in self._paths:
-            self._copies += 1
-            self._changed()
+    def mapped(self, path: str, base: int, seq: int) -> None:
+        """A library's text was mapped, with its file's first byte at `base`."""
+        if path not in self._paths:
+            return
+        copies, key = self.copies, (path, base)
+        bases = copies.bases.setdefault(path, [])
+        again = base in bases  # at the place of one that was closed
+        if not again:
+            bases.append(base)
+            self._copies += len(bases) > 1
+        if copies.main is None and self.glibc and path == self.serving.path:
+            copies.main = key
+        elif key != copies.main and self.glibc:
+            self._inner(key, seq, once_more=again or len(bases) > 1)
+        self._changed()
+
+    def _inner(self, key: Key, seq: int, *, once_more: bool) -> None:
+        """A further copy: its malloc begins as the environment says."""
+        row = next((a for a in self.every if a.path == key[0]), None)
+        if row is None:
+            return
+        if once_more:
+            row = replace(row, evidence=f"mapped {key[0]} once more (#{seq})", seq=seq)
+            self.every.append(row)
+        layout, configured = self._configured(parse_version(row.version))
+        threshold = Threshold(since=seq)
+        threshold.configure(configured, i386=layout.i386)
+        self.copies.inner[key] = Copy(row, layout, configured, threshold)
+
+    def of(self, key: Key | None) -> Mallocs | Copy:
+        """How the malloc of a copy stands; None: of the process's, or it is not told whose."""
+        if key is None:
+            return self
+        if key == self.copies.main:
+            return Copy(self.serving, self.layout, self.settings, self.threshold)
+        return self.copies.inner.get(key, self)
+
+    def inner(self, key: Key | None) -> bool:
+        """Whether a copy is another one's guest, which leaves the break alone (since 2.33)."""
+        copy = None if key is None else self.copies.inner.get(key)
+        return copy is not None and (copy.layout.version or (0, 0)) >= (2, 33)
+
+    def thresholds(self, key: Key | None) -> Iterable[tuple[Mallocs | Copy, bool]]:
+        """The copies that a free by the copy `key` acts on, and whether it surely does."""
+        if key is not None or self.one_glibc:
+            return [(self.of(key), True)]
+        return [(self, False), *((c, False) for c in self.copies.inner.values())]
 
     def loaded(self, path: str, seq: int) -> None:
         """A file that the loader maps before the program runs."""
@@ -254,13 +313,17 @@ class Mallocs:
         if not self.glibc:
             self._changed()
             return
-        start, version = self.start, parse_version(a.version)
-        self.layout = Layout(version, self.layout.abi, self.layout.page)
-        seen = not isinstance(start, Attach)
-        self.settings = settings(
-            start.env, at_secure=start.at_secure, version=version, i386=self.layout.i386
-        )
-        if start.env_lost and not start.at_secure:
-            self.settings = Settings(threshold=None, certain=False, trim=None)
+        seen = not isinstance(self.start, Attach)
+        self.layout, self.settings = self._configured(parse_version(a.version))
         self.threshold.configure(self.settings, seen=seen, i386=self.layout.i386)
         self._changed()
+
+    def _configured(self, version: Version | None) -> tuple[Layout, Settings]:
+        """What a glibc of this version makes of the environment."""
+        start, layout = self.start, Layout(version, self.layout.abi, self.layout.page)
+        if start.env_lost and not start.at_secure:
+            return layout, Settings(threshold=None, certain=False, trim=None)
+        found = settings(
+            start.env, at_secure=start.at_secure, version=version, i386=layout.i386
+        )
+        return layout, found

@@ -304,10 +304,12 @@ def _is_power(size: int) -> bool:
     return size & (size - 1) == 0
 
 
-def mapped_copies(space: AddressSpace, path: str) -> int:
-    """How often a library's text is mapped: dlmopen maps the same file once more."""
+def bases(space: AddressSpace, path: str) -> list[int]:
+    """Where a library's file would begin in each mapping of its text, in address order: dlmopen
+    maps the same file once more.
+    """
     files = {key for key, name in space.paths.items() if name == path}
     places: Iterable[tuple[str, int, int]] = (
         (a.dev, a.ino, a.delta) for _, _, a, _ in space.pieces() if a.perms[2] == "x"
     )
-    return len({place for place in places if place[:2] in files})
+    return list(dict.fromkeys(-place[2] for place in places if place[:2] in files))

@@ -37,6 +37,10 @@ NO_RULE = frozenset({
 })  # fmt: skip
 
 
+#: What libc's malloc maps where it may be either.
+FALLBACKS = ("malloc-chunk", "main-arena")
+
+
 class Decision(NamedTuple):
     """A kind with its evidence.
 
@@ -155,7 +159,7 @@ def _of_libc(args: list[int], scene: Scene) -> Decision:
     if scene.brk_failed == "malloc":
         return Decision("main-arena", "sequence")  # sysmalloc_mmap_fallback
     if scene.brk_failed or fallback or scene.hugetlb >= 2:
-        return Decision("unknown", "none", None, ("malloc-chunk", "main-arena"), "header")
+        return Decision("unknown", "none", None, FALLBACKS, "header")
     return Decision("malloc-chunk", "caller", wait="header")
 
 

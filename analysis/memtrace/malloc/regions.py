@@ -31,7 +31,7 @@ class Region:
     knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth; `t_high` its
     upper one where the bounds are apart because frees were not seen. `settled`: the kind may be
     counted, in `sum`; if not, it may be after `until` calls. `site`: where in the C library the
-    mmap returned to. `older`: than the trace, found at an attach, as is a forked child's copy.
+    mmap returned to; `libc`: which copy of it, where there are several and that is told. `older`: than the trace, found at an attach, as is a forked child's copy.
     """
 
     # What stays as it is here for most regions is no store per birth.
@@ -49,6 +49,7 @@ class Region:
     settled = True
     inherited = no_arena = older = False
     site: tuple[str, int] | None = None
+    libc: tuple[str, int] | None = None
     t_low: int | None = None
     t_high: int | None = None
     counted_as: str | None = None
@@ -81,7 +82,7 @@ class Region:
 
 #: What a child's region has of its mother's, if that is out of the ordinary.
 _SELDOM = (
-    "prot", "flags", "owner", "candidates", "reason", "no_arena", "older", "t_high",
+    "prot", "flags", "owner", "candidates", "reason", "no_arena", "older", "t_high", "libc",
 )  # fmt: skip
 
 

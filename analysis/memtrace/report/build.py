@@ -15,6 +15,7 @@ from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.regions import Region
 from memtrace.malloc.tags import Kinds
+from memtrace.malloc.threshold import Threshold
 from memtrace.replay.book import Book, Making
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
@@ -219,6 +220,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
     rss = p.rss_peak * page or None
     rows = a.regions.rows()
     found = findings(facts_of(a, result, rows))
+    further = {c.row: c.threshold for c in a.mallocs.copies.inner.values()}
     return ProcessRow(
         pid=p.pid,
         mm=p.mm,
@@ -231,7 +233,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         assumed=assumed,
         attached=_attached(a, page, timed=result.timed),
         allocator=_allocator(a.mallocs.serving),
-        allocators=[_allocator(x) for x in a.mallocs.every],
+        allocators=[_allocator(x, further.get(x), timed=result.timed) for x in a.mallocs.every],
         verification=Verification(
             snapshots=p.snapshots,
             exact=p.exact,
@@ -241,7 +243,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         ),
         calls={n: CallCount(count=c[0], failed=c[1]) for n, c in sorted(p.calls.items())},
         heap=_heap(a, result.header.overcommit, timed=result.timed),
-        threshold=_threshold(a, timed=result.timed),
+        threshold=_threshold(a.mallocs.threshold, timed=result.timed),
         regions=[_region(a, r) for r in rows],
         regions_total=a.regions.total,
         arenas=[
@@ -319,10 +321,13 @@ def _attached(a: Account, page: int, *, timed: bool) -> AttachedRow | None:
     )
 
 
-def _allocator(a: Allocator) -> AllocatorRow:
+def _allocator(
+    a: Allocator, threshold: Threshold | None = None, *, timed: bool = True
+) -> AllocatorRow:
     return AllocatorRow(
         name=a.name, version=a.version, rule=a.rule, evidence=a.evidence,
         build_id=a.build_id, own_rule=a.own_rule,
+        threshold=None if threshold is None else _threshold(threshold, timed=timed),
     )  # fmt: skip
 
 
@@ -390,8 +395,7 @@ def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
     )
 
 
-def _threshold(a: Account, *, timed: bool) -> ThresholdRow:
-    t = a.mallocs.threshold
+def _threshold(t: Threshold, *, timed: bool) -> ThresholdRow:
     trim = t.trim()
     return ThresholdRow(
         initial=t.initial,
@@ -421,7 +425,7 @@ def _threshold(a: Account, *, timed: bool) -> ThresholdRow:
 def _region(a: Account, r: Region) -> RegionRow:
     request = None
     if r.kind == "malloc-chunk" and a.mallocs.glibc:
-        bounds = a.mallocs.layout.request(r.length)
+        bounds = a.mallocs.of(r.libc).layout.request(r.length)
         if bounds is not None:
             request = Interval(min=bounds[0], max=bounds[1])
     return RegionRow(

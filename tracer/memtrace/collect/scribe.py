@@ -8,6 +8,7 @@ lines out; `writing.py` is the process around it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ class Model:
 
     __slots__ = (
         "asked", "calls", "code", "freed", "libcs", "malloc", "offset", "older", "pid", "sites",
-        "space",
+        "space", "twice",
     )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
@@ -68,6 +69,7 @@ class Model:
         self.asked = False
         self.offset = 0
         self.older = False  # than the trace
+        self.twice: frozenset[tuple[str, int]] = frozenset()
 
 
 class Scribe:
@@ -161,6 +163,7 @@ class Scribe:
         change = apply(space, name, used, ret, ext, file, self._cache)
         if change is not None and _touches_code(change):
             model.sites.clear()
+            model.twice = _mapped_twice(space)
         seq = self.seq = self.seq + 1
         if model.freed and name == "munmap" and (freed := model.freed.pop(used[0], None)):
             ext = ext or Ext()
@@ -246,7 +249,10 @@ class Scribe:
             _place(space, outer) if outer else None,
         )
         direct = _is_direct(model.pid, places[0], places[1]) if name == "mmap" else None
-        number, definition = self._interner.site(*places, direct=direct)
+        ip, base = places[0], None
+        if model.twice and isinstance(ip, tuple) and ip[:2] in model.twice:
+            base = entry[1] - ip[3]
+        number, definition = self._interner.site(*places, direct=direct, base=base)
         if len(model.sites) > 65536:
             model.sites.clear()
         model.sites[key] = number
@@ -301,6 +307,7 @@ class Scribe:
             model = self._models[fields["child_mm"]] = Model(fields["child"])
             if parent is not None:
                 model.space = parent.space.fork()
+                model.twice = parent.twice
                 model.offset = 0
         elif rec == "gone":
             self._models.pop(fields["mm"], None)
@@ -320,6 +327,7 @@ class Scribe:
         record: Start = msgspec.convert(fields, Exec | Attach)
         model.older = isinstance(record, Attach)
         seed(model.space, record, self._cache.parse(record.maps))
+        model.twice = _mapped_twice(model.space)
         if record.vm is not None:
             self.vm_peak = max(self.vm_peak, record.vm)
             self.rss_peak = max(self.rss_peak, record.rss or 0)
@@ -351,6 +359,7 @@ class Scribe:
             self.counts["exact"] += 1
         else:
             model.sites.clear()  # code may be where the model did not have it
+            model.twice = _mapped_twice(model.space)
             if len(self.drift) < 100:
                 self.drift.append((self.seq, fields["mm"]))
         if "vm" in fields:
@@ -395,6 +404,13 @@ def _touches_code(change: Change) -> bool:
     return any(p[2].perms[2] == "x" for p in change.removed) or any(
         p[2].perms[2] == "x" for p in change.added
     )
+
+
+def _mapped_twice(space: AddressSpace) -> frozenset[tuple[str, int]]:
+    """(dev, inode) of the files whose text is mapped at more than one place."""
+    texts = {(a.dev, a.ino, a.delta) for _, _, a, _ in space.pieces() if a.perms[2] == "x" and a.ino}
+    counts = Counter(text[:2] for text in texts)
+    return frozenset(key for key, n in counts.items() if n > 1)
 
 
 def _place(space: AddressSpace, address: int) -> Place | None:

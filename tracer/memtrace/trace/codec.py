@@ -208,13 +208,16 @@ class Interner:
         return FileId(n, dev, ino, path)
 
     def site(
-        self, *places: tuple[str, int, str, int] | int | None, direct: bool | None = None
+        self,
+        *places: tuple[str, int, str, int] | int | None,
+        direct: bool | None = None,
+        base: int | None = None,
     ) -> tuple[int, Site | None]:
         """The number of a site (ip, ret, outer), and its definition when this is the first use.
 
         A place is (dev, ino, path, file offset), a bare address, or None.
         """
-        key = (*places, direct)
+        key = (*places, direct, base)
         known = self._sites.get(key)
         if known is not None:
             return known, None
@@ -226,4 +229,4 @@ class Interner:
             else:
                 refs.append(None if p is None else (None, p))
         ip, ret, outer = [*refs, None, None][:3]
-        return n, Site(n, ip or (None, 0), ret, outer, direct)
+        return n, Site(n, ip or (None, 0), ret, outer, direct, base)

@@ -56,7 +56,8 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     `outer` a further word of the frame: [sp+0x20] for brk (sbrk's caller), [sp+0x58] for mremap.
     `direct`, for an mmap whose `ip` and `ret` are in one file: whether the instruction before `ret`
     was seen to call the function that `ip` is in. False: `ret` may be the caller of a function that
-    ended in a jump to mmap.
+    ended in a jump to mmap. `base`, where the file of `ip` is mapped to be executed more than once:
+    the address that its first byte has, or would have, in the mapping of `ip`.
     """
 
     id: int
@@ -64,6 +65,7 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     ret: Place | None = None
     outer: Place | None = None
     direct: bool | None = None
+    base: int | None = None
 
 
 class Ext(msgspec.Struct, omit_defaults=True, gc=False):
