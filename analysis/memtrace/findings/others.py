@@ -93,8 +93,8 @@ def without_the_rule(f: Facts) -> Finding | None:
             names.append(owner)
             own = rule_of(owner)
             parts.append(
-                f"{plural(count, 'region')}, {format_size(size)} at their peaks, belong to {owner}, "
-                f"which asks the kernel itself." + (f" {own}" if own else "")
+                f"{plural(count, 'region')}, {format_size(size)} at their peaks, belong to "
+                f"{owner}, which asks the kernel itself." + (f" {own}" if own else "")
             )
     if not parts:
         return None
@@ -125,7 +125,8 @@ have
 What to do. Nothing: it is a note. The allocator's own rule: memtrace explain NAME.
 
 See it live.
-    LD_PRELOAD=libjemalloc.so.2 memtrace run -o t.json -- build/samples/threshold-edge
+    export LD_PRELOAD=libjemalloc.so.2
+    memtrace run -o t.json -- build/samples/threshold-edge
     memtrace report t.json
 """,
 )
@@ -178,8 +179,8 @@ can do. ENOMEM is the one to look at: no memory may be charged (RLIMIT_AS, RLIMI
 overcommit), pages of the range are not mapped (mprotect, madvise), or there are too many mappings
 (MT107).
 
-How it is decided. Any failed call but brk (MT109), exec and fork makes the note; ENOMEM makes it a warning. Where
-the kernel's map was read right after an ENOMEM, and had fewer mappings than the limit, it says that
+How it is decided. Any failed call but brk (MT109), exec and fork makes the note; ENOMEM makes
+it a warning. Where the kernel's map was read right after an ENOMEM, and had fewer mappings than the limit, it says that
 the number of mappings is not the cause.
 
 What to do. memtrace events TRACE shows each with its arguments and its errno.
