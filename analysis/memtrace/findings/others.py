@@ -180,7 +180,8 @@ overcommit), pages of the range are not mapped (mprotect, madvise), or there are
 (MT107).
 
 How it is decided. Any failed call but brk (MT109), exec and fork makes the note; ENOMEM makes
-it a warning. Where the kernel's map was read right after an ENOMEM, and had fewer mappings than the limit, it says that
+it a warning. Where the kernel's map was read right after an ENOMEM, and had fewer mappings than
+the limit, it says that
 the number of mappings is not the cause.
 
 What to do. memtrace events TRACE shows each with its arguments and its errno.
