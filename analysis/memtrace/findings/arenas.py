@@ -11,6 +11,7 @@ from memtrace.trace.sizes import format_size, plural
 HEAPS = 8
 #: Of the reserved bytes so large a part at most was opened: 1 / SHARE.
 SHARE = 4
+_SET = {"environ": "MALLOC_ARENA_MAX", "tunable": "GLIBC_TUNABLES"}
 
 
 def blow_up(f: Facts) -> Finding | None:
@@ -22,14 +23,10 @@ def blow_up(f: Facts) -> Finding | None:
     reserved = sum(a.reserved for a in f.arenas)
     if len(f.arenas) < HEAPS or opened * SHARE > reserved:
         return None
-    per_cpu = 2 if f.i386 else 8
-    limit = f"glibc makes up to {per_cpu} arenas per online CPU"
-    if f.cpus is not None:
-        limit += f" ({per_cpu * f.cpus:,} on these {plural(f.cpus, 'CPU')}, the heap included)"
     text = (
         f"malloc holds {format_size(reserved)} of address space for arenas of other threads at the "
         f"end, {len(f.arenas):,} times {format_size(size)}, and opened {format_size(opened)} of it "
-        f"(the sum of their peaks). {limit}; a container's CPU quota does not count. Reserved is "
+        f"(the sum of their peaks). {_limit(f)} Reserved is "
         f"not resident: it costs no memory, but counts against ulimit -v and in VIRT. What it "
         f"costs is that memory freed in one arena is not used by threads of another."
     )
@@ -42,6 +39,20 @@ def blow_up(f: Facts) -> Finding | None:
         evidence=seqs(born),
         remedy="MALLOC_ARENA_MAX=2 PROG ARGS...  (or mallopt(M_ARENA_MAX, 2)) bounds them",
     )
+
+
+def _limit(f: Facts) -> str:
+    """How many arenas there may be, and why."""
+    most, reason, cpus = f.arena_limit
+    if reason in _SET and most is not None:
+        return f"{_SET[reason]} allows {most:,} arenas, the heap included."
+    each = 2 if f.i386 else 8
+    text = f"glibc makes up to {each} arenas per online CPU"
+    if most is not None and cpus is not None:
+        text += f" ({most:,} on these {plural(cpus, 'CPU')}, the heap included)"
+    if reason == "cpus-allowed":
+        text += ", or, in this version as its authors released it, per CPU that it may run on"
+    return f"{text}; a container's CPU quota does not count."
 
 
 BLOW_UP = Rule(

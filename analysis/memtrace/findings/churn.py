@@ -90,11 +90,10 @@ under other allocators, or where the program calls mmap itself.
 
 How it is decided. A pair is a private anonymous mapping that one munmap took away whole within
 {NEAR} records after its mmap. The finding needs {PAIRS} pairs of one size and kind whose calls
-are at least
-{PERCENT} % of the process's memory calls, at least half of which lived less than
-{format_time(SHORT)} (not asked of a
-trace without times). Records of other threads and processes count as distance, so that busy traces
-show fewer pairs than there are, never more. The metric churn.pairs counts all pairs.
+are at least {PERCENT} % of the process's memory calls, at least half of which lived less than
+{format_time(SHORT)} (not asked of a trace without times). Records of other threads and processes
+count as distance, so that busy traces show fewer pairs than there are, never more. The metric
+churn.pairs counts all pairs.
 
 What to do. Keep the buffer and use it again. Or raise or free the threshold: unset
 MALLOC_MMAP_THRESHOLD_, or set it above the size. The price of a higher threshold is MT101's.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memtrace.malloc.allocator import UNKNOWN, Allocator
+from memtrace.malloc.arenas import Limit, limit
 from memtrace.malloc.churn import Pairs
-from memtrace.malloc.glibc import Settings
-from memtrace.malloc.heap import Step
+from memtrace.malloc.heap import NoTrim, Step
 from memtrace.malloc.limits import Refusal
 from memtrace.malloc.threshold import Move
 
@@ -25,18 +25,24 @@ if TYPE_CHECKING:
     from memtrace.malloc.account import Account
     from memtrace.malloc.heap import Heap
     from memtrace.malloc.regions import Region
+    from memtrace.malloc.threshold import Threshold
+    from memtrace.malloc.walks import Taken
     from memtrace.replay.result import Replay
+    from memtrace.trace.records import WalkedHeap
 
 #: Pairs of one size that are worth being told, at least.
 PAIRS = 100
-_DEFAULTS = Settings()
+_NO_LIMIT = Limit()
 #: Chunks that are named, at most.
 _CHUNKS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdFacts:
-    """glibc's mmap threshold: `Threshold`, at the end."""
+    """glibc's mmap threshold: `Threshold`, at the end. `trim`: what the trim threshold is at least.
+    `sure`: the sizes of all freed chunks are known, so that none of memalign's passes for a plain
+    one.
+    """
 
     initial: int | None = None
     low: int | None = None
@@ -44,6 +50,8 @@ class ThresholdFacts:
     fixed_by: str | None = None
     inherited: bool = False
     rises: int = 0
+    trim: int | None = None
+    sure: bool = False
     moves: tuple[Move, ...] = ()
 
     def first(self, cause: str) -> Move | None:
@@ -53,27 +61,35 @@ class ThresholdFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeapFacts:
-    """The break: `Heap`, at the end. `steps` are the largest of `steps_total`. `first`: bytes it
-    began with, None if not known.
+    """The break: `Heap`, at the end. `steps` are the largest ones. `no_trim`: why malloc kept most
+    of the heap's largest extent.
     """
 
     start: int | None = None
     final: int | None = None
-    peak: int | None = None
-    first: int | None = 0
     growths: int = 0
     shrinks: int = 0
     refused: int = 0
     grown: int = 0
-    shrunk: int = 0
-    exact: bool = True
     steps: tuple[Step, ...] = ()
-    steps_total: int = 0
+    no_trim: NoTrim | None = None
 
-    @property
-    def all_steps(self) -> bool:
-        """Whether no step is left out."""
-        return len(self.steps) == self.steps_total
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InsideFacts:
+    """The last walk's word about the main heap, walked to its end while nothing ran: record `seq`.
+
+    `used`, `free`, `top`: bytes of chunks in use (or kept for reuse by malloc's caches), of free
+    ones below the top, of the top. `pin`: (address, size) of the used chunk right below the top.
+    """
+
+    seq: int
+    why: str
+    size: int
+    used: int
+    free: int
+    top: int
+    pin: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +143,9 @@ class Facts:
     allocator: Allocator = UNKNOWN
     allocators: tuple[Allocator, ...] = ()
     i386: bool = False
-    settings: Settings = _DEFAULTS
     threshold: ThresholdFacts = ThresholdFacts()
     heap: HeapFacts = HeapFacts()
+    inside: InsideFacts | None = None
     chunks: ChunkFacts = ChunkFacts()
     arenas: tuple[ArenaFacts, ...] = ()
     other_heaps: tuple[tuple[str, int, int], ...] = ()
@@ -140,7 +156,7 @@ class Facts:
     refusals: tuple[Refusal, ...] = ()
     maps_peak: int | None = None
     maps_limit: int | None = None
-    cpus: int | None = None
+    arena_limit: Limit = _NO_LIMIT
 
     @property
     def glibc(self) -> bool:
@@ -168,12 +184,13 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         allocator=a.mallocs.serving,
         allocators=tuple(a.mallocs.every),
         i386=a.mallocs.layout.i386,
-        settings=a.mallocs.settings,
         threshold=ThresholdFacts(
             initial=t.initial, low=t.low, high=t.high, fixed_by=t.fixed_by, inherited=t.inherited,
-            rises=t.rises, moves=tuple(t.history),
+            rises=t.rises, trim=t.trim_floor(), sure=t.floor == t.low == t.high == t.ceiling,
+            moves=tuple(t.history),
         ),
-        heap=_heap(a.heap),
+        heap=_heap(a.heap, t),
+        inside=None if a.walks.last is None else _inside(a.walks.last),
         chunks=_chunks(a),
         arenas=_arenas(a),
         other_heaps=_others(rows),
@@ -184,26 +201,31 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         refusals=tuple(a.refusals.enomem),
         maps_peak=p.maps_peak or None,
         maps_limit=header.max_map_count,
-        cpus=header.cpus_online,
+        arena_limit=limit(p.start, a.mallocs.layout, header.cpus_online),
     )  # fmt: skip
 
 
-def _heap(h: Heap) -> HeapFacts:
-    final = h.final()
+def _heap(h: Heap, t: Threshold) -> HeapFacts:
     return HeapFacts(
         start=h.start,
-        final=final,
-        peak=None if final is None else h.peak,
-        first=h.first,
+        final=h.final(),
         growths=h.growths,
         shrinks=h.shrinks,
         refused=h.refused,
         grown=h.grown_bytes,
-        shrunk=h.shrunk_bytes,
-        exact=not (h.loose or h.rounded or h.blind),
         steps=tuple(h.steps),
-        steps_total=h.steps_total,
+        no_trim=h.no_trim(t),
     )
+
+
+def _inside(walk: Taken) -> InsideFacts | None:
+    main: WalkedHeap | None = next((h for h in walk.heaps if h.kind == "main"), None)
+    if main is None or not main.complete or not walk.still or main.top is None:
+        return None
+    return InsideFacts(
+        seq=walk.seq, why=walk.why, size=main.end - main.base, used=main.used or 0,
+        free=main.free or 0, top=main.top[1], pin=main.pin,
+    )  # fmt: skip
 
 
 def _chunks(a: Account) -> ChunkFacts:
@@ -223,13 +245,13 @@ def _chunks(a: Account) -> ChunkFacts:
 def _arenas(a: Account) -> tuple[ArenaFacts, ...]:
     if not a.arenas.alive:
         return ()
-    born = {
-        r.start: r.born_seq
-        for r in a.regions.alive.values()
-        if r.kind == "arena" and not r.inherited and not r.older
-    }
     return tuple(
-        ArenaFacts(base=x.base, reserved=x.reserved, peak=x.committed_peak, seq=born.get(x.base))
+        ArenaFacts(
+            base=x.base,
+            reserved=x.reserved,
+            peak=x.committed_peak,
+            seq=None if x.inherited or not x.born_seq else x.born_seq,
+        )
         for x in a.arenas.alive.values()
     )
 

@@ -7,94 +7,123 @@ from memtrace.findings.facts import Facts
 from memtrace.findings.finding import INFO, WARNING, Finding, Rule, seqs
 from memtrace.malloc.allocator import NO_RULE
 from memtrace.malloc.heap import Step
+from memtrace.malloc.roles import FOREIGN as SBRK
 from memtrace.trace.sizes import format_size, plural
 
 #: A heap that ends smaller than this is not worth a word: some 132 KiB stay in any case.
 SMALLEST = 256 << 10
 #: One that could give nothing back is a warning from this size on.
 LARGE = 1 << 20
-#: The default trim threshold, DEFAULT_TRIM_THRESHOLD.
-_TRIM = 128 << 10
-#: systrim leaves MINSIZE and a byte beyond M_TOP_PAD, and gives back whole pages.
-_LEAST_TRIM = 4096 + 33
+#: Free below what pins the top, of the heap: 1 / PINNED at least.
+PINNED = 4
+#: Walks of the end.
+_ENDS = {"exit": "At exit", "exec": "Before the exec", "detach": "At the end"}
 
-# -- MT103 ----------------------------------------------------------------------------------------
+# -- MT103 ---------------------------------------------------------------------------------------
 
 
 def never_shrank(f: Facts) -> Finding | None:
-    """The heap grew and never gave anything back."""
+    """The heap grew, and most of it stayed."""
     h = f.heap
-    if h.growths < 2 or h.shrinks or f.allocator.rule == NO_RULE:
-        return None
     size = h.final if h.final is not None else h.grown  # where it begins may not be known
-    if size < SMALLEST:
+    if h.growths < 2 or f.allocator.rule == NO_RULE or size < SMALLEST:
         return None
-    recorded = "" if f.whole else " as far as recorded"
-    since = " since the attach" if f.attached and not f.assumed else ""
-    since = " since the log begins" if f.attached and f.assumed else since
-    text = f"The heap grew {h.growths:,} times and never shrank{recorded}{since}; "
-    text += "it ends with " if h.final is not None else "it grew by "
-    text += f"{format_size(size)}."
     growths = [s for s in h.steps if s.delta > 0]
-    evidence = [s.seq for s in (growths[:3] + growths[-2:])]
-    bound = _could_not_trim(f)
-    if bound is not None:
-        seq, trim = bound
-        when = f"Since #{seq} the" if seq > f.born_seq else "The"
-        text += (
-            f" {when} heap was at no time large enough for free to give anything back: that takes "
-            f"a free top as large as the trim threshold, {format_size(trim)} at the end (unless "
-            f"the program set it by mallopt, or freed an aligned chunk: neither leaves a record)."
-        )
+    kept = _Kept(f, size, [s.seq for s in (growths[:3] + growths[-2:])])
+    found = kept.below_the_trim_threshold() or kept.inside()
+    return found if found is not None or h.shrinks else kept.unknown()
+
+
+class _Kept:
+    """What is said of a heap that stayed: how much, and why."""
+
+    def __init__(self, f: Facts, size: int, growths: list[int]) -> None:
+        self.f, self.size, self.growths = f, size, growths
+        since = " since the log begins" if f.assumed else " since the attach"
+        self.where = ("" if f.whole else " as far as recorded") + (since if f.attached else "")
+        grew = f"grew {plural(f.heap.growths, 'time')}"
+        if f.heap.shrinks:
+            self.what = f"{grew} and shrank {plural(f.heap.shrinks, 'time')}{self.where}"
+        else:
+            self.what = f"{grew} and never shrank{self.where}"
+        ends = "it ends with" if f.heap.final is not None else "it grew by"
+        self.said = f"The heap {self.what}; {ends} {format_size(size)}."
+        self.short = "never shrank" if not f.heap.shrinks else "kept most of its peak"
+
+    def below_the_trim_threshold(self) -> Finding | None:
+        """Proven: no free can have given anything back."""
+        f, no_trim = self.f, self.f.heap.no_trim
+        if (
+            no_trim is None
+            or no_trim.reason != "below-trim-threshold"
+            or not f.whole
+            or not f.glibc
+        ):
+            return None
+        since, trim = no_trim.since, f.threshold.trim
+        when = f"Since #{since} the" if since is not None else "The"
+        large = "" if trim is None else f", {format_size(trim)} at the end"
         return Finding(
             rule="MT103",
-            severity=WARNING if size >= LARGE else INFO,
-            headline=f"the heap never shrank ({format_size(size)}): the trim threshold is above it",
-            message=text,
-            evidence=seqs([*evidence, *([seq] if seq > f.born_seq else [])]),
+            severity=WARNING if self.size >= LARGE else INFO,
+            headline=f"the heap {self.short} ({format_size(self.size)}): "
+            "the trim threshold is above it",
+            message=f"{self.said} {when} heap was at no time as large as the trim threshold"
+            f"{large}, and free gives back only when the free top of the heap is (unless the "
+            f"program set it by mallopt, which leaves no record).",
+            evidence=seqs([*self.growths, *([] if since is None else [since])]),
             remedy="MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...  fixes the trim threshold, and the "
             "mmap threshold with it",
         )
-    text += (
-        " Why is not known: nothing may have been freed, or what is free does not reach the top of "
-        "the heap, from where alone free gives back."
-    )
-    return Finding(
-        rule="MT103",
-        severity=INFO,
-        headline=f"the heap grew {h.growths:,} times and never shrank{recorded}{since}",
-        message=text,
-        evidence=seqs(evidence),
-        remedy="gdb -p PID -batch -ex 'call (int)malloc_trim(0)'  if resident memory falls then, "
-        "free memory was held below the top",
-    )
 
+    def inside(self) -> Finding | None:
+        """What a walk of the heap shows at the end."""
+        walk = self.f.inside
+        if walk is None or walk.why not in _ENDS:
+            return None
+        at = f"{self.said} {_ENDS[walk.why]} (#{walk.seq})"
+        if walk.pin is None or PINNED * walk.free < walk.size:
+            return None if self.f.heap.shrinks else self._in_use(at)
+        address, size = walk.pin
+        return Finding(
+            rule="MT103",
+            severity=WARNING if walk.free >= SMALLEST else INFO,
+            headline=f"the heap {self.short}: {format_size(walk.free)} are free below a chunk of "
+            f"{format_size(size)} at its top",
+            message=f"{at} {format_size(walk.free)} of its {format_size(walk.size)} were free, but "
+            f"below the chunk of {format_size(size)} at {address:#x}, which is in use, or kept for "
+            f"reuse by malloc's caches: only what lies above it, {format_size(walk.top)}, can go "
+            f"back by lowering the break.",
+            evidence=seqs([*self.growths, walk.seq]),
+            remedy="call malloc_trim(0) in the program after a phase that frees much: it gives "
+            "back whole free pages below the top, too",
+        )
 
-def _could_not_trim(f: Facts) -> tuple[int, int] | None:
-    """Since when (seq), and by which trim threshold at least, no free can have shrunk the heap;
-    None where that is not proven up to the end.
+    def _in_use(self, at: str) -> Finding:
+        walk = self.f.inside
+        assert walk is not None  # noqa: S101 - its only caller has looked
+        return Finding(
+            rule="MT103",
+            severity=INFO,
+            headline=f"the heap {self.what}",
+            message=f"{at} {format_size(walk.used)} of its {format_size(walk.size)} were in use "
+            f"(or kept for reuse by malloc's caches), {format_size(walk.free)} free below the top, "
+            f"{format_size(walk.top)} free at the top.",
+            evidence=seqs([*self.growths, walk.seq]),
+            remedy="valgrind --tool=massif PROG ARGS...  shows who holds the memory",
+        )
 
-    free trims when the top is as large as the trim threshold (`_int_free`, `systrim`), and the top
-    is never larger than the heap.
-    """
-    t, h = f.threshold, f.heap
-    known = f.glibc and f.whole and h.exact and h.all_steps and not f.attached
-    if not known or h.final is None or not f.settings.certain:
-        return None
-    if t.fixed_by is not None or t.inherited or any(m.cause != "freed-chunk" for m in t.moves):
-        return None
-    extent, trim = h.final - h.grown + h.shrunk, _TRIM
-    least = f.settings.top_pad + _LEAST_TRIM
-    since: int | None = f.born_seq if extent < max(trim, least) else None
-    events = [(s.seq, s.delta, 0) for s in h.steps] + [(m.seq, 0, m.low or 0) for m in t.moves]
-    for seq, delta, low in sorted(events):
-        extent += delta
-        trim = max(trim, 2 * low)
-        if extent >= max(trim, least):
-            since = None
-        elif since is None:
-            since = seq
-    return None if since is None else (since, trim)
+    def unknown(self) -> Finding:
+        """Nothing tells why."""
+        return Finding(
+            rule="MT103",
+            severity=INFO,
+            headline=f"the heap {self.what}",
+            message=f"{self.said} Why is not known: nothing may have been freed, or what is free "
+            f"does not reach the top of the heap, from where alone free gives back.",
+            evidence=seqs(self.growths),
+            remedy="memtrace run --heap-walk -- PROG ARGS...  looks into the heap at its end",
+        )
 
 
 NEVER_SHRANK = Rule(
@@ -108,23 +137,24 @@ any case. One live block at the top, or small freed blocks that malloc keeps for
 all that is free below. A heap that never shrinks is no fault of itself: a program that frees
 nothing before it ends shows the same.
 
-How it is decided. Two growths at least, no shrink, and {SMALLEST >> 10} KiB or more at the end.
-The cause "the trim threshold is higher than the heap" is proven when from some record on the
-heap was at no time as large as the trim threshold, which follows from the recorded frees
-(unless mallopt was called or a freed chunk was an aligned one, which leaves no record): from
-{LARGE >> 20} MiB on that makes it a warning. It is not looked for in a trace with gaps, or
-after an attach. What pins the top only a look into the heap tells; without one the cause is not
-known, and the finding says so.
+How it is decided. Two growths at least, and {SMALLEST >> 10} KiB or more at the end. The cause
+"the trim threshold is above it" is proven when from some record on the heap was at no time as
+large as the trim threshold, which follows from the recorded frees (unless mallopt was called):
+from {LARGE >> 20} MiB on that makes it a warning. It is not looked for in a trace with gaps. What
+pins the top is proven by a walk of the heap at its end (memtrace run --heap-walk): 1/{PINNED} of
+the heap or more is free below the last chunk in use; from {SMALLEST >> 10} KiB on that is a
+warning. What malloc's caches keep counts as in use. A heap that shrank at times is named only
+where one of these is proven. Else the cause is not known, and the finding says so.
 
-What to do. If resident memory matters, try in the running program
-    gdb -p PID -batch -ex 'call (int)malloc_trim(0)'
-If it falls, the memory was free and held: call malloc_trim(0) after a phase that frees much, or fix
+What to do. If resident memory matters, try in the running program If it falls, the memory was
+free and held: call malloc_trim(0) after a phase that frees much, or fix the thresholds:
+MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...
 the thresholds: MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...
 
 See it live.
     memtrace run -o t.json -- build/samples/rss-stays
     memtrace report t.json
-    memtrace run -o t.json -- build/samples/heap-pinned
+    memtrace run --heap-walk -o t.json -- build/samples/heap-pinned
     memtrace report t.json
 """,
 )
@@ -137,8 +167,15 @@ _REFUSED = {
         "a mapping is in the way",
         "memtrace maps TRACE --at SEQ  shows what lies above the heap",
     ),
+    "RLIMIT_DATA": ("RLIMIT_DATA excludes it", "ulimit -d unlimited  in the shell that starts it"),
+    "RLIMIT_AS": ("RLIMIT_AS excludes it", "ulimit -v unlimited  in the shell that starts it"),
 }
-_ASK = "ulimit -d; ulimit -v; cat /proc/sys/vm/overcommit_memory"
+_CANDIDATES = {
+    "stack-guard-gap": "the gap below a stack (stack_guard_gap)",
+    "overcommit": "what the machine can promise (vm.overcommit_memory)",
+    "max-map-count": "the number of mappings (vm.max_map_count)",
+}
+_ASK = "ulimit -d; ulimit -v; cat /proc/sys/vm/overcommit_memory /proc/sys/vm/max_map_count"
 
 
 def refused(f: Facts) -> Finding | None:
@@ -148,16 +185,16 @@ def refused(f: Facts) -> Finding | None:
         return None
     first = steps[0]
     causes = {s.cause for s in steps}
-    cause = _REFUSED.get(first.cause or "", ("", ""))
-    why = (
-        f"There {cause[0]}."
-        if cause[0].startswith("is")
-        else f"{cause[0].capitalize()}."
-        if cause[0]
-        else "No mapping was in the way; which limit it was is not known."
-    )
+    cause, remedy = _REFUSED.get(first.cause or "", ("", _ASK))
+    if cause:
+        why = f"{cause[0].upper()}{cause[1:]}."
+        if first.cause != "next-mapping":
+            why += " The limit is that of the exec or attach; setrlimit leaves no record."
+    else:
+        named = ", ".join(_CANDIDATES.get(c, c) for c in first.candidates)
+        why = f"The cause is not known{f'; it may be {named}' if named else ''}."
     if len(causes) > 1:
-        why += " Others of them had another cause, or none that is known."
+        why += " Others of them have another cause, or none that is known."
     text = (
         f"The kernel refused {plural(f.heap.refused, 'growth')} of the heap, the first at "
         f"#{first.seq}: {format_size(first.asked - first.end)} more than its "
@@ -173,10 +210,10 @@ def refused(f: Facts) -> Finding | None:
         rule="MT109",
         severity=WARNING,
         headline=f"{plural(f.heap.refused, 'growth')} of the heap refused by the kernel"
-        + (f": {cause[0]}" if cause[0] and len(causes) == 1 else ""),
+        + (f": {cause}" if cause and len(causes) == 1 else ""),
         message=text,
         evidence=seqs([s.seq for s in steps[:8]] + list(f.fallbacks[:4])),
-        remedy=(cause[1] or _ASK).replace("SEQ", str(first.seq)),
+        remedy=remedy.replace("SEQ", str(first.seq)),
     )
 
 
@@ -194,13 +231,14 @@ maps at least 1 MiB at a time, which becomes part of its main arena (kind main-a
 unmapped, and does not follow the mmap threshold.
 
 How it is decided. The call's answer is less than what it asked for, and that is above the break.
-Any refused growth makes the finding. The cause is stated when the replayed map proves it: a mapping
-lies in the way (one free page must stay between). Otherwise it is a limit: RLIMIT_DATA
-(ulimit -d), RLIMIT_AS (ulimit -v), strict overcommit, or the number of mappings.
+Any refused growth makes the finding. The cause is stated when it is proven: a mapping lies in the
+way (one free page must stay between), or a recorded limit excludes the growth: RLIMIT_DATA
+(ulimit -d), RLIMIT_AS (ulimit -v). Otherwise it is named what else it may have been: strict
+overcommit, the number of mappings, the gap below a stack.
 
-What to do. For a mapping in the way: memtrace maps TRACE --at SEQ shows it, and memtrace events who
-made it. A position that is fixed (MAP_FIXED, a hint near the program) is the usual reason. For a
-limit: raise it.
+What to do. For a mapping in the way: memtrace maps TRACE --at SEQ shows it, and memtrace events
+who made it. A position that is fixed (MAP_FIXED, a hint near the program) is the usual reason.
+For a limit: raise it.
 
 See it live.
     memtrace run -o t.json -- build/samples/break-rules
@@ -213,7 +251,7 @@ See it live.
 
 def foreign(f: Facts) -> Finding | None:
     """Somebody else than malloc moved the break."""
-    steps = [s for s in f.heap.steps if s.reason == "foreign-sbrk"]
+    steps = [s for s in f.heap.steps if s.role == SBRK]
     if not steps:
         return None
     net = sum(s.delta for s in steps)
@@ -247,8 +285,8 @@ above it, and can never again give back what lies below. malloc's next growth af
 pair, the second for alignment.
 
 How it is decided. The call's caller (the word at the stack pointer, and for sbrk the caller's
-caller) lies in the text of the program or of a library that is no C library and no known allocator.
-One such move makes the note. Without callers (an imported log) it is not made.
+caller) lies in the text of the program or of a library that is no C library and no known
+allocator. One such move makes the note. Without callers (an imported log) it is not made.
 
 What to do. Use mmap for memory of one's own.
 

@@ -113,9 +113,8 @@ kernel's map when a memory call fails with ENOMEM (the first time in each addres
 when some time has passed), before any other call of that address space. Without that reading the
 replayed map gives a lower bound, which is enough if it reaches the limit by itself. "That alone
 refuses the call" is said of an mmap above the limit, and of an mprotect or munmap within one
-mapping
-that would have had to split it. If the number then was below the limit, MT113 says that this is not
-the cause. The limit is the header's: as it was when the recording began.
+mapping that would have had to split it. If the number then was below the limit, MT113 says that
+this is not the cause. The limit is the header's: as it was when the recording began.
 
 What to do. As for MT106: raise the limit (sudo sysctl vm.max_map_count=262144), or have fewer
 mappings.

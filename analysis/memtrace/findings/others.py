@@ -8,8 +8,7 @@ import errno
 from memtrace.findings.facts import Facts
 from memtrace.findings.finding import INFO, WARNING, Finding, Rule, seqs
 from memtrace.findings.maps import map_limit
-from memtrace.findings.rules import rule_of
-from memtrace.malloc.allocator import NO_RULE
+from memtrace.malloc.allocator import NO_RULE, OWN_RULES
 from memtrace.malloc.limits import ENOMEM
 from memtrace.trace.sizes import format_size, plural
 
@@ -57,10 +56,9 @@ Large blocks that malloc gave mappings of their own and that were never freed. T
 everything back at exit, so this costs nothing by itself. In a part of a program that runs again and
 again it would be a leak; as a budget (chunks.alive_at_exit) it finds regressions.
 
-How it is decided. At the process's own exit (not after a fatal signal, an exec or a detach) chunks
-proven by header or caller are still mapped: {format_size(ALIVE_BYTES)} in all, or {ALIVE_COUNT}
-of them. Those inherited by
-fork, and those older than the trace, are not counted.
+How it is decided. At the process's own exit (not after a fatal signal, an exec or a detach)
+chunks proven by header or caller are still mapped: {format_size(ALIVE_BYTES)} in all, or
+{ALIVE_COUNT} of them. Those inherited by fork, and those older than the trace, are not counted.
 
 What to do. Nothing, if they are meant to live as long as the program. Else find who allocates:
     memtrace events TRACE --call mmap
@@ -82,7 +80,7 @@ def without_the_rule(f: Facts) -> Finding | None:
     parts, evidence, names = [], [], []
     if a.rule == NO_RULE:
         names.append(a.name)
-        own = rule_of(a.name)
+        own = _sentence(a.own_rule)
         parts.append(
             f"malloc is {a.name}'s here ({a.evidence}). glibc's mmap threshold says nothing about "
             f"it." + (f" {own}" if own else "")
@@ -91,7 +89,7 @@ def without_the_rule(f: Facts) -> Finding | None:
     for owner, count, size in f.other_heaps:
         if owner != a.name and size >= RUNTIME_BYTES:
             names.append(owner)
-            own = rule_of(owner)
+            own = _sentence(OWN_RULES.get(owner))
             parts.append(
                 f"{plural(count, 'region')}, {format_size(size)} at their peaks, belong to "
                 f"{owner}, which asks the kernel itself." + (f" {own}" if own else "")
@@ -106,6 +104,10 @@ def without_the_rule(f: Facts) -> Finding | None:
         evidence=seqs(evidence),
         remedy=f"memtrace explain {names[0]}  tells that allocator's own rule",
     )
+
+
+def _sentence(rule: str | None) -> str:
+    return f"Its own rule: {rule}." if rule else ""
 
 
 WITHOUT_THE_RULE = Rule(

@@ -14,7 +14,8 @@ from importlib.resources import files
 from textwrap import wrap
 
 from memtrace.findings.catalogue import RULES
-from memtrace.findings.rules import rule_of
+from memtrace.malloc.allocator import OWN_RULES
+from memtrace.malloc.roles import ROLES
 
 _WIDTH = 80
 #: The page about the rule, claim by claim.
@@ -25,8 +26,11 @@ GROUPS = {
     "evidence": "evidence for a kind",
     "verdicts": "verdict",
     "reasons": "reason of a verdict",
+    "roles": "role of a step of the heap",
     "moves": "cause of a move of the threshold",
     "refusals": "cause of a refused growth",
+    "kept": "reason why the heap kept what it had",
+    "limits": "reason of the arena limit",
     "allocators": "allocator",
 }
 
@@ -44,10 +48,14 @@ class Word:
 def words() -> dict[str, tuple[Word, ...]]:
     """Every word that has a section, by name; a few are words of more than one group."""
     found: dict[str, list[Word]] = {}
-    for group in GROUPS:
+    for group in GROUPS.keys() - {"roles"}:
         for name, text in _sections(_read(group)):
-            rule = rule_of(name) + "\n" if group == "allocators" else ""
-            found.setdefault(name, []).append(Word(name, group, (rule + text).strip()))
+            rule = OWN_RULES.get(name, "") if group == "allocators" else ""
+            rule = f"{rule[:1].upper()}{rule[1:]}.\n" if rule else ""
+            found.setdefault(name.lower(), []).append(Word(name, group, rule + text))
+    for name, text in ROLES.items():
+        meaning = f"{text[:1].upper()}{text[1:]}."
+        found.setdefault(name, []).append(Word(name, "roles", meaning))
     return {name: tuple(some) for name, some in found.items()}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from memtrace.findings.facts import Facts
 from memtrace.findings.finding import INFO, WARNING, Finding, Rule, seqs
-from memtrace.malloc.glibc import DEFAULT_THRESHOLD, Settings
+from memtrace.malloc.glibc import DEFAULT_THRESHOLD
 from memtrace.malloc.heap import Step
 from memtrace.malloc.threshold import Move
 from memtrace.trace.sizes import format_size, plural
 
+_MALLOPT = "unless the program called mallopt, which leaves no record"
 _UNLESS = (
     "unless the program called mallopt or the chunk was an aligned one (memalign): neither leaves "
     "a record"
@@ -24,11 +25,6 @@ _SERVED = {
 }
 
 
-def least(step: Step, settings: Settings) -> int:
-    """The size of the chunk that a growth by malloc was for, at least, in bytes (`sysmalloc`)."""
-    return step.delta - 4096 - settings.top_pad - 16
-
-
 def _large(f: Facts, reason: str) -> list[Step]:
     return [
         s
@@ -36,7 +32,8 @@ def _large(f: Facts, reason: str) -> list[Step]:
         if s.delta > 0
         and s.verdict == "explained"
         and s.reason == reason
-        and least(s, f.settings) >= DEFAULT_THRESHOLD
+        and s.chunk is not None
+        and s.chunk.least >= DEFAULT_THRESHOLD
     ]
 
 
@@ -58,9 +55,10 @@ def dynamic(f: Facts) -> Finding | None:
         return _doubted(rises[0], doubt)
     began = "" if t.initial is None else f" from {_size(t.initial)}"
     often = "" if len(rises) == 1 else f" ({t.rises:,} frees did, the last at #{rises[-1].seq})"
+    stands = _size(t.high) + ("" if t.sure else " at most")
     text = (
         f"Freeing a mapped chunk at #{rises[0].seq} raised glibc's mmap threshold{began}{often}. "
-        f"It stands at {_size(t.high)} at most, and smaller requests go to the heap now."
+        f"It stands at {stands}, and smaller requests go to the heap now."
     )
     served = [s for s in _large(f, "dynamic-threshold") if s.seq > rises[0].seq]
     if served:
@@ -73,11 +71,11 @@ def dynamic(f: Facts) -> Finding | None:
         )
     else:
         text += " No growth of the heap since then proves a request of 128 KiB or more."
-    text += f" All this {_UNLESS}."
+    text += f" All this {_MALLOPT if t.sure else _UNLESS}."
     return Finding(
         rule="MT101",
         severity=WARNING if served else INFO,
-        headline=f"the mmap threshold rose{began} to at most {_size(t.high)}",
+        headline=f"the mmap threshold rose{began} to {'' if t.sure else 'at most '}{_size(t.high)}",
         message=text,
         evidence=seqs([m.seq for m in rises[:5]] + [s.seq for s in served[:10]]),
         remedy="MALLOC_MMAP_THRESHOLD_=131072 PROG ARGS...  (or mallopt(M_MMAP_THRESHOLD, 131072) "
@@ -114,12 +112,13 @@ from the heap. A freed mapping goes back to the system at once; the heap goes ba
 top, and now only when twice the raised threshold is free there. A program that once freed 10 MiB
 keeps up to 20 MiB of free heap.
 
-How it is decided. The finding needs one munmap by free of a mapped chunk larger than the threshold
-was (evidence: that munmap), under glibc, without any setting that freezes the threshold. It is a
-warning when a later growth of the heap proves a request of 128 KiB or more: a growth of G bytes
-proves a chunk of more than G - 4 KiB - top_pad - 32 bytes. Else it is a note. mallopt and memalign
-leave no record; where a later mapping contradicts the rise, the finding says that instead, and
-where the evidence excludes the rule it is not made (see MT111).
+How it is decided. The finding needs one munmap by free of a mapped chunk larger than the
+threshold was (evidence: that munmap), under glibc, without any setting that freezes the
+threshold. It is a warning when a later growth of the heap proves a request of 128 KiB or more
+(the report's "chunk" of a step: what malloc's formula for growing the heap leaves possible). Else
+it is a note. mallopt and memalign leave no record; where a later mapping contradicts the rise,
+the finding says that instead, and where the evidence excludes the rule it is not made (see
+MT111).
 
 What to do. Fix the threshold, which also keeps the trim threshold:
     MALLOC_MMAP_THRESHOLD_=131072 PROG ARGS...
@@ -174,12 +173,13 @@ malloc's can serve. This note says which growths of the heap prove a request of 
 and why that follows the rule all the same: a setting of the environment, a threshold that was
 inherited by fork, mappings used up (M_MMAP_MAX), an mmap that the kernel had refused.
 
-How it is decided. A growth of G bytes by glibc's malloc proves a chunk of more than G - 4 KiB -
-top_pad - 32 bytes (sysmalloc rounds the request up by that much at most). Growths since a rise of
-the threshold in this process are MT101's. Growths whose cause is not known make no finding here.
+How it is decided. A growth by glibc's malloc proves how large the chunk was at least (the
+report's "chunk" of a step; sysmalloc adds M_TOP_PAD and rounds up to pages). Growths since a rise
+of the threshold in this process are MT101's. Growths whose cause is not known make no finding
+here.
 
-What to do. Nothing, if the setting is meant. Else remove it: the report's "mmap threshold" section
-names what sets it.
+What to do. Nothing, if the setting is meant. Else remove it: the report's "mmap threshold"
+section names what sets it.
 
 See it live.
     MALLOC_MMAP_MAX_=0 memtrace run -o t.json -- build/samples/threshold-edge
@@ -199,7 +199,8 @@ def contradicted(f: Facts) -> Finding | None:
         return None
     before = [m for m in t.moves if m.seq < at.seq]
     low, high = (before[-1].low, before[-1].high) if before else (t.initial, t.initial)
-    since = f"#{before[-1].seq}" if before else f"the start (#{f.born_seq})"
+    set_by = before[-1].seq if before else at.against or f.born_seq
+    since = f"#{set_by}" if before else f"the start (#{set_by})"
     stood = "" if low is None or high is None else f" ({_interval(low, high)})"
     grew = any(s.seq == at.seq for s in f.heap.steps)
     if grew:
@@ -219,7 +220,7 @@ def contradicted(f: Facts) -> Finding | None:
         severity=WARNING,
         headline=f"the threshold as configured is contradicted at #{at.seq}; the cause is unknown",
         message=text,
-        evidence=seqs([before[-1].seq if before else f.born_seq, at.seq]),
+        evidence=seqs([set_by, at.seq]),
         remedy="grep the program and its libraries for mallopt: nm -D PROG | grep mallopt",
     )
 
@@ -239,10 +240,10 @@ the recorded frees say. Both events are named: the last one that the old value r
 that excludes it. What moved the threshold is not known: mallopt makes no system call and leaves no
 record, and memtrace does not guess.
 
-How it is decided. Each mapped chunk (proven by its header or its caller) and each growth by malloc
-is held against the interval in which the threshold must lie. What has another lawful cause is not
-counted: a shrinking realloc, an arena that could not be had, an mmap that had failed, M_MMAP_MAX.
-One contradiction is enough; after it nothing is held against the old value any more.
+How it is decided. Each mapped chunk (proven by its header or its caller) and each growth by
+malloc is held against the interval in which the threshold must lie. What has another lawful cause
+is not counted: a shrinking realloc, an arena that could not be had, an mmap that had failed,
+M_MMAP_MAX. One contradiction is enough; after it nothing is held against the old value any more.
 
 What to do. Look for mallopt, in the program and in the libraries it loads:
     nm -D PROG | grep mallopt

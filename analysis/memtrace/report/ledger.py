@@ -99,7 +99,11 @@ def notes(p: ProcessRow) -> list[str]:
     out += [_refusal(steps) for steps in refused.values()]
     if heap.trimmed_bytes:
         out.append(f"malloc gave {format_size(heap.trimmed_bytes)} back in all")
-    if heap.no_trim is not None and heap.no_trim.reason == "below-trim-threshold":
+    if (
+        heap.no_trim is not None
+        and heap.no_trim.reason == "below-trim-threshold"
+        and not any(x.rule == "MT103" for x in p.findings)
+    ):
         since = heap.no_trim.since_seq
         when = "at no time" if since is None else f"since #{since} at no time"
         out.append(

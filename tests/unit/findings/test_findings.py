@@ -18,6 +18,7 @@ from memtrace.findings.finding import EVIDENCE, SEVERITIES
 from memtrace.findings.maps import NEAR
 from memtrace.findings.others import ALIVE_BYTES, ALIVE_COUNT, RUNTIME_BYTES
 from memtrace.malloc.allocator import GLIBC_RULE, NO_RULE, Allocator
+from memtrace.malloc.arenas import Limit
 from memtrace.malloc.churn import Pairs
 from memtrace.malloc.limits import Refusal
 
@@ -28,7 +29,14 @@ MIB = 1 << 20
 
 
 def facts(**known: Any) -> Facts:
-    return Facts(**{"allocator": GLIBC, "maps_limit": LIMIT, "cpus": 2, **known})
+    return Facts(
+        **{
+            "allocator": GLIBC,
+            "maps_limit": LIMIT,
+            "arena_limit": Limit(16, "cpus-online", 2),
+            **known,
+        }
+    )
 
 
 def made(f: Facts) -> set[str]:
@@ -69,7 +77,9 @@ def test_arenas_that_are_used_are_no_blow_up() -> None:
 
 
 def test_the_limit_of_arenas_is_not_stated_where_it_is_not_known() -> None:
-    assert "on these" not in only(facts(arenas=arenas(HEAPS, 4096), cpus=None)).message
+    assert "on these" not in only(facts(arenas=arenas(HEAPS, 4096), arena_limit=Limit())).message
+    told = only(facts(arenas=arenas(HEAPS, 4096), arena_limit=Limit(12, "environ", 2))).message
+    assert "MALLOC_ARENA_MAX allows 12 arenas" in told
 
 
 # -- MT105 ----------------------------------------------------------------------------------------

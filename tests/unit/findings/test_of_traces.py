@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from memtrace.malloc.churn import NEAR
-from memtrace.trace.records import Snap
+from memtrace.trace.records import Ext, Snap, Walk, WalkedHeap
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Scene
@@ -33,12 +33,16 @@ def chunk(scene: Scene, length: int = BIG) -> tuple[int, int]:
     return address, seq
 
 
-def raised(scene: Scene, length: int = BIG) -> int:
-    """The threshold rises; the seq of the munmap that raised it."""
+def raised(scene: Scene, length: int = BIG, *, told: bool = True) -> int:
+    """The threshold rises; the seq of the munmap that raised it. `told`: the trace has the size of
+    the chunk that was freed.
+    """
     scene.glibc()
     scene.brk(FIRST)
     address, _ = chunk(scene, length)
-    return scene.munmap(address, length)
+    scene.query()
+    ext = Ext(freed=(length | 2, 0)) if told else None
+    return scene.munmap(address, length, ext=ext)
 
 
 # -- MT101 ----------------------------------------------------------------------------------------
@@ -64,8 +68,22 @@ def test_a_growth_that_was_a_mapping_before_is_its_cost(scene: Scene) -> None:
 
 def test_a_growth_just_below_is_none(scene: Scene) -> None:
     raised(scene)
-    scene.brk(131072 * 2 + PAGE)  # proves 131,056 bytes
+    scene.brk(131072 * 2)  # proves 126,992 bytes
     assert found(scene)["MT101"].severity == "info"
+
+
+def test_a_size_that_the_trace_tells_is_not_at_most(scene: Scene) -> None:
+    raised(scene)
+    finding = found(scene)["MT101"]
+    assert finding.title == "the mmap threshold rose from 128 KiB to 196 KiB"
+    assert "memalign" not in finding.message
+
+
+def test_a_size_that_the_trace_does_not_tell_may_be_less(scene: Scene) -> None:
+    raised(scene, told=False)
+    finding = found(scene)["MT101"]
+    assert finding.title == "the mmap threshold rose from 128 KiB to at most 196 KiB"
+    assert "memalign" in finding.message
 
 
 def test_before_the_rise_there_is_none(scene: Scene) -> None:
@@ -84,7 +102,7 @@ def test_a_chunk_no_larger_than_the_threshold_raises_nothing(scene: Scene) -> No
 
 
 def test_a_free_that_did_not_raise_it_is_said_with_both_records(scene: Scene) -> None:
-    seq = raised(scene)
+    seq = raised(scene, told=False)
     _, below = chunk(scene, 135168)
     finding = found(scene)["MT101"]
     assert finding.severity == "info"
@@ -152,8 +170,16 @@ def test_a_heap_that_is_small_or_shrank(scene: Scene, steps: tuple[int, ...]) ->
     assert "MT103" not in found(scene)
 
 
-def grown_below_the_trim_threshold(scene: Scene, total: int) -> None:
-    raised(scene, 8 * MIB)
+def test_a_free_that_surely_raised_it_and_did_not_is_a_contradiction(scene: Scene) -> None:
+    seq = raised(scene)
+    _, below = chunk(scene, 135168)
+    findings = found(scene)
+    assert "MT101" not in findings
+    assert findings["MT111"].evidence == [seq, below]
+
+
+def grown_below_the_trim_threshold(scene: Scene, total: int, *, told: bool = True) -> None:
+    raised(scene, 8 * MIB, told=told)
     size = FIRST
     while size < total:
         scene.brk(FIRST)
@@ -165,6 +191,84 @@ def test_a_heap_below_the_trim_threshold_could_give_nothing_back(scene: Scene) -
     finding = found(scene)["MT103"]
     assert finding.severity == "warning"
     assert "16 MiB" in finding.message
+
+
+def test_a_chunk_of_unknown_size_proves_no_trim_threshold(scene: Scene) -> None:
+    grown_below_the_trim_threshold(scene, 2 * MIB, told=False)
+    finding = found(scene)["MT103"]
+    assert finding.severity == "info"
+    assert "not known" in finding.message
+
+
+def walked(scene: Scene, why: str = "exit", **kw: Any) -> int:
+    """A walk of the main heap, of which 1 KiB is in use at the top."""
+    size = scene.brks[1] - 0x1000000
+    heap = {
+        "kind": "main", "base": 0x1000000, "end": scene.brks[1], "first": 0x1000000,
+        "complete": True, "chunks": 3, "used_chunks": 1, "free_chunks": 1, "other": 0,
+        "top": (scene.brks[1] - PAGE, PAGE), "pin": (scene.brks[1] - PAGE - 1024, 1024),
+        "used": 1024, "free": size - 1024 - PAGE, "largest_free": size - 1024 - PAGE,
+        "below_pin": size - 1024 - PAGE, "resident": size, "free_resident": 0, "top_resident": 0,
+        "walked": scene.brks[1],
+    }  # fmt: skip
+    heap |= kw.pop("heap", {})
+    record = Walk(t=1000, mm=1, pid=1, tid=1, why=why, still=kw.pop("still", True),
+                  heaps=[WalkedHeap(**heap)])  # fmt: skip
+    scene.life(record)
+    return scene.seq
+
+
+def test_what_pins_the_heap_is_named_by_a_walk(scene: Scene) -> None:
+    scene.glibc()
+    growths = [scene.brk(FIRST) for _ in range(4)]
+    seq = walked(scene)
+    finding = found(scene)["MT103"]
+    assert finding.severity == "warning"
+    assert finding.evidence == [*growths[:3], growths[-1], seq]
+    assert f"the chunk of 1 KiB at {scene.brks[1] - PAGE - 1024:#x}" in finding.message
+    assert "523 KiB of its 528 KiB were free" in finding.message
+    assert "not known" not in finding.message
+
+
+def test_a_heap_in_use_is_not_pinned(scene: Scene) -> None:
+    scene.glibc()
+    for _ in range(4):
+        scene.brk(FIRST)
+    size = 4 * FIRST
+    free = size // 4 - 16
+    used = size - PAGE - free
+    walked(scene, heap={"used": used, "free": free, "largest_free": free, "below_pin": free})
+    finding = found(scene)["MT103"]
+    assert finding.severity == "info"
+    assert "in use" in finding.message
+    assert "below the chunk" not in finding.message
+
+
+@pytest.mark.parametrize(
+    ("why", "still", "complete"),
+    [("peak", True, True), ("exit", False, True), ("exit", True, False)],
+)
+def test_a_walk_that_is_not_of_the_end_as_it_stood_proves_nothing(
+    scene: Scene, why: str, *, still: bool, complete: bool
+) -> None:
+    scene.glibc()
+    for _ in range(4):
+        scene.brk(FIRST)
+    heap = {} if complete else {"complete": False, "problem": "a header does not hold"}
+    walked(scene, why, still=still, heap=heap)
+    assert "not known" in found(scene)["MT103"].message
+
+
+def test_a_heap_that_shrank_is_named_only_where_a_cause_is_proven(scene: Scene) -> None:
+    scene.glibc()
+    for _ in range(4):
+        scene.brk(FIRST)
+    scene.brk(-PAGE)
+    assert "MT103" not in found(scene)
+    walked(scene)
+    finding = found(scene)["MT103"]
+    assert "kept most of its peak" in finding.title
+    assert "grew 4 times and shrank 1 time" in finding.message
 
 
 def test_a_heap_above_the_trim_threshold_may_be_held_by_anything(scene: Scene) -> None:
@@ -213,7 +317,17 @@ def test_a_refused_growth_of_unknown_cause(scene: Scene) -> None:
     scene.refused(FIRST)
     finding = found(scene)["MT109"]
     assert "not known" in finding.message
+    assert "vm.overcommit_memory" in finding.message
     assert "ulimit" in finding.remedy
+
+
+def test_a_refused_growth_over_a_recorded_limit(scene: Scene) -> None:
+    scene.glibc(rlimits={"DATA": 2 * FIRST})
+    scene.brk(FIRST)
+    scene.refused(2 * FIRST)
+    finding = found(scene)["MT109"]
+    assert finding.title.endswith("RLIMIT_DATA excludes it")
+    assert "setrlimit leaves no record" in finding.message
 
 
 def test_a_query_is_no_refusal(scene: Scene) -> None:
