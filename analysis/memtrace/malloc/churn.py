@@ -49,26 +49,32 @@ class _Tally:
 
 
 class Churn:
-    """The pairs of one address space; `pairs` counts all."""
+    """The pairs of one address space."""
 
     def __init__(self) -> None:
-        self.pairs = 0
         self._of: dict[tuple[int, str, str | None], _Tally] = {}
+        self._others = 0
+
+    @property
+    def pairs(self) -> int:
+        """How many in all."""
+        return self._others + sum(y.count for y in self._of.values())
 
     def gone(self, seq: int, t: int, r: Region) -> None:
-        """A region whose mmap is near was unmapped whole."""
-        if r.call != "mmap" or r.moves or r.bytes != r.length or r.kind not in _KINDS or r.path:
+        """A region whose mmap is near was unmapped, its last part or all of it."""
+        length, kind = r.length, r.kind
+        if r.bytes != length or kind not in _KINDS or r.call != "mmap" or r.moves or r.path:
             return
-        self.pairs += 1
-        key = r.length, r.kind, r.owner
-        tally = self._of.get(key)
+        tally = self._of.get((length, kind, r.owner))
         if tally is None:
             if len(self._of) >= _SIZES:
+                self._others += 1
                 return
-            tally = self._of[key] = _Tally(r.born_seq, seq)
+            tally = self._of[length, kind, r.owner] = _Tally(r.born_seq, seq)
         tally.count += 1
         tally.last = seq
-        tally.lives[min(max(t - r.born_t, 0).bit_length(), 64)] += 1
+        bits = (t - r.born_t).bit_length()
+        tally.lives[bits if bits < 64 else 64] += 1
 
     def most(self, count: int) -> tuple[Pairs, ...]:
         """The sizes of at least so many pairs, most pairs first."""
