@@ -148,13 +148,15 @@ class End(Enum):
 class Chain:
     """The chunks from `first` to `at`; sizes are bytes. The `top`, (address, size), is not counted
     among them. `pin` is the chunk right below the top and in use, `below` the size of the free one
-    right below that. `free_resident`: of free chunks, the whole pages that are in memory.
+    right below that. `free_resident`: of free chunks, the whole pages that are in memory. `began`:
+    what is at `first` can be a header.
     """
 
     first: int
     at: int
     end: End = End.BROKEN
     problem: str = ""
+    began: bool = False
     chunks: int = 0
     used: int = 0
     free: int = 0
@@ -200,6 +202,7 @@ def follow(
     if not cur & PREV_INUSE or cur & bad & ~8 or size < least or size > end - first:
         chain.problem = f"no chunk of glibc's malloc begins at {first:#x}"
         return chain
+    chain.began = True
     base, words = memory.base, memory.words
     room = len(words) - 1
     chunks = free = free_chunks = largest = free_resident = 0

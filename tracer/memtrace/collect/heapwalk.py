@@ -20,13 +20,14 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memtrace.collect.chain import PREV_INUSE, Chain, End, Memory, follow
+from memtrace.collect.chain import PREV_INUSE, SWAPPED, Chain, End, Memory, follow
 from memtrace.trace.records import WalkedHeap
 from memtrace.trace.sizes import PAGE
 
-_NON_MAIN_OR_NOT = 5  # the flags that a first chunk can have
-#: How far a first chunk is searched for, and how far into an arena it can be (`malloc_state`).
-_SEARCH, _SEARCH_ARENA = 4 << 20, 4096
+#: How far a first chunk is searched for.
+_SEARCH = 4 << 20
+#: A `malloc_state` has 254 bins; what its `system_mem` and `attached_threads` can be.
+_STATE_WORDS, _MOST_OF_AN_ARENA, _MOST_THREADS = 254, 1 << 42, 1 << 22
 #: The top may end where the break was so many moves ago, if somebody else has moved it since.
 _FOREIGN = 8
 
@@ -45,62 +46,77 @@ def main_heap(
     if end <= start:
         return None
     parts: list[Chain] = []
-    at, problem, searched = start, "", False
-    places = None if breaks is None else sorted({b for b in (start, *breaks) if start <= b < end})
     lately = () if breaks is None else breaks[-_FOREIGN:]
-    while at + memory.layout.fence < end:
-        chain, found = _part(memory, at, end, places, lately)
-        if chain is None:
-            break
+    at = start if breaks is None else _first_place(start, breaks)
+    chain: Chain | None = follow(memory, memory.layout.align(at), end, arena=False, breaks=lately)
+    searched = False
+    if chain is not None and not chain.began and breaks is None:
+        chain = _searched(memory, at, end, holes=False) or chain
+        searched = chain.began
+    problem = ""
+    while chain is not None:
         parts.append(chain)
-        searched |= found
-        at = chain.at
-        if chain.end is not End.FENCE:
-            problem = chain.problem
+        at, problem = chain.at, chain.problem
+        if chain.end is not End.FENCE or end - at <= memory.layout.least:
             break
-    if not parts:
-        problem = f"no chunk of glibc's malloc begins at {memory.layout.align(start):#x}"
-    elif parts[-1].end is End.FENCE and end - at > memory.layout.least:
-        problem = f"where malloc goes on behind the fences before {at:#x} is not to be seen"
+        chain = _behind_fences(memory, at, end, breaks, lately)
+        if chain is None and breaks is None:
+            chain = _searched(memory, at, end, holes=True)
+            searched = True
+        if chain is None:
+            problem = f"where malloc goes on behind the fences before {at:#x} is not to be seen"
     return _row(memory, parts, problem, {
         "kind": "main", "base": start, "end": end, "searched": searched,
     })  # fmt: skip
 
 
-def _part(
-    memory: Memory, at: int, end: int, places: Sequence[int] | None, lately: Container[int]
-) -> tuple[Chain | None, bool]:
-    """The chain that begins at an address or behind it, and whether it was searched for; None:
-    there is none. One that breaks after its first link is the one: nothing is skipped to find
-    another.
+def _first_place(start: int, breaks: Sequence[int]) -> int:
+    """Where the main arena begins: at start_brk, if malloc has moved the break from there, which
+    it does by whole pages (`sysmalloc`); else where the break was moved to.
+    """
+    moved = next((b for b in breaks if b != start), start)
+    return start if (moved - start) % PAGE == 0 else moved
+
+
+def _behind_fences(
+    memory: Memory, at: int, end: int, breaks: Sequence[int] | None, lately: Container[int]
+) -> Chain | None:
+    """Where malloc goes on: there, or where the break has been since. None: there is no chunk at
+    any of these places.
+    """
+    for place in (at, *sorted({b for b in breaks or () if at < b < end})):
+        chain = follow(memory, memory.layout.align(place), end, arena=False, breaks=lately)
+        if chain.began:
+            return chain
+    return None
+
+
+def _searched(memory: Memory, at: int, end: int, *, holes: bool) -> Chain | None:
+    """The first chain from an address on that holds. It may lie behind pages that nobody has
+    touched only if there are `holes` in what precedes it, and never behind swapped ones.
     """
     align = memory.layout.align
-    for place in [at, *(b for b in places or () if b > at)]:
-        chain = follow(memory, align(place), end, arena=False, breaks=lately)
+    for place in _candidates(memory, align(at), min(end, at + _SEARCH), end, holes=holes):
+        chain = follow(memory, place, end, arena=False)
         if chain.holds or chain.chunks:
-            return chain, False
-        if places is None:
-            break
-    if places is None:
-        for place in _candidates(memory, align(at), min(end, at + _SEARCH), end):
-            chain = follow(memory, place, end, arena=False)
-            if chain.holds or (chain.end is End.TIME and chain.chunks):
-                return chain, True
-    return None, False
+            return chain
+    return None
 
 
-def _candidates(memory: Memory, at: int, until: int, end: int) -> Iterator[int]:
+def _candidates(memory: Memory, at: int, until: int, end: int, *, holes: bool) -> Iterator[int]:
     """Where a chunk could be that ends before `end`, the one below it in use."""
     word, least = memory.layout.word, memory.layout.least
     while at < until and not memory.out_of_time():
         if memory.look(at):
+            if not holes or memory.page(at) == SWAPPED:
+                return
             at = memory.layout.align((at // PAGE + 1) * PAGE)
             continue
         base, words = memory.base, memory.words
         stop = min(base + len(words) * word, until)
         heads = words[(at - base) // word + 1 : (stop - base) // word : 16 // word]
         for i, w in enumerate(heads.tolist()):
-            if w & 15 in (PREV_INUSE, _NON_MAIN_OR_NOT) and least <= w <= end - at - 16 * i:
+            if w & 15 == PREV_INUSE and least <= w <= end - at - 16 * i:
                 yield at + 16 * i
         at += 16 * max(len(heads), 1)
 
@@ -161,21 +177,15 @@ def _heap(memory: Memory, base: int) -> _Heap | None:
 
 
 def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | None:
-    """One heap of an arena; None if the arena's first holds no chain: then it is none."""
+    """One heap of an arena; None if the arena's first has no chunk where it must be: it is none."""
     end = heap.base + heap.size
     first = heap.base + heap.head
-    chain: Chain | None = None
     if heap.arena == first:
-        for place in _candidates(memory, memory.layout.align(first), first + _SEARCH_ARENA, end):
-            found = follow(memory, place, end, arena=True)
-            if found.holds or found.end is End.TIME or (found.chunks and chain is None):
-                chain = found
-            if found.holds:
-                break
-        if chain is None:
+        place = _behind_the_state(memory, heap)
+        if place is None:
             return None
-    else:
-        chain = follow(memory, first, end, arena=True)
+        first = place
+    chain = follow(memory, first, end, arena=True)
     problem = chain.problem
     if chain.holds and (chain.end is End.TOP) is not newest:
         which = "newest" if newest else "a newer"
@@ -184,6 +194,29 @@ def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | No
         "kind": "arena", "base": heap.base, "end": end, "opened": heap.opened,
         "arena": heap.arena - heap.head,
     })  # fmt: skip
+
+
+def _behind_the_state(memory: Memory, heap: _Heap) -> int | None:
+    """The first chunk of an arena: behind its `malloc_state`, whose size differs from version to
+    version, and whose last fields are `next`, `next_free`, `attached_threads`, `system_mem` and
+    `max_system_mem`.
+    """
+    word = memory.layout.word
+    start = heap.base + heap.head
+    if memory.look(start):
+        return None
+    words, i = memory.words, (start - memory.base) // word
+    for at in range(i + _STATE_WORDS, min(i + 4096 // word, len(words) - 2)):
+        now, most = words[at], words[at + 1]
+        if (
+            heap.size <= now <= most < _MOST_OF_AN_ARENA
+            and not (now | most) % PAGE
+            and words[at - 1] < _MOST_THREADS
+            and words[at - 3]
+            and not words[at - 3] % word
+        ):
+            return memory.layout.align(memory.base + (at + 2) * word)
+    return None
 
 
 # -- the result -------------------------------------------------------------------------------
