@@ -106,6 +106,18 @@ static void *hog(void *arg)
     return NULL;
 }
 
+/* Never still, until the barrier. */
+static void *busy(void *arg)
+{
+    void **blocks = calloc(MOST, sizeof *blocks);
+
+    for (unsigned long i = 0; i < (unsigned long)arg; i++)
+        shuffle(blocks, 2000, 60000);
+    pthread_barrier_wait(&ready);
+    pause();
+    return NULL;
+}
+
 static void threads(void *(*run)(void *), unsigned long count, unsigned long arg)
 {
     pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
@@ -114,6 +126,8 @@ static void threads(void *(*run)(void *), unsigned long count, unsigned long arg
 
         account_require(pthread_create(&t, NULL, run, (void *)arg) == 0, "a thread begins");
     }
+    if (run == busy)
+        shuffle(own, 20 * arg * count, 200000);
     pthread_barrier_wait(&ready);
 }
 
@@ -133,6 +147,9 @@ int main(int argc, char **argv)
     } else if (strcmp(mode, "threads") == 0) {
         shuffle(own, 3000, 60000);
         threads(worker, number(argv, 2), number(argv, 3));
+    } else if (strcmp(mode, "busy") == 0) {
+        mallopt(M_ARENA_MAX, 2); /* others are at work in the main arena, too */
+        threads(busy, 3, number(argv, 2));
     } else if (strcmp(mode, "hog") == 0) {
         threads(hog, 1, number(argv, 2));
     } else if (strcmp(mode, "foreign") == 0) {
@@ -173,7 +190,8 @@ int main(int argc, char **argv)
 
         mallopt(M_TOP_PAD, 8 << 20);
         shuffle(own, 3000, 60000);
-        at("behind", (uintptr_t)sbrk(1 << 20));
+        if (argc == 2)
+            at("behind", (uintptr_t)sbrk(1 << 20));
         tell("info");
         while (read(0, &byte, 1) == 1)
             ;
