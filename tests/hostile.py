@@ -31,6 +31,8 @@ from memtrace.trace.records import (
     Overlap,
     Site,
     Snap,
+    Walk,
+    WalkedHeap,
 )
 
 CALLS = [
@@ -68,6 +70,18 @@ def snap(t: int, maps: list[str] | None = None, mm: int = 1, **kw: Any) -> Snap:
     """The kernel's word: by default that nothing has changed since the exec."""
     kw.setdefault("why", "periodic")
     return Snap(t=t, pid=1, tid=1, mm=mm, maps=MAPS if maps is None else maps, **kw)
+
+
+def walk(t: int, heaps: int, mm: int = 1) -> Walk:
+    """Some heaps of malloc, each a page larger than the one before."""
+    return Walk(t=t, pid=1, tid=1, mm=mm, why="exit", heaps=[
+        WalkedHeap(
+            kind="arena", base=i << 26, end=(i << 26) + i * PAGE, arena=1 << 26, complete=True,
+            chunks=1, used=i * PAGE, used_chunks=1, free=0, free_chunks=0, largest_free=0, other=0,
+            resident=0, free_resident=0,
+        )
+        for i in range(1, heaps + 1)
+    ])  # fmt: skip
 
 
 def line(start: int, end: int, perms: str = "rw-p") -> str:
@@ -115,6 +129,7 @@ CONTRADICTIONS: dict[str, Contradiction] = {
     "no exec at all": Contradiction([mmap(LOW), snap(30)], 1),
     "a call in an unknown mm": Contradiction(_two(mmap(LOW, mm=7)), 2),
     "a snapshot of an unknown mm": Contradiction(_two(snap(20, mm=7)), 2),
+    "a walk of the heaps of an unknown mm": Contradiction(_two(walk(20, 1, mm=7)), 2),
     "a fork of an unknown mm": Contradiction(
         _two(Fork(t=20, pid=1, tid=1, mm=7, child=2, child_mm=8)), 2
     ),
@@ -306,6 +321,21 @@ def libcs(n: int) -> Iterator[Record | bytes]:
     yield begun()
     for i in range(n):
         yield Libc(t=20, mm=1, path=f"/lib/{i}", version="2.36")
+    yield END
+
+
+def walks(n: int) -> Iterator[Record | bytes]:
+    """Heaps that are walked all the time, and grow."""
+    yield begun()
+    for i in range(n):
+        yield walk(20, i % 50 + 1)
+    yield END
+
+
+def walked_heaps(n: int) -> Iterator[Record | bytes]:
+    """Very many heaps in one."""
+    yield begun()
+    yield walk(20, n)
     yield END
 
 
@@ -635,7 +665,8 @@ LARGE: dict[str, Large] = {
     f.__name__: f
     for f in (
         snapshots, wide_snapshots, wide_drifting, forks, generations, wide_forks, short_lives,
-        execs, attaches, libcs, same_libcs, libcs_inherited, threads, sharers, sharers_that_end,
+        execs, attaches, libcs, same_libcs, libcs_inherited, walks,
+        walked_heaps, threads, sharers, sharers_that_end,
         spawns, mappings, mappings_scattered, pairs, cuts, splits, growing, growing_once,
         growing_gone, moved, copied, breaks, growing_heap, homeless, headers_in_one,
         headers_anywhere, sharing_headers, attached_chunks, attached_chunks_chained,

@@ -197,10 +197,20 @@ def test_a_heap_that_is_not_mallocs(run: Callable[..., Traced], programs: dict[s
 # -- nothing is done to the program ---------------------------------------------------------------
 
 
-def memory_of(pid: int) -> tuple[str, list[str]]:
-    """statm, and the counts of page faults."""
-    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return Path(f"/proc/{pid}/statm").read_text(), stat[7:11]
+def memory_of(pid: int) -> tuple[str, list[str], list[int]]:
+    """statm, the counts of page faults, and which pages of the heap are there: one that was only
+    read for the first time is, and is not counted in the others.
+    """
+    proc = Path(f"/proc/{pid}")
+    stat = (proc / "stat").read_text().rpartition(")")[2].split()
+    (heap,) = [x for x in (proc / "maps").read_text().splitlines() if x.endswith("[heap]")]
+    low, high = (int(x, 16) // PAGE for x in heap.split()[0].split("-"))
+    with (proc / "pagemap").open("rb") as f:
+        f.seek(8 * low)
+        entries = f.read(8 * (high - low))
+    there = [i for i in range(high - low) if entries[8 * i + 7] & 0x80]
+    assert 0 < len(there) < high - low
+    return (proc / "statm").read_text(), stat[7:11], there
 
 
 def test_an_attach_leaves_memory_and_faults_as_they_were(program: Path, tmp_path: Path) -> None:

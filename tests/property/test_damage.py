@@ -36,11 +36,21 @@ from memtrace.trace.records import (
     Header,
     Libc,
     Snap,
+    Walk,
+    WalkedHeap,
 )
 
 SCHEMA = jsonschema.Draft202012Validator(report_json.schema())
 STACK = "7ff0000-8000000 rw-p 00000000 00:00 0 [stack]"
 HEAP = "600000-610000 rw-p 00000000 00:00 0 [heap]"
+WALKED = WalkedHeap(
+    kind="main", base=0x600000, end=0x610000, first=0x600000, walked=0x610000, complete=True,
+    chunks=3, used=0x300, used_chunks=2, free=0x9D00, free_chunks=1, largest_free=0x9D00,
+    top=(0x60A000, 0x6000), pin=(0x609FE0, 32), below_pin=0x9D00, other=0, resident=0x10000,
+    free_resident=0x9000, top_resident=0x5000,
+)  # fmt: skip
+BROKEN = WalkedHeap(kind="arena", base=1 << 26, end=(1 << 26) + 4096, opened=8192, arena=1 << 26,
+                    first=(1 << 26) + 0x8D0, walked=(1 << 26) + 0x900, problem="x")  # fmt: skip
 WHO: dict[str, Any] = {"pid": 5, "tid": 5, "mm": 1}
 WHOLE = (
     encode_header(Header(calls=["brk", "mmap", "mremap", "mprotect", "madvise", "shmdt"]))
@@ -57,6 +67,7 @@ WHOLE = (
             Call(1, 1, 5, 1, 3, [0x800000, 0x9000, 1], -12, None, 36, 3,
                  Ext(x=(0x800000, 0x809000, ["800000-804000 r--p 0 fe:00 9 /b"]), h=[(3, 7)])),
             Snap(t=8, **WHO, why="exit", maps=[HEAP, "800000-804000 r--p 0 fe:00 9 /b", STACK]),
+            Walk(t=8, **WHO, why="exit", took=5, still=True, heaps=[WALKED, BROKEN]),
             Exit(t=9, **WHO, code=0),
             Gone(t=9, mm=1),
         )
