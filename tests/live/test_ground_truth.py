@@ -120,8 +120,8 @@ def assert_true(found: Found) -> None:
     assert n["proven"] >= PROVEN * n["mapped"]
 
 
-#: What is known to be said and not true (tests/unit/malloc/test_doubtful.py has it small): of threads
-#: only now and then.
+#: What is known to be said and not true, of threads only now and then; made small in
+#: tests/unit/malloc/test_doubtful.py.
 _MAPS = pytest.mark.xfail(strict=True, reason="where malloc may not map, growths hold")
 _RACE = pytest.mark.xfail(strict=False, reason="threads see the threshold before it is raised")
 _PENDING = {

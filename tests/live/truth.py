@@ -42,6 +42,7 @@ class Env:
     Attributes:
         source: None, or where a setting came from that freezes the threshold.
         tcache: whether malloc's first request is its own, for the thread's cache.
+        keeps: whether that cache may keep mapped chunks.
     """
 
     threshold: int = DEFAULT
@@ -49,6 +50,7 @@ class Env:
     top_pad: int = DEFAULT
     mmap_max: int = 65536
     tcache: bool = True
+    keeps: bool = False
 
 
 @dataclass(slots=True)
@@ -194,7 +196,7 @@ class _Process:
         i, last = 0, float(born)
         for op in ops:
             op.at = last + 0.25
-            for name, key in _expected(op.line):
+            for name, key in _expected(op.line, keeps=self.env.keeps):
                 j = next((j for j in range(i, len(calls)) if key(calls[j])), None)
                 if j is None:
                     where = f"{self.row['pid']}: {op.line}"
@@ -500,7 +502,7 @@ class _Process:
         return [line for ptr, line in lines.items() if alive[ptr] > 0]
 
 
-def _expected(line: Event) -> list[tuple[str, Callable[[Event], bool]]]:
+def _expected(line: Event, *, keeps: bool) -> list[tuple[str, Callable[[Event], bool]]]:
     """The calls that an operation made, as (name, which call it is); "?" if it may be otherwise."""
     op = line["op"]
     expected: list[tuple[str, Callable[[Event], bool]]] = []
@@ -508,7 +510,8 @@ def _expected(line: Event) -> list[tuple[str, Callable[[Event], bool]]]:
     start, length = line.get("map_start"), line.get("map_length")
     old, old_length = line.get("old_map_start"), line.get("old_map_length")
     if op == "f" and old_length:
-        expected.append(("munmap", _is("munmap", None, old, old_length)))
+        name = "munmap?" if keeps else "munmap"
+        expected.append((name, _is("munmap", None, old, old_length)))
     elif op == "r" and line["given"] and old_length:
         if mapped and (old, old_length) == (start, length):
             return []
