@@ -149,4 +149,4 @@ def test_with_pages_gone_nothing_else_is_said(truth: Truth, data: st.DataObject)
         assert (row.used, row.free, row.top) == (before.used, before.free, before.top)
         assert row.resident == before.resident - PAGE * len(set(gone))  # type: ignore[operator]
     else:
-        assert row.used is row.free is row.top is None
+        assert (row.used, row.free, row.top) == (None, None, None)

@@ -88,6 +88,8 @@ def _behind_fences(
         chain = follow(memory, memory.layout.align(place), end, arena=False, breaks=lately)
         if chain.began:
             return chain
+        if memory.out_of_time():
+            break
     return None
 
 
