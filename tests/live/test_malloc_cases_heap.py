@@ -5,7 +5,6 @@ not grow: the driver does it, each fact of the report is exact. glibc 2.36, 64-b
 
 from __future__ import annotations
 
-import pytest
 from tests.live.driving import Drive, chunks, moves, of_kind, steps
 
 T = 131072

@@ -116,7 +116,7 @@ class Walks:
     def _heaps(self, mm: Mm, tracee: Tracee, deadline: int) -> tuple[list[WalkedHeap], int]:
         raw = procfs.read_fd(mm.maps_fd)
         stat = procfs.stat_fields(tracee.tid)
-        if not raw or len(stat) < 45:
+        if not raw or len(stat) < 45 or min(mm.mem_fd, mm.pagemap_fd) < 0:
             return [], 0
         layout = LAYOUT_32 if procfs.is_elf32(tracee.tid) else LAYOUT_64
         memory = Memory(
