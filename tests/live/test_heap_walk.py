@@ -323,7 +323,7 @@ def test_without_it_nothing_is_walked(sample: Callable[..., Traced]) -> None:
     assert report_of(done)["walks"] == []
     text = text_of(done)
     assert "inside the heap" not in text
-    assert "record with --heap-walk" in text
+    assert "--heap-walk tells it of the heaps" in text
 
 
 @pytest.mark.parametrize("engine", ["strace", "python-ptrace"])

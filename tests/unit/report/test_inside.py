@@ -38,7 +38,7 @@ def test_without_a_walk_there_is_no_section(scene: Scene) -> None:
     assert said(scene) == ""
     (process,) = validated(scene.report())["processes"]
     assert (process["walks"], process["walks_total"]) == ([], 0)
-    assert "(of malloc's heaps: record with --heap-walk)" in " ".join(
+    assert "(--heap-walk tells it of the heaps of glibc's malloc)" in " ".join(
         checked_text(scene.report()).split()
     )
 
@@ -54,7 +54,7 @@ def test_a_pinned_heap(scene: Scene) -> None:
     )
     assert "52 KiB of that are whole pages in memory" in text
     assert "other threads ran" not in text
-    assert "record with --heap-walk" not in checked_text(scene.report())
+    assert "--heap-walk tells it" not in checked_text(scene.report())
 
 
 def test_the_json_of_it(scene: Scene) -> None:
