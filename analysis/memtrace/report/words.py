@@ -224,7 +224,11 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
     out = [
         "requests that malloc served from memory it already had: they make no system call",
         "which code asked malloc for memory, and how much of a region is in use"
-        + ("" if any(p.walks for p in shown) else " (--heap-walk tells it of the heaps of glibc's malloc)"),
+        + (
+            ""
+            if any(p.walks for p in shown)
+            else " (--heap-walk tells it of the heaps of glibc's malloc)"
+        ),
     ]
     if any(p.assumed for p in shown):
         out.insert(0, "which mappings are malloc's: the log has no callers and no chunk headers")
