@@ -317,8 +317,18 @@ class Account:
         if change is not None:
             self._follow(seq, t, call, "brk", change)
 
+    def _unmapper(self, call: Call) -> str:
+        """Who unmaps. Before 2.33, which made it keep errno, free may end in a jump to munmap: then
+        the word at the stack pointer is that of free's own caller.
+        """
+        caller, version = self.callers.of(call.site), self.mallocs.layout.version
+        if caller.who in _ELSEWHERE_THAN_LIBC and not caller.direct:
+            if version is not None and version < (2, 33):
+                return UNKNOWN
+        return caller.who
+
     def _unmapped(self, seq: int, t: int, call: Call, change: Change) -> None:
-        who, removed = self.callers.of(call.site).who, change.removed
+        who, removed = self._unmapper(call), change.removed
         if len(removed) != 1 or change.added:
             if who in _ELSEWHERE_THAN_LIBC:
                 self.chunks.unmapped_elsewhere(change)
@@ -528,7 +538,7 @@ class Account:
         if self.chunks.waiting:
             self.chunks.waiting.pop(r.born_seq, None)
         if name == "munmap":
-            self._gone_by_munmap(seq, t, call, self.callers.of(call.site).who, r)
+            self._gone_by_munmap(seq, t, call, self._unmapper(call), r)
 
     def _gone_by_munmap(self, seq: int, t: int, call: Call, who: str, r: Region) -> None:
         args, ext = call.args, call.ext

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memtrace.malloc import origin
-from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, Callers
+from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, UNKNOWN, Callers
 from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.verdicts import hold
 
@@ -130,4 +130,6 @@ class Chunks:
         if whole and r.end - r.start == size:
             word = None if freed is None else freed[1] or freed[0]
             for it, sure in self._mallocs.thresholds(copy):
-                it.threshold.freed(seq, t, size, it.layout, sure=sure, word=word)
+                # Only the chunk's header tells then that it was one.
+                certain = sure and (who != UNKNOWN or r.evidence == "header")
+                it.threshold.freed(seq, t, size, it.layout, sure=certain, word=word)
