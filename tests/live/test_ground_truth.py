@@ -120,18 +120,7 @@ def assert_true(found: Found) -> None:
     assert n["proven"] >= PROVEN * n["mapped"]
 
 
-#: What is known to be said and not true, of threads only now and then; made small in
-#: tests/unit/malloc/test_doubtful.py.
-_MAPS = pytest.mark.xfail(strict=True, reason="where malloc may not map, growths hold")
-_RACE = pytest.mark.xfail(strict=False, reason="threads see the threshold before it is raised")
-_PENDING = {
-    "no maps": _MAPS, "few maps": _MAPS, "threads": _RACE, "threads that fork": _RACE,
-    "mallopt and threads": _RACE, "one arena": _RACE,
-}  # fmt: skip
-_RUNS = [pytest.param(name, marks=_PENDING.get(name, ())) for name in SETTINGS]
-
-
-@pytest.mark.parametrize("name", _RUNS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_statement_is_true(run: Callable[..., Traced], name: str) -> None:
     setting = SETTINGS[name]
     seed = list(SETTINGS).index(name)
@@ -139,7 +128,7 @@ def test_every_statement_is_true(run: Callable[..., Traced], name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _RUNS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_so_it_is_over_a_million_requests(run: Callable[..., Traced], name: str) -> None:
     total = Found()
     setting = SETTINGS[name]

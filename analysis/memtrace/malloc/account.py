@@ -27,6 +27,8 @@ from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.runtimes import Runtimes
 from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
 from memtrace.malloc.tags import Tags
+from memtrace.malloc.threads import Threads
+from memtrace.malloc.threshold import Threshold
 from memtrace.malloc.verdicts import hold, last_word, rule_on
 from memtrace.malloc.walks import Walks
 from memtrace.replay.process import Process
@@ -46,6 +48,7 @@ _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header
 #: What lies right above the heap: what malloc maps where a brk has failed, or anything else.
 _BESIDE_THE_HEAP = ("main-arena", "malloc-chunk", "anon")
 #: Whose munmap is not malloc's, and whose may be.
+CLONE_VFORK = 0x4000
 _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
 #: Calls of most of a trace, which no arena makes of its reservation.
 _MAPPING = frozenset({"mmap", "munmap"})
@@ -106,6 +109,7 @@ class Account:
         self.loading: bool = legacy is not None and legacy.loading
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
+        self.threads = Threads()
         self._failed: dict[int, tuple[str, str]] = {}
         self._advised: set[int] = set()
         self._settled = False  # nothing waits for the next call of any thread
@@ -133,9 +137,9 @@ class Account:
     def find(self, seq: int, record: Attach) -> None:
         """A running program was attached to."""
         space = self.p.space
+        self.threads = Threads(several=record.assumed or len(record.tids) > 1)
         self.heap = Heap.begin(space, older=True)
         self.mapped_before = None if record.assumed else space.total
-        self.mallocs.threshold.racing = record.assumed or len(record.tids) > 1
         self.libraries |= older.executable(space)
         for r in beginnings.found(space, seq, record, self.mallocs.layout):
             self.regions.born(r)
@@ -168,6 +172,8 @@ class Account:
         calls = self._calls = self._calls + 1
         if not calls & 31:
             self.regions.expire(calls)
+        if self.threads.several:
+            self.threads.calls(call.tid, seq)
         if self._settled and change is not None and (ret := call.ret) is not None and (
             ret >= 0 or ret < -4095
         ):  # fmt: skip
@@ -207,6 +213,8 @@ class Account:
             self.runtimes.named(call, self._judged.clear)
         if failed:
             self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
+            if name == "mremap":
+                self.chunks.stays(call.args)
             if ret is not None:
                 space = self.p.space
                 self.refusals.failed(seq, self._calls, name, call.args, -ret, space)
@@ -248,7 +256,7 @@ class Account:
 
     def in_flight(self) -> int:
         """With other threads, the largest chunk that one of them may be freeing; else 0."""
-        if not self.mallocs.threshold.racing:
+        if not self.threads.several:
             return 0
         most, alive = self.mallocs.layout.raises_to, self.regions.alive
         if len(alive) > _LOOKED_AT:
@@ -304,7 +312,7 @@ class Account:
         judge = Judge(
             caller, m.glibc, it.layout, it.settings, it.threshold, self.p.start,
             failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
-            call.vm, self.in_flight(), tid in self._advised, m.scene.other,
+            call.vm, self.threads.several, self.in_flight(), tid in self._advised, m.scene.other,
         )  # fmt: skip
         self._advised.discard(tid)
         labelled = self.heap.loose
@@ -317,15 +325,18 @@ class Account:
         if change is not None:
             self._follow(seq, t, call, "brk", change)
 
-    def _unmapper(self, call: Call) -> str:
-        """Who unmaps. Before 2.33, which made it keep errno, free may end in a jump to munmap: then
-        the word at the stack pointer is that of free's own caller.
+    def _jumped(self, call: Call) -> bool:
+        """Whether a munmap may be free's though the word at the stack pointer is not libc's: before
+        2.33, which made it keep errno, free may end in a jump to munmap, and that word is that of
+        its own caller.
         """
         caller, version = self.callers.of(call.site), self.mallocs.layout.version
-        if caller.who in _ELSEWHERE_THAN_LIBC and not caller.direct:
-            if version is not None and version < (2, 33):
-                return UNKNOWN
-        return caller.who
+        old = version is None or version < (2, 33)
+        return old and caller.who in _ELSEWHERE_THAN_LIBC and not caller.direct
+
+    def _unmapper(self, call: Call) -> str:
+        """Who unmaps."""
+        return UNKNOWN if self._jumped(call) else self.callers.of(call.site).who
 
     def _unmapped(self, seq: int, t: int, call: Call, change: Change) -> None:
         who, removed = self._unmapper(call), change.removed
@@ -382,6 +393,7 @@ class Account:
         if name == "mremap":
             for r in changed:
                 r.moves += 1
+                r.resized = True
         for piece in births:
             self._birth(seq, t, call, name, piece, change)
 
@@ -394,7 +406,7 @@ class Account:
             r.bytes = r.peak = r.length
         r.born_t = t
         threshold = self.mallocs.threshold
-        r.t_low = threshold.low
+        r.t_low = self._low(threshold)
         if threshold.unseen:
             r.t_high = threshold.high
         if not self.mallocs.one_glibc:
@@ -428,7 +440,7 @@ class Account:
                 self.sequences.wait(wait, r.tid, r)
         self.regions.born(r)
         if r.kind == "malloc-chunk":
-            hold(r, self.mallocs.of(r.libc))
+            hold(r, self.mallocs)
         else:
             rule_on(r)
 
@@ -437,6 +449,8 @@ class Account:
         tid, args, threshold = call.tid, call.args, self.mallocs.threshold
         r = Region(piece[3], piece[0], piece[1], seq, tid, "mmap")
         r.born_t, r.t_low, r.prot, r.flags = t, threshold.low, args[2], args[3]
+        if self.threads.several:
+            r.t_low = threshold.low_since(self.threads.before)
         if threshold.unseen:
             r.t_high = threshold.high
         if not self.mallocs.one_glibc:
@@ -497,12 +511,19 @@ class Account:
         at = self.callers.copy(site)
         return None if at is None else self.mallocs.copies.key(*at)
 
+    def _low(self, threshold: Threshold) -> int | None:
+        """How low the threshold was when the thread that calls now looked at it, at least."""
+        if not self.threads.several:
+            return threshold.low
+        return threshold.low_since(self.threads.before)
+
     def _note_copy(self, r: Region, site: int | Site | None) -> None:
         """A mapping that may be the chunk of one of several copies: that one's threshold counts."""
         r.libc = self._copy(site)
         if r.libc is not None:
             threshold = self.mallocs.of(r.libc).threshold
-            r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
+            r.t_low = self._low(threshold)
+            r.t_high = threshold.high if threshold.unseen else None
 
     def _source(self, args: list[int]) -> Region | None:
         """The region an mremap copied, unless malloc's: a copy of a chunk is no chunk."""
@@ -545,7 +566,8 @@ class Account:
         if self.arenas.alive and len(args) > 1:
             self.arenas.unmapped(args[0], args[0] + args[1], seq)
         freed = None if ext is None else ext.freed
-        self.chunks.unmapped(seq, t, args, who, r, freed, self._copy(call.site))
+        copy = self._copy(call.site)
+        self.chunks.unmapped(seq, t, args, who, r, freed, copy, jumped=self._jumped(call))
 
     # -- other records --------------------------------------------------------------------------
 
@@ -582,7 +604,8 @@ class Account:
     def clone(self, seq: int, record: Clone) -> None:
         """A task starts on a stack of its own."""
         self._told += 1
-        self.mallocs.threshold.racing = True
+        if not (record.flags or 0) & CLONE_VFORK:
+            self.threads.starts(record.child, seq)
         self.sequences.clone(seq, record)
 
     def compared(self, seq: int, comparison: Comparison, maps: list[str]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memtrace.malloc import origin
-from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, UNKNOWN, Callers
+from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, Callers
 from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.verdicts import hold
 
@@ -31,6 +31,12 @@ class Chunks:
         self._mallocs = mallocs
         self._callers = callers
         self.waiting: dict[int, Region] = {}
+
+    def stays(self, args: list[int]) -> None:
+        """An mremap failed: realloc (`mremap_chunk`) goes on to copy, and unmaps without a rise."""
+        for r in self._regions.alive.values():
+            if args and r.start == args[0] and r.kind == "malloc-chunk":
+                r.stuck = True
 
     def alive(self) -> int:
         """How many there are now."""
@@ -69,7 +75,7 @@ class Chunks:
                 self._regions.settle(r)
             else:
                 self._regions.become(r, "malloc-chunk", "header")
-                hold(r, mallocs.of(r.libc))
+                hold(r, mallocs)
             if it.threshold.unseen and not r.no_arena and it.one_glibc:
                 it.threshold.mapped(r.born_seq, r.born_t, layout.chunk(r.length)[1])
         elif not word:
@@ -114,12 +120,13 @@ class Chunks:
 
     def unmapped(
         self, seq: int, t: int, args: list[int], who: str, r: Region,
-        freed: tuple[int, int] | None = None, copy: Key | None = None,
+        freed: tuple[int, int] | None = None, copy: Key | None = None, *, jumped: bool = False,
     ) -> None:  # fmt: skip
         """A region died by a munmap of `args`: a free, if it was a chunk and `who` was libc.
 
         `freed`: the size words at its start, and of an aligned chunk in it (`Ext.freed`). `copy`:
-        of libc, where there are several and it is told.
+        of libc, where there are several and it is told. `jumped`: free may have ended in a jump to
+        munmap, or its caller called that.
         """
         if r.kind != "malloc-chunk" or who in _NOT_FREE or r.verdict == "not-applicable":
             return
@@ -129,7 +136,7 @@ class Chunks:
         whole = len(args) > 1 and args[0] == r.start and args[1] == size
         if whole and r.end - r.start == size:
             word = None if freed is None else freed[1] or freed[0]
+            # The header of an aligned chunk that has moved may be anywhere.
+            told = not jumped and not r.stuck and (word is not None or not r.resized)
             for it, sure in self._mallocs.thresholds(copy):
-                # Only the chunk's header tells then that it was one.
-                certain = sure and (who != UNKNOWN or r.evidence == "header")
-                it.threshold.freed(seq, t, size, it.layout, sure=certain, word=word)
+                it.threshold.freed(seq, t, size, it.layout, sure=sure and told, word=word)

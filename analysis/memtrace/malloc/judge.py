@@ -44,8 +44,8 @@ class Judge:
 
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
     mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
-    more of them. `vm`: pages mapped after the call. `in_flight`: with other threads, the largest
-    chunk that one of them may be freeing (it raises T before it unmaps the chunk), else 0.
+    more of them. `vm`: pages mapped after the call. `several`: there are other threads, which may
+    have raised T by a free whose munmap is to come: for a chunk of `in_flight` bytes at most.
     `advised`: this thread's malloc_trim gave free pages of the heap back just before. `other`: the
     process's malloc is another one, and no glibc is there.
     """
@@ -60,6 +60,7 @@ class Judge:
     chunks: int = 0
     unseen: int = 0
     vm: int | None = None
+    several: bool = False
     in_flight: int = 0
     advised: bool = False
     other: bool = False
@@ -125,6 +126,8 @@ class Judge:
         if end - heap.start < kept:
             return False  # there is not as much
         floor = self.threshold.trim_floor()
+        if floor is not None and self.several and self.settings.trim is not None:
+            floor = min(floor, self.settings.trim)  # T rose while this thread was on its way
         return floor is None or heap.brk - end + kept + self._unit(end) - 1 >= floor
 
     # -- growths --------------------------------------------------------------------------------
@@ -272,7 +275,7 @@ class Judge:
         """The verdict where malloc may have had to take a chunk of T or more from the heap."""
         if self.mmap_failed:
             return "explained", "mmap-failed"
-        if self._maps() >= self.settings.mmap_max and not self.threshold.racing:
+        if self._maps() >= self.settings.mmap_max and not self.several:
             return "explained", "mmap-max"
         return "unknown", None
 
@@ -314,5 +317,5 @@ class Judge:
             return "holds", None  # wherever T stands
         if least < self.threshold.proven:
             return "explained", "dynamic-threshold"
-        known = self.settings.hugetlb or self.threshold.racing
+        known = self.settings.hugetlb or self.several
         return ("unknown" if known else "measured"), None

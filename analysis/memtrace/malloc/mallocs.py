@@ -323,7 +323,5 @@ class Mallocs:
         start, layout = self.start, Layout(version, self.layout.abi, self.layout.page)
         if start.env_lost and not start.at_secure:
             return layout, Settings(threshold=None, certain=False, trim=None)
-        found = settings(
-            start.env, at_secure=start.at_secure, version=version, i386=layout.i386
-        )
+        found = settings(start.env, at_secure=start.at_secure, version=version, i386=layout.i386)
         return layout, found

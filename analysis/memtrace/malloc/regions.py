@@ -31,7 +31,9 @@ class Region:
     knows. `length`: bytes at birth. `t_low`: the threshold's lower bound at birth; `t_high` its
     upper one where the bounds are apart because frees were not seen. `settled`: the kind may be
     counted, in `sum`; if not, it may be after `until` calls. `site`: where in the C library the
-    mmap returned to; `libc`: which copy of it, where there are several and that is told. `older`: than the trace, found at an attach, as is a forked child's copy.
+    mmap returned to; `libc`: which copy of it, where there are several and that is told. `older`:
+    than the trace, found at an attach, as is a forked child's copy. `resized`: by an mremap, also
+    one before the fork; `stuck`: the kernel refused one.
     """
 
     # What stays as it is here for most regions is no store per birth.
@@ -47,7 +49,7 @@ class Region:
     candidates: tuple[str, ...] = ()
     reason: str | None = None
     settled = True
-    inherited = no_arena = older = False
+    inherited = no_arena = older = resized = stuck = False
     site: tuple[str, int] | None = None
     libc: tuple[str, int] | None = None
     t_low: int | None = None
@@ -83,6 +85,7 @@ class Region:
 #: What a child's region has of its mother's, if that is out of the ordinary.
 _SELDOM = (
     "prot", "flags", "owner", "candidates", "reason", "no_arena", "older", "t_high", "libc",
+    "resized", "stuck",
 )  # fmt: skip
 
 

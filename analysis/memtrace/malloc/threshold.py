@@ -81,7 +81,6 @@ class Threshold:
         first: the interval at the birth, where frees before were not seen.
         trim_initial: the trim threshold at the birth; None when it is unknown.
         since: the record that set the interval: the last move, or the birth.
-        racing: other threads may use it.
     """
 
     initial: int | None = None
@@ -101,8 +100,6 @@ class Threshold:
     ceiling: int | None = None
     trim_initial: int | None = None
     since: int = 0
-    racing: bool = False
-    _lowest: int | None = None  # that it ever was
     _trim: int | None = None  # as configured
     _risen: bool = False  # surely, by a free
     _perhaps_risen: bool = False
@@ -112,7 +109,6 @@ class Threshold:
         self.initial = self.low = self.high = self.floor = self.ceiling = s.threshold
         self.fixed_by = s.fixed_by
         self._trim = self.trim_initial = s.trim
-        self._lowest = s.threshold
         if not seen and s.threshold is not None and s.fixed_by is None:
             self.unseen, self._perhaps_risen = True, True
             self.initial = self.trim_initial = None
@@ -131,7 +127,7 @@ class Threshold:
         child = Threshold(
             initial, self.low, self.high, self.floor, self.fixed_by, moved,
             self.contradicted, self.doubted, 0, self.unseen, self.proven, self.perhaps,
-            ceiling=self.ceiling, since=self.since, _lowest=self._lowest, _trim=self._trim,
+            ceiling=self.ceiling, since=self.since, _trim=self._trim,
             _risen=self._risen, _perhaps_risen=self._perhaps_risen,
         )  # fmt: skip
         if self.unseen and self.low is not None and self.high is not None:
@@ -139,6 +135,20 @@ class Threshold:
         low, high = child.trim()
         child.trim_initial = low if low == high else None
         return child
+
+    def low_since(self, seq: int) -> int | None:
+        """The lowest `low` that there has been since record `seq`."""
+        low = self.low
+        if low is None or not self.history or self.history[-1].seq <= seq:
+            return low
+        if len(self.history) >= KEEP:
+            return 0
+        for m in reversed(self.history):
+            low = min(low, m.low or 0)
+            if m.seq <= seq:
+                return low
+        first = self.initial if self.first is None else self.first[0]
+        return min(low, first or 0)
 
     @property
     def moved(self) -> bool:
@@ -170,7 +180,7 @@ class Threshold:
             return low
         if self.contradicted or self.doubted or self.floor is None:
             return 0
-        if self.racing or self.floor <= DEFAULT_THRESHOLD:
+        if self.floor <= DEFAULT_THRESHOLD:
             return min(low, self._trim)
         return min(low, 2 * self.floor)
 
@@ -281,13 +291,9 @@ class Threshold:
             self._note(seq, t, "above")
 
     def at_most(self, seq: int, t: int, value: int) -> str:
-        """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction";
-        "racing" if it was when the thread looked, or may have been.
-        """
+        """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction"."""
         if self.low is None or value >= self.low:
             return "fits"
-        if self.racing and self._lowest is not None and value >= self._lowest:
-            return "racing"
         cause = "contradiction"
         if self.floor is not None and value >= self.floor and not self.contradicted:
             cause = "aligned-or-mallopt"

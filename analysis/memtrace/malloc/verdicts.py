@@ -20,25 +20,26 @@ _NOT_MALLOCS = {"anon": "direct-call", "runtime-heap": "other-allocator"}
 
 def hold(r: Region, mallocs: Mallocs) -> None:
     """A mapped chunk: hold it against the threshold as it stood at its birth."""
-    most = mallocs.layout.chunk(r.length)[1]
-    if r.t_low is None or not mallocs.layout.known:
+    it = mallocs.of(r.libc)
+    most = it.layout.chunk(r.length)[1]
+    if r.t_low is None or not it.layout.known:
         r.verdict, r.reason = "unknown", None
     elif r.t_high is not None and r.t_low <= most < r.t_high:
         r.verdict, r.reason = "unknown", None  # it only tells where the threshold was
     elif most >= r.t_low:
         r.verdict, r.reason = "holds", None
         if most < _DEFAULT:
-            r.verdict, r.reason = "explained", mallocs.threshold.fixed_by
+            r.verdict, r.reason = "explained", it.threshold.fixed_by
             if r.reason is None:
                 r.verdict = "unknown"
     elif r.no_arena:
         r.verdict, r.reason = "explained", "no-arena"
-    elif most >= mallocs.layout.heap_max // 2 or not mallocs.one_glibc:
+    elif most >= it.layout.heap_max // 2 or (r.libc is None and not mallocs.one_glibc):
         # An arena maps what no heap of it can hold, whatever T is; which arena served is not known.
-        # Nor is it whose chunk it is, if there are two copies of libc: each has its own T.
+        # Nor is it whose chunk it is, if two copies of libc are not told apart: each has its own T.
         r.verdict, r.reason = "unknown", None
     else:
-        cause = mallocs.threshold.at_most(r.born_seq, r.born_t, most)
+        cause = it.threshold.at_most(r.born_seq, r.born_t, most)
         r.verdict = {"fits": "holds", "contradiction": "contradiction"}.get(cause, "unknown")
         r.reason = cause if cause == "aligned-or-mallopt" else None
 

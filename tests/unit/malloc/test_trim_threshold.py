@@ -191,10 +191,12 @@ def test_in_a_child_it_is_against_the_fork(scene: Scene) -> None:
 def test_two_copies_of_libc_have_thresholds_of_their_own(scene: Scene) -> None:
     scene.glibc()
     scene.life(Libc(t=10**6, mm=1, path="/opt/libc.so.6", version="2.41"))
-    scene.mmap(102400)
-    p = scene.process()
-    assert scene.region(scene.seq).verdict == "unknown"
-    assert p.threshold.history == []
+    scene.mmap(102400, by="")  # whose it is is not told
+    seq = scene.seq
+    scene.seen(seq, 102400 | 2).query()
+    r = scene.region(seq)
+    assert (r.kind, r.verdict) == ("malloc-chunk", "unknown")
+    assert scene.process().threshold.history == []
 
 
 def test_sizes_that_the_type_does_not_hold_leave_it_open() -> None:

@@ -22,8 +22,9 @@ LEAST, MOST, MOST_I386 = 128 * 1024, 32 << 20, 512 << 10
 Read = Callable[[int, int], bytes | None]
 
 
-def aligned_places(address: int, length: int, *, i386: bool) -> list[int]:
-    """Addresses of the two words of every header that an aligned chunk in the mapping may have.
+def aligned_places(address: int, length: int, *, i386: bool, once: int = 0) -> list[int]:
+    """Addresses of the two words of every header that an aligned chunk in the mapping may have;
+    `once` it had that length: an mremap may have made it shorter than it was aligned to.
 
     >>> [hex(a) for a in aligned_places(0x7000, 0x3000, i386=False)]
     ['0x7030', '0x7070', '0x70f0', '0x71f0', '0x73f0', '0x77f0', '0x7ff0']
@@ -33,7 +34,7 @@ def aligned_places(address: int, length: int, *, i386: bool) -> list[int]:
     chunk = address + (16 - 2 * word)
     places: list[int] = []
     alignment = 32
-    while alignment < length:
+    while alignment < max(length, once):
         at = ((chunk + 2 * word + alignment - 1) & -alignment) - 2 * word
         if at - chunk < least:
             at += alignment
@@ -62,7 +63,7 @@ def freed_chunk(address: int, length: int, read: Read, *, i386: bool) -> tuple[i
     if first & 7 != 2:
         return None
     inner = 0
-    for at in aligned_places(address, length, i386=i386):
+    for at in aligned_places(address, length, i386=i386, once=first & ~7):
         offset = at - address
         if offset + 2 * word <= PAGE:
             data: bytes | None = page[offset : offset + 2 * word]
