@@ -80,7 +80,7 @@ class State:
 
     Attributes:
         threshold: T, as glibc has it.
-        plain: T as it would be if each aligned chunk were a plain one (a documented exception).
+        aligned: whether the free of an aligned chunk has raised it, to less than its mapping's.
         rises: how often a free raised T, in this process.
         moved: whether it ever rose, in this process or before the fork.
         alive: the mapped chunks: start -> (record of the mmap, length).
@@ -89,17 +89,12 @@ class State:
     """
 
     threshold: int
-    plain: int
+    aligned: bool = False
     rises: int = 0
     moved: bool = False
     tuned: bool = False
     grown: bool = False
     alive: dict[int, tuple[int | None, int]] = field(default_factory=dict)
-
-    @property
-    def exempt(self) -> bool:
-        """Whether the documented exception matters: an aligned chunk's free raised T to less."""
-        return self.threshold != self.plain
 
 
 @dataclass
@@ -180,13 +175,14 @@ class _Process:
         self.ops = sorted((op for ops in self.by_tid.values() for op in ops), key=lambda o: o.at)
         self.threads = len(self.by_tid)
         if parent is None:
-            self.first = State(env.threshold, env.threshold)
+            self.first = State(env.threshold)
             self.inherited = False
         else:
             before = parent.state(row["born_seq"])
             self.first = replace(before, rises=0, grown=parent.grown)
             self.inherited = True
         self.grown: bool = self.first.grown
+        self._timeline: list[tuple[float, int]] = []
         self.regions = {r["born_seq"]: r for r in row["regions"] if not r["inherited"]}
 
     # -- the join -------------------------------------------------------------------------------
@@ -254,7 +250,7 @@ class _Process:
         t = self.row["threshold"]
         if not self.inherited:
             self.found.must(t["initial"] in (None, self.env.threshold), "initial threshold", t)
-        elif t["initial"] is not None and not (self.first.tuned or self.first.exempt):
+        elif t["initial"] is not None and not self.first.tuned:
             self.found.must(t["initial"] == self.first.threshold, "inherited threshold", t)
         self.found.must(t["fixed_by"] == self.env.source, "what froze the threshold", t)
 
@@ -289,15 +285,16 @@ class _Process:
 
     def _verdict(self, op: Op, state: State, r: Json) -> None:
         found, verdict, reason, env = self.found, r["verdict"], r["reason"], self.env
-        where = (op.line, r, state.threshold, state.plain)
+        where = (op.line, r, state.threshold)
         found.counts[f"chunk {verdict} {reason}"] += 1
-        excused = state.tuned or state.exempt or self._racing
-        over = op.asked >= state.threshold or state.tuned or self._racing
+        over = state.tuned or op.asked >= self._seen(op)
         match verdict, reason:
             case "unknown", None:
                 pass
-            case ("unknown", "aligned-or-mallopt") | ("contradiction", None):
-                found.must(excused, "evidence against the rule", where)
+            case "unknown", "aligned-or-mallopt":
+                found.must(state.tuned or state.aligned, "evidence against the rule", where)
+            case "contradiction", None:
+                found.must(state.tuned, "evidence against the rule", where)
             case "holds", None:
                 found.must(over, "a chunk below the threshold holds", where)
             case "explained", ("environ" | "tunable"):
@@ -307,10 +304,38 @@ class _Process:
             case _:
                 found.must(False, "a verdict that cannot be", where)
 
-    @property
-    def _racing(self) -> bool:
-        """Whether one thread may have seen the threshold before another one moved it."""
-        return self.threads > 1
+    def _seen(self, op: Op) -> int:
+        """The lowest threshold that the operation may have seen: as it was at its thread's last
+        call. Another thread may have raised it before this one came to its mmap.
+        """
+        if self.threads == 1:
+            return self._at(op.at)
+        anchors = [o.at for o in self.by_tid[op.line["tid"]] if o.at < op.at and o.at == int(o.at)]
+        return self._at(max(anchors, default=0.0))
+
+    def _soon(self, seq: int, now: int) -> int:
+        """The highest threshold that there may have been at `seq`: of other threads each may have
+        raised it by a free whose munmap is its next call.
+        """
+        if self.threads == 1 or self.env.source is not None:
+            return now
+        for ops in self.by_tid.values():
+            after = next((o for o in ops if o.at > seq and o.at == int(o.at)), None)
+            if after is not None and after.gone is not None and after.line["op"] == "f":
+                size = after.line["old_chunk"]
+                now = max(now, size if size <= MAX else 0)
+        return now
+
+    def _at(self, at: float) -> int:
+        """The threshold before what has happened at a moment."""
+        if not self._timeline:
+            last = None
+            for state, op in self.states():
+                if state.threshold != last:
+                    self._timeline.append((op.at, state.threshold))
+                    last = state.threshold
+        found = [t for when, t in self._timeline if when <= at]
+        return found[-1] if found else self.first.threshold
 
     def _threshold(self, at: float, state: State) -> None:
         """The interval as it stood after a record."""
@@ -329,9 +354,7 @@ class _Process:
         def within(value: int) -> bool:
             return bool(low <= value and (high is None or value <= high))
 
-        exact = within(state.threshold)
-        self.found.counts["threshold exempt"] += not exact and state.exempt
-        true = exact or (state.exempt and within(state.plain))
+        true = within(state.threshold)
         self.found.must(true, "interval of the threshold", (at, low, high, state))
 
     # -- the heap -------------------------------------------------------------------------------
@@ -400,10 +423,9 @@ class _Process:
     def _step(self, s: Json, state: State, op: Op, before: Json | None) -> Found:
         found = Found()
         name, verdict, reason, env = op.line["op"], s["verdict"], s["reason"], self.env
-        where = (s, op.line, state.threshold, state.plain)
+        where = (s, op.line, state.threshold)
         role = s.get("role")
         found.counts[f"step {role} {verdict} {reason}"] += 1
-        excused = state.tuned or state.exempt or self._racing
         if s["delta"] < 0:
             found.must((verdict, reason) in (("explained", "trim"), ("unknown", None),
                        ("explained", "malloc-trim")), "verdict of a shrink", where)  # fmt: skip
@@ -430,12 +452,15 @@ class _Process:
             low, high = s["chunk"]["min"], s["chunk"]["max"]
             fits = any(low <= size and (high is None or size <= high) for size in sizes)
             found.must(fits or (state.tuned and s["chunk"] is not None), "chunk's bounds", where)
-        under = any(size < state.threshold for size in sizes) or self._racing or state.tuned
+        soon = self._soon(s["seq"], state.threshold)
+        under = state.tuned or any(size < soon for size in sizes)
         match verdict, reason:
-            case "unknown", _:
+            case "unknown", None:
                 pass
+            case "unknown", "aligned-or-mallopt":
+                found.must(state.tuned or state.aligned, "evidence against the rule", where)
             case "contradiction", None:
-                found.must(excused, "evidence against the rule", where)
+                found.must(state.tuned, "evidence against the rule", where)
             case "holds", None:
                 found.must(under, "a growth of a chunk over the threshold holds", where)
             case "explained", "dynamic-threshold":
@@ -446,7 +471,7 @@ class _Process:
                 found.must(under and moved, "what explains a growth", where)
             case "explained", "mmap-max":
                 full = len(state.alive) >= env.mmap_max
-                found.must(full or state.tuned or self._racing, "what explains a growth", where)
+                found.must(full or state.tuned or self.threads > 1, "what explains a growth", where)
             case "explained", "top-pad":
                 found.must(under and env.top_pad > DEFAULT, "what explains a growth", where)
             case "explained", ("environ" | "tunable"):
@@ -472,7 +497,7 @@ class _Process:
             lengths = sum(length for _, length in last.alive.values())
             found.must(unknown > 0 or size == lengths, "bytes of chunks alive", (size, lengths))
         t = row["threshold"]
-        if t["low"] is not None and not (last.tuned or last.exempt or self._racing):
+        if t["low"] is not None and not last.tuned:
             exact = t["low"] == t["high"]
             found.must(not exact or metrics["threshold.rises"] == last.rises, "rises", (t, last))
         for line in self._blocks():
@@ -551,14 +576,11 @@ def _after(state: State, op: Op, env: Env) -> State:
         if op.born is not None:
             alive[line["map_start"]] = op.born, line["map_length"]
     if name == "f" and op.gone is not None and env.source is None:
-        raw, size, length = line["old_size_field"], line["old_chunk"], line["old_map_length"]
-        uncounted = length - (line["old_ptr"] - 16 - line["old_map_start"]) - size
-        plain = length - uncounted
+        raw, size = line["old_size_field"], line["old_chunk"]
         if state.threshold < raw <= MAX:
             rose = size > state.threshold  # flags count: a chunk as large as T "raises" it, too
             changes |= {"threshold": size, "rises": state.rises + rose, "moved": True}
-        if state.plain < (plain | 2) <= MAX:
-            changes["plain"] = plain
+            changes["aligned"] = state.aligned or line["old_ptr"] - line["old_map_start"] != 16
     return replace(state, **changes) if changes else state
 
 
