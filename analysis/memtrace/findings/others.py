@@ -82,8 +82,8 @@ def without_the_rule(f: Facts) -> Finding | None:
         names.append(a.name)
         own = _sentence(a.own_rule)
         parts.append(
-            f"malloc is {a.name}'s here ({a.evidence}). glibc's mmap threshold says nothing about "
-            f"it." + (f" {own}" if own else "")
+            f"malloc is {a.name}'s here. glibc's mmap threshold says nothing about it."
+            + (f" {own}" if own else "")
         )
         evidence += [] if a.seq is None else [a.seq]
     for owner, count, size in f.other_heaps:

@@ -203,7 +203,7 @@ def test_a_chunk_of_unknown_size_proves_no_trim_threshold(scene: Scene) -> None:
 def walked(scene: Scene, why: str = "exit", **kw: Any) -> int:
     """A walk of the main heap, of which 1 KiB is in use at the top."""
     size = scene.brks[1] - 0x1000000
-    heap = {
+    heap: dict[str, Any] = {
         "kind": "main", "base": 0x1000000, "end": scene.brks[1], "first": 0x1000000,
         "complete": True, "chunks": 3, "used_chunks": 1, "free_chunks": 1, "other": 0,
         "top": (scene.brks[1] - PAGE, PAGE), "pin": (scene.brks[1] - PAGE - 1024, 1024),
