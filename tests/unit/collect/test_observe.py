@@ -114,6 +114,24 @@ def test_a_wish_is_granted_at_once_and_once() -> None:
     assert o.due(mm, 10**18) == ""
 
 
+def test_the_first_enomem_of_an_address_space_is_looked_into_at_once() -> None:
+    mm, o = Mm(1, 100), observer(min_calls=256)
+    mm.next_snap = 100 * MS
+    assert o.due(mm, 0, -22) == ""
+    assert o.due(mm, 0, -12) == "enomem"
+    # Later ones no more often than the time allows, and calls need not be many.
+    assert o.due(mm, 100 * MS - 1, -12) == ""
+    assert o.due(mm, 100 * MS, -12) == "enomem"
+
+
+def test_every_so_many_calls_leave_one_enomem_to_be_looked_into() -> None:
+    mm, o = Mm(1, 100), observer(every_calls=64)
+    assert o.due(mm, 10**15, -12) == "enomem"
+    assert o.due(mm, 10**15, -12) == ""
+    mm.calls = 64
+    assert o.due(mm, 10**15, -12) == "periodic"
+
+
 def test_a_snapshot_is_the_kernels_own_map(mm: Mm, place: Place) -> None:
     o = observer()
     tracee = Tracee(os.getpid(), os.getpid(), mm)

@@ -121,9 +121,12 @@ class Observer:
         """Why a snapshot is due at this exit stop of a call that returned `ret` ("": none is).
         `now` is CLOCK_MONOTONIC ns.
         """
-        if ret == -errno.ENOMEM and (not mm.was_short or now >= mm.next_snap):
-            mm.was_short = True  # how many mappings there are may be why (`sysctl_max_map_count`)
-            return "enomem"
+        if ret == -errno.ENOMEM:
+            # How many mappings there are may be why (`sysctl_max_map_count`).
+            again = now >= mm.next_snap and not self.options.every_calls
+            first, mm.was_short = not mm.was_short, True
+            if first or again:
+                return "enomem"
         if self.channel.wishes[mm.slot]:
             self.channel.wishes[mm.slot] = 0
             return "statm"
