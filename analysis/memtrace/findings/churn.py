@@ -6,7 +6,7 @@ from __future__ import annotations
 from memtrace.findings.facts import PAIRS, Facts
 from memtrace.findings.finding import WARNING, Finding, Rule, seqs
 from memtrace.malloc.churn import NEAR, Pairs
-from memtrace.malloc.glibc import THRESHOLD_MAX
+from memtrace.malloc.glibc import THRESHOLD_MAX, THRESHOLD_MAX_I386
 from memtrace.trace.sizes import format_size, format_time
 
 #: Of all memory calls the pairs' are at least so many percent.
@@ -38,11 +38,11 @@ def churn(f: Facts) -> Finding | None:
     )
     if len(found) > 1:
         text += f" {len(found) - 1:,} more sizes do the same."
-    malloc = p.kind == "malloc-chunk" and f.glibc
+    malloc, most = p.kind == "malloc-chunk" and f.glibc, _most(f)
     if malloc:
-        text += _threshold(f, p)
+        text += _threshold(f, p, most)
         remedy = "reuse the block in the program"
-        if p.length < THRESHOLD_MAX:
+        if p.length < most:
             remedy += (
                 f"; or MALLOC_MMAP_THRESHOLD_={p.length + 4096} PROG ARGS...  (unless it calls "
                 f"mallopt itself), so that the heap serves it"
@@ -65,11 +65,16 @@ def _made(p: Pairs) -> str:
     )
 
 
-def _threshold(f: Facts, p: Pairs) -> str:
+def _most(f: Facts) -> int:
+    """A chunk larger than that raises no threshold, and releases before 2.35 take none higher."""
+    return THRESHOLD_MAX_I386 if f.i386 else THRESHOLD_MAX
+
+
+def _threshold(f: Facts, p: Pairs, most: int) -> str:
     t = f.threshold
     if t.first("contradiction") is not None or t.first("aligned-or-mallopt") is not None:
         return " The threshold did not rise as the first free should have made it (MT101, MT111)."
-    if t.fixed_by is not None:
+    if t.fixed_by is not None and p.length < most:
         return (
             " The threshold is fixed by the environment; left to itself it would have risen at the "
             "first free, and the heap would serve the rest."

@@ -13,7 +13,7 @@ import pytest
 from memtrace.findings.arenas import HEAPS, SHARE
 from memtrace.findings.catalogue import RULES, findings
 from memtrace.findings.churn import PERCENT, SHORT
-from memtrace.findings.facts import PAIRS, ArenaFacts, ChunkFacts, Facts
+from memtrace.findings.facts import PAIRS, ArenaFacts, ChunkFacts, Facts, ThresholdFacts
 from memtrace.findings.finding import EVIDENCE, SEVERITIES
 from memtrace.findings.maps import NEAR
 from memtrace.findings.others import ALIVE_BYTES, ALIVE_COUNT, RUNTIME_BYTES
@@ -139,8 +139,14 @@ def test_another_mallocs_pairs_get_no_advice_for_glibc() -> None:
 
 
 def test_a_block_above_the_maximum_is_not_served_by_a_higher_threshold() -> None:
-    finding = only(facts(churn=(pairs(length=32 * MIB),), calls=2 * PAIRS))
-    assert "MALLOC_" not in finding.remedy
+    fixed = ThresholdFacts(initial=131072, low=131072, high=131072, fixed_by="environ")
+    f = facts(churn=(pairs(),), calls=2 * PAIRS, threshold=fixed)
+    assert "would have risen" in only(f).message
+    large = only(replace(f, churn=(pairs(length=32 * MIB),)))
+    assert "MALLOC_" not in large.remedy
+    assert "would have risen" not in large.message
+    i386 = only(replace(f, churn=(pairs(length=512 << 10),), i386=True))
+    assert "would have risen" not in i386.message
 
 
 # -- MT106, MT107 ---------------------------------------------------------------------------------
