@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.live.driving import Driven, chunks, driver, kinds, of_kind
 from tests.live.programs import PYTHON
-from tests.live.tracing import Traced
+from tests.live.tracing import Traced, cli
 
 from memtrace.report.model import ProcessRow
 
@@ -415,15 +415,27 @@ def test_two_c_libraries(tmp_path: Path, run: Callable[..., Traced], *, same: bo
         shutil.copy(LIBRARIES / "libc.so.6", path)
     done = run(driver(name="two_libcs"), path)
     p = last(done)
-    at = [
-        (word, int(address, 16))
-        for word, address in map(str.split, done.stdout.decode().splitlines())
+    where = [
+        (word, int(text, 16))
+        for word, text in map(str.split, done.stdout.decode().split("\n")[:-1])
     ]
-    # The inner one's heap: 1 MiB and more without a break; never called a chunk.
-    (main,) = [r for r in p.regions if r.start <= at[0][1] < r.end]
-    assert main.kind in {"main-arena", "unknown"}
-    for word, address in at[1:]:
-        found = [r for r in p.regions if r.start <= address < r.end]
-        assert "malloc-chunk" in {r.kind for r in found}, word
-    # The free within the inner one moves nothing of the outer one for certain.
-    assert p.threshold.low == 200704
+    kinds_at = [
+        (word, [r for r in p.regions if r.start <= address < r.end][-1]) for word, address in where
+    ]
+    assert [(w, r.kind, r.verdict, r.reason) for w, r in kinds_at] == [
+        ("main", "main-arena", "explained", "inner-libc"),
+        ("chunk", "malloc-chunk", "holds", None),
+        ("freed", "malloc-chunk", "holds", None),
+        ("chunk", "malloc-chunk", "holds", None),
+        ("outer", "malloc-chunk", "holds", None),
+    ]
+    assert [a.name for a in p.allocators] == ["glibc", "glibc"]
+    inner = p.allocators[1].threshold
+    assert inner is not None
+    # Each free moved the threshold of its own copy.
+    assert (p.threshold.low, p.threshold.high) == (200704, 200704)
+    assert inner.low == inner.high
+    assert inner.low is not None
+    assert 3000000 < inner.low < 3010000
+    text = " ".join(cli("report", done.path).stdout.split())
+    assert "a further copy of glibc" in text

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Further copies of glibc in one address space: dlmopen gives a namespace a C library of its own, and
-a program may ship one besides the system's. Each has its own malloc with its own threshold.
+"""Further copies of glibc in one address space: dlmopen gives a namespace a C library of its own,
+and a program may ship one besides the system's. Each has its own malloc with its own threshold.
 
 A copy is a mapping of a file: its path, and the base, which is where the file's first byte would
 be in the mapping of its text. Calls tell the file, and where that is mapped more than once also the

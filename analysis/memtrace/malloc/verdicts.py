@@ -10,6 +10,7 @@ from memtrace.malloc import origin
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from memtrace.malloc.copies import Copy
     from memtrace.malloc.glibc import Layout
     from memtrace.malloc.mallocs import Mallocs
     from memtrace.malloc.regions import Region
@@ -18,7 +19,7 @@ _DEFAULT = 128 * 1024  # DEFAULT_MMAP_THRESHOLD_MIN
 _NOT_MALLOCS = {"anon": "direct-call", "runtime-heap": "other-allocator"}
 
 
-def hold(r: Region, mallocs: Mallocs) -> None:
+def hold(r: Region, mallocs: Mallocs | Copy) -> None:
     """A mapped chunk: hold it against the threshold as it stood at its birth."""
     it = mallocs.of(r.libc)
     most = it.layout.chunk(r.length)[1]

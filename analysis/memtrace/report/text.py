@@ -361,6 +361,8 @@ class _Text:
             out += paragraph(why, self.width, f"  {when:<{room}}{value:>{size}}  ")
         trim = ledger.trim(p)
         out += [] if trim is None else paragraph(trim, self.width, "  ")
+        for text in words.further(p):
+            out += paragraph(text, self.width, "  ")
         return [*out, ""]
 
     def _regions(self, p: ProcessRow) -> list[str]:

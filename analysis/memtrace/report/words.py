@@ -172,6 +172,16 @@ def start(p: ProcessRow) -> str:
     return f"set by {name}, which also fixes it"
 
 
+def further(p: ProcessRow) -> list[str]:
+    """The thresholds of further copies of glibc."""
+    return [
+        f"a further copy of glibc ({clean(a.evidence)}) has a malloc and a threshold of its own: "
+        f"{interval(a.threshold.low, a.threshold.high)} {last(p)}"
+        for a in p.allocators
+        if a.threshold is not None
+    ]
+
+
 def standing(p: ProcessRow) -> str:
     """What the last value rests on."""
     t = p.threshold

@@ -408,7 +408,8 @@ def _touches_code(change: Change) -> bool:
 
 def _mapped_twice(space: AddressSpace) -> frozenset[tuple[str, int]]:
     """(dev, inode) of the files whose text is mapped at more than one place."""
-    texts = {(a.dev, a.ino, a.delta) for _, _, a, _ in space.pieces() if a.perms[2] == "x" and a.ino}
+    code = (a for _, _, a, _ in space.pieces() if a.perms[2] == "x" and a.ino)
+    texts = {(a.dev, a.ino, a.delta) for a in code}
     counts = Counter(text[:2] for text in texts)
     return frozenset(key for key, n in counts.items() if n > 1)
 
