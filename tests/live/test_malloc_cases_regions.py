@@ -151,17 +151,33 @@ def test_20_an_aligned_chunk_is_asked_for_with_its_alignment(drv: Drive) -> None
 
 
 def test_20_its_free_raises_the_threshold_to_less_than_its_length(drv: Drive) -> None:
-    # No call tells that it was an aligned one; the first mapping below its length does, nearly.
     d = drv("m100000 a4096,200000 f1 m201000")
-    true = d.ops[2]["old_chunk"]
-    assert true == 204800 - 4080
-    assert moves(d.process) == [
-        (204800, 204800, "freed-chunk"), (T, 204784, "aligned-or-mallopt"),
-    ]  # fmt: skip
-    assert T <= true <= 204784
+    size = d.ops[2]["old_chunk"]
+    assert size == 204800 - 4080  # the aligned chunk begins at the next page, less its header
+    assert moves(d.process) == [(size, size, "freed-chunk")]
     _, fresh = chunks(d.process)
-    assert (fresh.verdict, fresh.reason) == ("unknown", "aligned-or-mallopt")
-    assert "contradiction" not in repr(d.process)
+    assert (fresh.bytes, fresh.verdict, fresh.reason) == (204800, "holds", None)
+
+
+def test_20_so_does_that_of_one_that_was_made_shorter(drv: Drive) -> None:
+    d = drv("m100000 a2097152,1000000 r1,200000 f1")
+    assert d.ops[2]["map_length"] < d.ops[1]["map_length"]
+    size = d.ops[3]["old_chunk"]
+    t = d.process.threshold
+    assert t.low is not None
+    assert t.high is not None
+    assert t.low <= size <= t.high
+
+
+def test_19_a_realloc_that_cannot_grow_its_chunk_raises_nothing(drv: Drive) -> None:
+    # mremap is refused, malloc finds free memory in the heap, and the chunk is unmapped by realloc.
+    d = drv("m100000 m200000 n10,100000 m24 F2,11 v0 r1,300000")
+    assert [e["ret"] for e in d.traced.calls("mremap")] == [-12]
+    assert d.traced.calls("munmap")[-1]["args"] == [d.block(1)["map_start"], 200704]
+    t = d.process.threshold
+    assert t.low == T
+    assert t.high in (T, 200704)
+    assert [cause for _, _, cause in moves(d.process)] in ([], ["possible-rise"])
 
 
 def test_21_a_mapping_of_the_program_itself(drv: Drive) -> None:
