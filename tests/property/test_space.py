@@ -178,7 +178,7 @@ def test_the_scripts_make_every_call_that_has_an_effect() -> None:
     """With success; a call that is added to the table needs a wish here."""
     made: set[str] = set()
 
-    @settings(max_examples=400, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=1500, deadline=None, database=None, derandomize=True)
     @given(scripts)
     def collect(script: list[Wish]) -> None:
         both = Both()

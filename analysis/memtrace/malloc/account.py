@@ -378,7 +378,7 @@ class Account:
             rule_on(r)
             self.regions.carve(heap, r)
             low = space.start_brk if space.start_brk is not None else heap.start
-            self.regions.never_more(heap, before - (low & -self.page))
+            self.regions.never_more(heap, max(before - (low & -self.page), 0))
             spans = {piece[:2] for piece in others}
             change = Change(
                 [piece for piece in change.removed if piece[:2] not in spans],

@@ -35,8 +35,8 @@ class Legacy:
     """
 
     __slots__ = (
-        "arenas", "callers", "heap", "in_flight", "libraries", "loading", "mallocs", "regions", "runtimes",
-        "tag",
+        "arenas", "callers", "heap", "in_flight", "libraries", "loading", "mallocs", "regions",
+        "runtimes", "tag",
     )  # fmt: skip
 
     def __init__(self, parent: Account, child: AddressSpace) -> None:

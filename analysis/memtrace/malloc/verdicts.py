@@ -10,7 +10,6 @@ from memtrace.malloc import origin
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from memtrace.malloc.copies import Copy
     from memtrace.malloc.glibc import Layout
     from memtrace.malloc.mallocs import Mallocs
     from memtrace.malloc.regions import Region
@@ -19,7 +18,7 @@ _DEFAULT = 128 * 1024  # DEFAULT_MMAP_THRESHOLD_MIN
 _NOT_MALLOCS = {"anon": "direct-call", "runtime-heap": "other-allocator"}
 
 
-def hold(r: Region, mallocs: Mallocs | Copy) -> None:
+def hold(r: Region, mallocs: Mallocs) -> None:
     """A mapped chunk: hold it against the threshold as it stood at its birth."""
     it = mallocs.of(r.libc)
     most = it.layout.chunk(r.length)[1]

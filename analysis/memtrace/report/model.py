@@ -31,8 +31,8 @@ class TraceFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A malloc, or a runtime that has one; `rule` is `mmap-threshold`, `not-applicable` or None,
-    `own_rule` the one it goes by if it is not glibc's, a sentence. `threshold`: of a further copy of
-    glibc, which has one of its own.
+    `own_rule` the one it goes by if it is not glibc's, a sentence. `threshold`: of a further copy
+    of glibc, which has one of its own.
     """
 
     name: str
