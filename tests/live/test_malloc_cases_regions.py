@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import pytest
 from tests.live.driving import Drive, Driven, chunks, kinds, moves, of_kind, region_at, steps
 from tests.live.tracing import cli
 from tests.live.truth import MINSIZE, chunk_size
@@ -284,7 +283,6 @@ def test_30_a_reservation_is_no_memory_and_populating_is(drv: Drive) -> None:
     assert peak >= 100_000_000
 
 
-@pytest.mark.xfail(strict=True, reason="nothing says yet which mappings are there at once")
 def test_30_what_is_there_at_once_is_said(drv: Drive) -> None:
     d = drv("m100000 M50000 P50000 L M60000")
     plain, populated, locked = of_kind(d.process, "anon")

@@ -41,7 +41,10 @@ from memtrace.trace.records import (
 EXE, LD, LIBC = "/bin/prog", "/lib/ld-linux-x86-64.so.2", "/lib/libc.so.6"
 HEAP = 0x1000000
 TOP = 0x7F0000000000
-CALLS = ["brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "prctl", "shmat"]
+CALLS = [
+    "brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "prctl", "shmat", "mlockall",
+    "munlockall",
+]  # fmt: skip
 MAPS = [
     f"400000-401000 r-xp 00000000 fe:00 1 {EXE}",
     f"402000-403000 rw-p 00002000 fe:00 1 {EXE}",

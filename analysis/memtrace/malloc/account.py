@@ -23,6 +23,7 @@ from memtrace.malloc.judge import Judge
 from memtrace.malloc.limits import Refusals
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
+from memtrace.malloc.populated import locks_future
 from memtrace.malloc.regions import Region, Regions
 from memtrace.malloc.runtimes import Runtimes
 from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
@@ -52,6 +53,7 @@ CLONE_VFORK = 0x4000
 _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
 #: Calls of most of a trace, which no arena makes of its reservation.
 _MAPPING = frozenset({"mmap", "munmap"})
+_LOCKING = frozenset({"mlockall", "munlockall"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
 #: Regions among which the largest chunk is looked for.
@@ -112,6 +114,7 @@ class Account:
         self.threads = Threads()
         self._failed: dict[int, tuple[str, str]] = {}
         self._advised: set[int] = set()
+        self._locks_future = False
         self._settled = False  # nothing waits for the next call of any thread
         self._calls = 0
         self._told = 0  # of what it was told besides calls
@@ -227,6 +230,8 @@ class Account:
             sequences.reserve_step(tid, name, call.args)
         if name not in _MAPPING:
             sequences.opened_or_shrunk(call, name)
+            if name in _LOCKING and ret == 0:
+                self._locks_future = locks_future(name, call.args)
         if change is None:
             pass
         elif name == "munmap":
@@ -428,6 +433,8 @@ class Account:
 
     def _decided(self, r: Region, d: Decision) -> None:
         """What a new region is, as far as that is known."""
+        if self._locks_future:
+            r.locked = True
         r.kind, r.evidence, r.owner, r.candidates, wait = d
         if r.owner is not None and r.owner in self.mallocs.held:
             self.mallocs.at_work(r.owner)

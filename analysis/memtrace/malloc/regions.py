@@ -49,7 +49,7 @@ class Region:
     candidates: tuple[str, ...] = ()
     reason: str | None = None
     settled = True
-    inherited = no_arena = older = resized = stuck = False
+    locked = inherited = no_arena = older = resized = stuck = False
     site: tuple[str, int] | None = None
     libc: tuple[str, int] | None = None
     t_low: int | None = None

@@ -13,6 +13,7 @@ from memtrace.malloc import arenas, refused
 from memtrace.malloc.account import Account
 from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
+from memtrace.malloc.populated import populated
 from memtrace.malloc.regions import Region
 from memtrace.malloc.tags import Kinds
 from memtrace.malloc.threshold import Threshold
@@ -442,6 +443,7 @@ def _region(a: Account, r: Region) -> RegionRow:
         older=r.older,
         tid=r.tid,
         moves=r.moves,
+        populated=populated(r),
         request=request,
         verdict=r.verdict,
         reason=r.reason,

@@ -208,6 +208,7 @@ class RegionRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     older: bool
     tid: int | None
     moves: int
+    populated: bool | None
     request: Interval | None
     verdict: str
     reason: str | None

@@ -470,6 +470,8 @@ def _about(r: RegionRow, room: int) -> str:
         return _one_of(r.candidates, room)
     if r.moves:
         return fit(plural(r.moves, "mremap"), room)
+    if r.populated:
+        return fit("paged in at once", room)
     return fit("contradicts the threshold", room) if r.verdict == "contradiction" else ""
 
 
