@@ -168,7 +168,7 @@ class _Process:
         #: ld.so has a malloc of its own until the program runs (elf/dl-minimal.c).
         self.loaders = {
             e["seq"] for made in calls.values() for e in made
-            if e["call"] == "brk" and "/ld-linux" in e.get("caller", "")
+            if e["call"] == "brk" and "/ld-" in e.get("caller", "")
         }  # fmt: skip
         for tid, ops in self.by_tid.items():
             self._join(ops, calls.get(tid, []), row["born_seq"])
