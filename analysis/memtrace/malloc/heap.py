@@ -15,6 +15,7 @@ from memtrace.space.calls import Change
 if TYPE_CHECKING:
     from memtrace.malloc.judge import Judge
     from memtrace.malloc.threshold import Threshold
+    from memtrace.malloc.walks import Taken
 
 #: Steps kept per process, the largest.
 STEPS = 10_000
@@ -57,8 +58,8 @@ class NoTrim(NamedTuple):
     """Why the heap kept what it had.
 
     `reason`: "below-trim-threshold": since record `since` (None: ever) the heap was smaller than
-    the trim threshold, which its free top must reach; "pinned": what is in use lies too near its
-    end; "unknown".
+    the trim threshold, which its free top must reach; "pinned": by the walk `since`, a chunk in use
+    lies so near its end that the top is too small for free to give anything back; "unknown".
     """
 
     reason: str
@@ -240,9 +241,16 @@ class Heap:
             self._level = level
             self._highest = 0 if self.start is None else brk - self.start
 
-    def no_trim(self, threshold: Threshold) -> NoTrim | None:
+    def no_trim(
+        self, threshold: Threshold, walk: Taken | None = None, least: int = 0
+    ) -> NoTrim | None:
         """Why malloc kept most of the heap's largest extent; None: it did not, or it is not known
         to be malloc's.
+
+        Args:
+            threshold: at the end.
+            walk: the last of the heap; None: there was none.
+            least: of a top this large free gives a page back (`systrim`), if it trims.
         """
         final = self.final()
         if final is None or not self.own or 2 * final <= self.peak:
@@ -250,7 +258,19 @@ class Heap:
         self._levelled(threshold, final + (self.start or 0))
         if self._level is not None and self._highest < self._level:
             return NoTrim("below-trim-threshold", self._level_seq)
+        if walk is not None and walk.still and self._is_pinned(walk, least):
+            return NoTrim("pinned", walk.seq)
         return NoTrim("unknown")
+
+    def _is_pinned(self, walk: Taken, least: int) -> bool:
+        """Whether the walk found the heap as it is now, and above a chunk in use less than free
+        needs to give anything back.
+        """
+        main = next((h for h in walk.heaps if h.kind == "main"), None)
+        if main is None or not main.complete or main.end != self.brk or main.pin is None:
+            return False
+        needs = max(least, self._level or 0)
+        return main.top is not None and self._level is not None and main.top[1] < needs
 
     def other_call(self, tid: int) -> None:
         """The thread made another call: its next growth does not belong to the one before."""

@@ -356,7 +356,9 @@ def _arena_limit(a: Account, cpus: int | None) -> ArenaLimitRow:
 def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
     h = a.heap
     final = h.final()
-    kept = h.no_trim(a.mallocs.threshold) if a.mallocs.glibc else None
+    m = a.mallocs
+    least = m.settings.top_pad + m.layout.least + 1 + m.layout.page
+    kept = h.no_trim(m.threshold, a.walks.last, least) if m.glibc else None
     excluded = refused.OVERCOMMIT if overcommit == 1 else None
     return HeapRow(
         start=h.start,

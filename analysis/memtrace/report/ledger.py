@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from memtrace.report.lines import plural
-from memtrace.report.model import ArenaLimitRow, Bounds, MoveRow, ProcessRow, StepRow
+from memtrace.report.model import ArenaLimitRow, Bounds, MoveRow, NoTrimRow, ProcessRow, StepRow
 from memtrace.trace.sizes import format_size
 
 CAUSES = {
@@ -99,17 +99,20 @@ def notes(p: ProcessRow) -> list[str]:
     out += [_refusal(steps) for steps in refused.values()]
     if heap.trimmed_bytes:
         out.append(f"malloc gave {format_size(heap.trimmed_bytes)} back in all")
-    if (
-        heap.no_trim is not None
-        and heap.no_trim.reason == "below-trim-threshold"
-        and not any(x.rule == "MT103" for x in p.findings)
-    ):
-        since = heap.no_trim.since_seq
-        when = "at no time" if since is None else f"since #{since} at no time"
-        out.append(
-            f"{when} was the heap as large as the trim threshold: free could give nothing back"
-        )
+    if heap.no_trim is not None and not any(x.rule == "MT103" for x in p.findings):
+        out += _kept(heap.no_trim)
     return out
+
+
+def _kept(why: NoTrimRow) -> list[str]:
+    """Why free could give nothing back, [] if that is not known."""
+    if why.reason == "pinned":
+        text = f"at #{why.since_seq} a chunk in use lay so near the end of the heap"
+        return [f"{text} that free could give nothing back"]
+    if why.reason != "below-trim-threshold":
+        return []
+    when = "at no time" if why.since_seq is None else f"since #{why.since_seq} at no time"
+    return [f"{when} was the heap as large as the trim threshold: free could give nothing back"]
 
 
 def _refusal(steps: list[StepRow]) -> str:

@@ -365,3 +365,67 @@ def test_a_machine_that_promises_anything_refuses_nothing(scene: Scene) -> None:
     assert "overcommit" in refused(scene, {}).candidates
     scene.header.overcommit = 1
     assert "overcommit" not in scene.process().heap.steps[-1].candidates
+
+
+# -- other threads ---------------------------------------------------------------------------------
+
+
+def test_another_thread_may_have_raised_the_threshold_before_its_munmap_is_seen(
+    scene: Scene,
+) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.mmap(1 << 20)
+    scene.brk(0x38000)
+    alone = scene.process().heap.steps[-1]
+    scene.clone(7, None)
+    scene.brk(0x38000)
+    step = scene.process().heap.steps[-1]
+    assert chunk(alone) == (94224, 131056)
+    # The chunk of 1 MiB may be on its way to be freed; the heap itself bounds it then.
+    assert step.chunk is not None
+    assert (step.chunk.min, step.chunk.max) == (94224, 0x38000 - 131072 - 32 + 0x59000)
+
+
+def test_a_fork_may_copy_a_threshold_that_another_thread_has_just_raised(scene: Scene) -> None:
+    scene.glibc()
+    scene.mmap(1 << 20)
+    scene.clone(7, None)
+    forked = scene.fork(2, 2).seq
+    scene.as_(2, 2).query()
+    child = scene.process(1).threshold
+    assert (child.low, child.high) == (131072, 1 << 20)
+    assert [(m.seq, m.cause) for m in child.history] == [(forked, "possible-rise")]
+    assert (child.trim.low, child.trim.high) == (131072, 2 << 20)
+
+
+def test_a_fork_of_one_thread_copies_what_is_known(scene: Scene) -> None:
+    scene.glibc()
+    scene.mmap(1 << 20)
+    scene.fork(2, 2).as_(2, 2).query()
+    child = scene.process(1).threshold
+    assert (child.low, child.high, child.history) == (131072, 131072, [])
+
+
+def test_with_other_threads_the_trim_threshold_of_before_counts(scene: Scene) -> None:
+    scene.glibc()
+    for _ in range(9):
+        scene.brk(0x21000)
+    a = scene.mmap(10 << 20)
+    munmap_told(scene, a, 10 << 20, 10 << 20 | 2)
+    scene.brk(-0x40000)
+    assert roles(scene.process())[-1] == "malloc-trim"
+    scene.clone(7, None)
+    scene.brk(-0x40000)
+    assert roles(scene.process())[-2:] == ["malloc-trim", "shrink"]
+
+
+def test_where_malloc_may_not_map_what_it_would_map_comes_from_the_heap(scene: Scene) -> None:
+    scene.glibc(env={"MALLOC_MMAP_MAX_": "1"})
+    scene.brk(0x21000)
+    scene.mmap(CHUNK)
+    scene.brk(0x29000)
+    steps = scene.process().heap.steps
+    assert [(s.verdict, s.reason) for s in steps] == [("holds", None), ("explained", "mmap-max")]
+    assert steps[1].chunk is not None
+    assert (steps[1].chunk.max or 0) > 131072
