@@ -181,7 +181,7 @@ class Judge:
             return Ruling("unknown", None, roles.UNKNOWN)
         top = self._top(heap, old, first=first)
         chunk = self._served(size, old + size, top)
-        verdict, reason = self._rule(heap, seq, t, size, self._formula(size, old + size, top, None))
+        verdict, reason = self._rule(heap, seq, t, size, top)
         if verdict == "contradiction" or not self._as_configured(heap):
             chunk = None
         return Ruling(verdict, reason, role, chunk)
@@ -243,19 +243,18 @@ class Judge:
 
     # -- the rule -------------------------------------------------------------------------------
 
-    def _rule(
-        self, heap: Heap, seq: int, t: int, size: int, alone: Span | None
-    ) -> tuple[str, str | None]:
-        """Hold a growth by malloc against the threshold rule; `alone`: the chunks that it may have
-        been for, wherever T stands.
-        """
+    def _rule(self, heap: Heap, seq: int, t: int, size: int, top: Span) -> tuple[str, str | None]:
+        """Hold a growth by malloc from a top like that against the threshold rule."""
         threshold = self.threshold
         if threshold.low is None or not self.settings.certain:
             return "unknown", None
-        least = self._least(size, (heap.brk or 0) + size)
-        most = None if alone is None else alone.most
-        smaller = most is not None and most < threshold.low
-        if not smaller and self._may_not_map() and not threshold.contradicted:
+        end = (heap.brk or 0) + size
+        least = self._least(size, end)
+        if (
+            self._may_not_map()
+            and not threshold.contradicted
+            and not self._below(threshold.low, size, end, top)
+        ):
             verdict, reason = self._unmapped()
         else:
             verdict, reason = self._against(size, least)
@@ -270,6 +269,11 @@ class Judge:
         elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
             heap.over_default += 1
         return verdict, reason
+
+    def _below(self, low: int, size: int, end: int, top: Span) -> bool:
+        """Whether the growth was for a chunk smaller than `low`, wherever T stands."""
+        chunk = self._formula(size, end, top, None)
+        return chunk is not None and chunk.most is not None and chunk.most < low
 
     def _unmapped(self) -> tuple[str, str | None]:
         """The verdict where malloc may have had to take a chunk of T or more from the heap."""
