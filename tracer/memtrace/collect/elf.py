@@ -116,6 +116,20 @@ class Elf:
         """The first bytes of the pages that are only to be read."""
         return b"".join(self._at(start, min(size, most)) for start, size in self._constants())
 
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at an address that the file is to be mapped at."""
+        for s in self.segments:
+            if s.type == _PT_LOAD and s.address <= address < s.address + s.size:
+                return self._at(s.offset + address - s.address, size)
+        return b""
+
+    def address(self, offset: int) -> int | None:
+        """The address that a byte of the file is to be mapped at."""
+        for s in self.segments:
+            if s.type == _PT_LOAD and s.offset <= offset < s.offset + s.size:
+                return s.address + offset - s.offset
+        return None
+
     # -- inside ---------------------------------------------------------------------------------
 
     def _constants(self) -> list[tuple[int, int]]:
@@ -162,38 +176,31 @@ class Elf:
                 return dict(struct.iter_unpack(form, table[: len(table) // width * width]))
         return {}
 
-    def _read(self, address: int, size: int) -> bytes:
-        """Bytes at an address that the file is to be mapped at."""
-        for s in self.segments:
-            if s.type == _PT_LOAD and s.address <= address < s.address + s.size:
-                return self._at(s.offset + address - s.address, size)
-        return b""
-
     def _is(self, index: int, wanted: bytes) -> bool:
         """Whether symbol `index` has this name and is defined here for others."""
         at = self._dynamic[_DT_SYMTAB]
         if self.wide:
-            name, info, _, section = struct.unpack("<IBBH", self._read(at + 24 * index, 8))
+            name, info, _, section = struct.unpack("<IBBH", self.read(at + 24 * index, 8))
         else:
-            entry = self._read(at + 16 * index, 16)
+            entry = self.read(at + 16 * index, 16)
             (name,) = struct.unpack_from("<I", entry)
             info, _, section = struct.unpack_from("<BBH", entry, 12)
         if not section or info >> 4 not in (1, 2, 10):  # GLOBAL, WEAK, GNU_UNIQUE
             return False
-        text = self._read(self._dynamic.get(_DT_STRTAB, 0) + name, len(wanted) + 1)
+        text = self.read(self._dynamic.get(_DT_STRTAB, 0) + name, len(wanted) + 1)
         return text == wanted + b"\0"
 
     def _in_gnu_hash(self, wanted: bytes) -> bool:
         at = self._dynamic[_DT_GNU_HASH]
-        buckets, first, bloom, _ = struct.unpack("<4I", self._read(at, 16))
+        buckets, first, bloom, _ = struct.unpack("<4I", self.read(at, 16))
         value = 5381
         for c in wanted:
             value = (value * 33 + c) & 0xFFFFFFFF
         table = at + 16 + bloom * (8 if self.wide else 4)
-        (index,) = struct.unpack("<I", self._read(table + 4 * (value % buckets), 4))
+        (index,) = struct.unpack("<I", self.read(table + 4 * (value % buckets), 4))
         if index < first:
             return False
-        chain = self._read(table + 4 * buckets + 4 * (index - first), 4 * _STEPS)
+        chain = self.read(table + 4 * buckets + 4 * (index - first), 4 * _STEPS)
         for (entry,) in struct.iter_unpack("<I", chain[: len(chain) // 4 * 4]):
             if (entry ^ value) >> 1 == 0 and self._is(index, wanted):
                 return True
@@ -209,12 +216,12 @@ class Elf:
             value = (value << 4) + c
             high = value & 0xF0000000
             value = (value ^ high >> 24) & ~high & 0xFFFFFFFF
-        buckets, _ = struct.unpack("<2I", self._read(at, 8))
-        (index,) = struct.unpack("<I", self._read(at + 8 + 4 * (value % buckets), 4))
+        buckets, _ = struct.unpack("<2I", self.read(at, 8))
+        (index,) = struct.unpack("<I", self.read(at + 8 + 4 * (value % buckets), 4))
         for _ in range(_STEPS):
             if not index:
                 return False
             if self._is(index, wanted):
                 return True
-            (index,) = struct.unpack("<I", self._read(at + 8 + 4 * (buckets + index), 4))
+            (index,) = struct.unpack("<I", self.read(at + 8 + 4 * (buckets + index), 4))
         return False

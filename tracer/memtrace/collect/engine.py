@@ -74,8 +74,9 @@ if TYPE_CHECKING:
 _NATIVE_SECCOMP = ptrace.OP_SECCOMP | NATIVE.audit << 32
 _NATIVE_ENTRY = ptrace.OP_ENTRY | NATIVE.audit << 32
 
-#: Bytes of stack read at entry: the return address, and for two calls a word further up the frame.
-_STACK_BYTES = {12: 40, 25: 96}  # brk, mremap (x86-64)
+#: Bytes of stack read at entry: the return address, which mmap may have pushed registers below, and
+#: for two calls a word further up the frame.
+_STACK_BYTES = {9: 32, 12: 40, 25: 96}  # mmap, brk, mremap (x86-64)
 
 TICK_SECONDS, ATTACHING_TICK_SECONDS = 0.1, 0.005
 

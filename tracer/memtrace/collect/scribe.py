@@ -18,6 +18,7 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import INDEX
 from memtrace.collect.code import CodeFinder
 from memtrace.collect.decode import decode
+from memtrace.collect.frames import Frames
 from memtrace.collect.libc import LibcFinder, calls_directly
 from memtrace.collect.redact import Redaction
 from memtrace.space.address_space import AddressSpace
@@ -53,8 +54,8 @@ class Model:
     """What the writer keeps of one mm."""
 
     __slots__ = (
-        "asked", "calls", "code", "freed", "libcs", "malloc", "offset", "older", "pid", "sites",
-        "space", "twice",
+        "asked", "calls", "code", "frames", "freed", "libcs", "malloc", "offset", "older", "pid",
+        "sites", "space", "twice",
     )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
@@ -70,6 +71,12 @@ class Model:
         self.offset = 0
         self.older = False  # than the trace
         self.twice: frozenset[tuple[str, int]] = frozenset()
+        self.frames: dict[int, int] = {}
+
+    def forget_code(self) -> None:
+        """Code has come or gone: addresses mean something else."""
+        self.sites.clear()
+        self.frames.clear()
 
 
 class Scribe:
@@ -110,6 +117,7 @@ class Scribe:
         self._headers: list[tuple[int, int]] = []
         self._libc = find_libc or LibcFinder()
         self._code = CodeFinder()
+        self._frames = Frames()
         self._redaction = redaction
 
     @property
@@ -162,7 +170,7 @@ class Scribe:
                 file = self._backing(space, ext, used, extra["b"])
         change = apply(space, name, used, ret, ext, file, self._cache)
         if change is not None and _touches_code(change):
-            model.sites.clear()
+            model.forget_code()
             model.twice = _mapped_twice(space)
         seq = self.seq = self.seq + 1
         if model.freed and name == "munmap" and (freed := model.freed.pop(used[0], None)):
@@ -233,11 +241,17 @@ class Scribe:
     ) -> int | Site | None:
         if not stack:
             return None
-        ret = int.from_bytes(stack[:8], "little")
+        at = model.frames.get(entry[1])
+        if at is None:
+            at = model.frames[entry[1]] = self._return_address(model, entry[1]) or 0
+        ret = int.from_bytes(stack[at : at + 8], "little")
         outer = 0
-        if len(stack) > 8:
-            at = _SBRK_CALLER if name == "brk" else _MREMAP_CALLER
-            outer = int.from_bytes(stack[at : at + 8], "little")
+        if name == "brk" or name == "mremap":
+            further = _MREMAP_CALLER
+            if name == "brk":
+                frame = self._return_address(model, ret)
+                further = _SBRK_CALLER if frame is None else at + 8 + frame
+            outer = int.from_bytes(stack[further : further + 8], "little")
         key = (entry[1], ret, outer)
         known = model.sites.get(key)
         if known is not None:
@@ -257,6 +271,13 @@ class Scribe:
             model.sites.clear()
         model.sites[key] = number
         return definition or number
+
+    def _return_address(self, model: Model, address: int) -> int | None:
+        """Bytes from the stack pointer to the return address, in code that goes on at `address`."""
+        place = _place(model.space, address)
+        if not isinstance(place, tuple):
+            return None
+        return self._frames.offset(model.pid, *place)
 
     def _look_for_libc(self, mm: int, model: Model, dev: str, ino: int, path: str) -> None:
         if (dev, ino) not in model.libcs:  # not another segment of it
@@ -358,7 +379,7 @@ class Scribe:
         if result.drift is None:
             self.counts["exact"] += 1
         else:
-            model.sites.clear()  # code may be where the model did not have it
+            model.forget_code()  # it may be where the model did not have it
             model.twice = _mapped_twice(model.space)
             if len(self.drift) < 100:
                 self.drift.append((self.seq, fields["mm"]))

@@ -51,9 +51,11 @@ Place = tuple[int | FileId | None, int]
 class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a call was made from.
 
-    `ip` is the instruction after the syscall, `ret` the word at the stack pointer (the caller's
-    return address wherever the wrapper pushes nothing, as glibc's mmap, munmap and brk do),
-    `outer` a further word of the frame: [sp+0x20] for brk (sbrk's caller), [sp+0x58] for mremap.
+    `ip` is the instruction after the syscall, `ret` the return address of the function around it,
+    where the call frame information of its file says that it is (glibc's munmap and brk push
+    nothing, its mmap in some builds two registers); without such information, and in traces of
+    before, the word at the stack pointer. `outer` is a further word of the frame: for brk sbrk's
+    return address (else [sp+0x20]), for mremap [sp+0x58].
     `direct`, for an mmap whose `ip` and `ret` are in one file: whether the instruction before `ret`
     was seen to call the function that `ip` is in. False: `ret` may be the caller of a function that
     ended in a jump to mmap. `base`, where the file of `ip` is mapped to be executed more than once:

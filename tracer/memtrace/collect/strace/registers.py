@@ -22,7 +22,8 @@ from memtrace.collect.tracee import Tracee
 POINTERS = frozenset(("prctl", "io_setup", "process_madvise"))
 _NUMBERS = {name: number for number, name in NATIVE.names.items()}
 _OLD = frozenset(("mmap2", "old_mmap", "ipc"))
-_STACK_BYTES = {"brk": 40, "mremap": 96}  # the return address, and one word more (`Site`)
+#: The return address, and what may lie below it; for two calls one word more (`Site`).
+_STACK_BYTES = {"mmap": 32, "brk": 40, "mremap": 96}
 _U64 = (1 << 64) - 1
 
 
