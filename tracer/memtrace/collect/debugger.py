@@ -61,7 +61,8 @@ from memtrace.collect.tracee import Tracee
 _SYSCALL_STOP = signal.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
 _MAKES_A_TASK = frozenset(("fork", "vfork", "clone", "clone3"))
 _INT_0X80 = b"\xcd\x80"
-_STACK_BYTES = {"mmap": 32, "brk": 40, "mremap": 96}  # as the ptrace engine: the return address, and one more
+#: As the ptrace engine.
+_STACK_BYTES = {"mmap": 32, "brk": 40, "mremap": 96}
 _NATIVE_ENTRY = NATIVE.audit << 32 | OP_ENTRY
 _SIGNED = 1 << 63
 _POLL_SECONDS = 0.01

@@ -82,6 +82,8 @@ class Elf:
     def defines(self, name: str) -> bool:
         """Whether the loader would find this symbol in the file (`do_lookup_x`)."""
         wanted = name.encode()
+        if not self.dynamic:
+            return False
         try:
             if _DT_GNU_HASH in self._dynamic:
                 return self._in_gnu_hash(wanted)
