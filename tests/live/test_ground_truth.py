@@ -128,6 +128,7 @@ def test_every_statement_is_true(run: Callable[..., Traced], name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_so_it_is_over_a_million_requests(run: Callable[..., Traced], name: str) -> None:
     total = Found()

@@ -11,8 +11,9 @@ report leaves open ("unknown") is never one, but it is counted.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -183,6 +184,9 @@ class _Process:
             self.inherited = True
         self.grown: bool = self.first.grown
         self._timeline: list[tuple[float, int]] = []
+        self._states: list[tuple[State, Op]] | None = None
+        self.last = self.first
+        self.states()
         self.regions = {r["born_seq"]: r for r in row["regions"] if not r["inherited"]}
 
     # -- the join -------------------------------------------------------------------------------
@@ -210,20 +214,18 @@ class _Process:
 
     def state(self, at: float) -> State:
         """Before what has happened at record `at`."""
-        last = self.first
-        for state, op in self.states():
-            if op.at >= at:
-                return state
-            last = state
-            end = op
-        return _after(last, end, self.env) if self.ops else self.first
+        i = bisect_left(self.ops, at, key=lambda op: op.at)
+        return self.states()[i][0] if i < len(self.ops) else self.last
 
-    def states(self) -> Iterator[tuple[State, Op]]:
+    def states(self) -> list[tuple[State, Op]]:
         """Each operation, and how things stood before it."""
-        state = self.first
-        for op in self.ops:
-            yield state, op
-            state = _after(state, op, self.env)
+        if self._states is None:
+            self._states, state = [], self.first
+            for op in self.ops:
+                self._states.append((state, op))
+                state = _after(state, op, self.env)
+            self.last = state
+        return self._states
 
     # -- the check ------------------------------------------------------------------------------
 
@@ -313,6 +315,16 @@ class _Process:
         anchors = [o.at for o in self.by_tid[op.line["tid"]] if o.at < op.at and o.at == int(o.at)]
         return self._at(max(anchors, default=0.0))
 
+    def _after_trim(self, op: Op) -> bool:
+        """Whether malloc_trim was called since the thread's last call for a chunk."""
+        ops = self.by_tid[op.line["tid"]]
+        for before in reversed(ops[: next(i for i, o in enumerate(ops) if o is op)]):
+            if before.line["op"] == "t":
+                return True
+            if before.at == int(before.at):
+                return False
+        return False
+
     def _soon(self, seq: int, now: int) -> int:
         """The highest threshold that there may have been at `seq`: of other threads each may have
         raised it by a free whose munmap is its next call.
@@ -365,18 +377,18 @@ class _Process:
         before: Json | None = None
         grown = self.first.grown
         for s, tries in zip(self.row["heap"]["steps"], makers, strict=True):
-            if tries:
-                states = [
-                    replace(state if self.threads == 1 else self.state(s["seq"]), grown=grown)
-                    for state, _ in tries
-                ]
-                checked = [
-                    self._step(s, state, op, before)
-                    for state, (_, op) in zip(states, tries, strict=True)
-                ]
-                self.found.add(min(checked, key=lambda f: len(f.falsehoods)))
-            else:
+            best: Found | None = None
+            for state, op in tries:
+                now = state if self.threads == 1 else self.state(s["seq"])
+                checked = self._step(s, replace(now, grown=grown), op, before)
+                if best is None or len(checked.falsehoods) < len(best.falsehoods):
+                    best = checked
+                if not best.falsehoods:
+                    break
+            if best is None:
                 self.found.counts["steps of nobody"] += 1
+            else:
+                self.found.add(best)
             foreign = any(op.line["op"] in "sb" for _, op in tries)
             grown |= s["delta"] > 0 and not foreign and s["seq"] not in self.loaders
             before = s
@@ -416,7 +428,7 @@ class _Process:
             last = min((at for at in anchors if at > seq), default=seq + 1.0)
             made.append([
                 (state, op) for state, op in ops
-                if first <= op.at <= last and _moved(op.line, s["end"], s["delta"])
+                if first <= op.at <= last and _may_move(op.line, s["delta"])
             ])  # fmt: skip
         return made
 
@@ -433,7 +445,8 @@ class _Process:
             roles = (None, "unknown", "shrink", "trim", "malloc-trim")
             found.must(role in roles, "role of a shrink", where)
             found.must(role != "trim" or name in "fra", "a trim", where)
-            found.must(role != "malloc-trim" or name == "t", "a malloc_trim", where)
+            by_trim = name == "t" or state.tuned or self._after_trim(op)
+            found.must(role != "malloc-trim" or by_trim, "a malloc_trim", where)
             return found
         if s["delta"] == 0:
             found.must(role in (None, "refused"), "role of a refused growth", where)
@@ -589,14 +602,8 @@ def _still(line: Event) -> bool:
     return bool(line["break_before"] == line["break_after"])
 
 
-def _moved(line: Event, end: int, delta: int) -> bool:
-    """Whether the break went to `end`, up or down, in an operation."""
-    before, after = line["break_before"], line["break_after"]
-    if after is None or line["op"] not in ("mcars" if delta >= 0 else "frat"):
-        return False
-    if before is None:
-        return bool(end <= after)
-    if delta == 0:
-        return bool(before == after == end)
-    low, high = min(before, after), max(before, after)
-    return bool(low <= end <= high and end != before and (after > before) == (delta > 0))
+def _may_move(line: Event, delta: int) -> bool:
+    """Whether an operation may have moved the break that way. What it told of the break others may
+    have moved as well.
+    """
+    return bool(line["op"] in ("mcars" if delta >= 0 else "frat"))
