@@ -52,7 +52,7 @@ CASES: dict[str, tuple[str, dict[str, str], list[str], list[int]]] = {
         ["first-heap", "growth"], [TCACHE, chunk_size(100000)],
     ),
     "trim to a pad": (
-        "n10,100000 F0,9 t4096", {}, ["first-heap", *5 * ["growth"], "shrink", "malloc-trim"],
+        "n10,100000 F0,9 t4096", {}, ["first-heap", *5 * ["growth"], "shrink", "shrink"],
         [TCACHE, *5 * [chunk_size(100000)]],
     ),
     "realloc": (
@@ -89,6 +89,11 @@ def test_malloc_trim_is_seen_giving_pages_back(drv: Drive) -> None:
     d = drv("n40,100000 m24 F0,39 t0")
     assert d.rows[0]["heap"]["malloc_trims"] == 1
     assert [s["after_malloc_trim"] for s in ledger(d)] == [*21 * [False], True]
+
+
+def test_a_shrink_that_free_would_not_have_made_says_so(drv: Drive) -> None:
+    steps = ledger(drv("n10,100000 F0,9 t4096"))
+    assert [s["reason"] for s in steps[-2:]] == ["trim", "malloc-trim-or-mallopt"]
 
 
 def test_the_bounds_are_those_of_the_rule(drv: Drive) -> None:

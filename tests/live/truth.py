@@ -439,14 +439,14 @@ class _Process:
         role = s.get("role")
         found.counts[f"step {role} {verdict} {reason}"] += 1
         if s["delta"] < 0:
-            found.must((verdict, reason) in (("explained", "trim"), ("unknown", None),
-                       ("explained", "malloc-trim")), "verdict of a shrink", where)  # fmt: skip
-            found.must(reason != "trim" or role is not None or name in "frat", "a trim", where)
-            roles = (None, "unknown", "shrink", "trim", "malloc-trim")
-            found.must(role in roles, "role of a shrink", where)
-            found.must(role != "trim" or name in "fra", "a trim", where)
-            by_trim = name == "t" or state.tuned or self._after_trim(op)
-            found.must(role != "malloc-trim" or by_trim, "a malloc_trim", where)
+            not_free = "malloc-trim-or-mallopt"
+            said = {("explained", "trim"), ("explained", not_free), ("unknown", None)}
+            found.must((verdict, reason) in said, "verdict of a shrink", where)
+            found.must(role == ("unknown" if reason is None else "shrink"), "its role", where)
+            found.must(reason != "trim" or name in "frat", "a trim", where)
+            found.must(reason != not_free or name == "t" or state.tuned, "not free's", where)
+            seen = name == "t" or self._after_trim(op)
+            found.must(seen or not s["after_malloc_trim"], "a malloc_trim", where)
             return found
         if s["delta"] == 0:
             found.must(role in (None, "refused"), "role of a refused growth", where)

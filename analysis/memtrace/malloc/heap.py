@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from memtrace.malloc.refused import Refusal
-from memtrace.malloc.roles import MALLOC_SHRINKS, REFUSED
+from memtrace.malloc.roles import REFUSED, SHRINK
 from memtrace.malloc.sysmalloc import Span
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import Change
@@ -203,7 +203,7 @@ class Heap:
             self.shrinks += 1
             self.shrunk_bytes -= delta
             verdict, reason, role, chunk = judge.shrink(self, ret)
-            if role in MALLOC_SHRINKS:
+            if role == SHRINK:
                 self.pair = False  # systrim: the top ends at the break
                 self.trimmed_bytes -= delta
         else:

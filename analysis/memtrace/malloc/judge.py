@@ -4,9 +4,10 @@
 A growth that glibc's `sysmalloc` made proves how large the chunk was at least (sysmalloc.py), and
 that it was smaller than T, because it was not mapped. A shrink is `systrim`'s: free calls it where
 the top reaches the trim threshold, and leaves top_pad in the top; malloc_trim leaves what it is
-told to. So no shrink is proven to be free's; malloc_trim's is where free, as configured, would have
-left another end. The madvise calls by which malloc_trim gives free pages back (`mtrim`) prove that
-it was called, not that it made the shrink that follows.
+told to. So no shrink is proven to be free's. Where free, as configured, would have left another
+end, it is malloc_trim's, or mallopt has changed what was configured. The madvise calls by which
+malloc_trim gives free pages back (`mtrim`) prove that it was called, not that it made the shrink
+that follows.
 """
 
 from __future__ import annotations
@@ -102,9 +103,8 @@ class Judge:
         """A shrink to `end` (`systrim`)."""
         whose = self._whose()
         if whose == "malloc" and self.glibc:
-            by_free = self._perhaps_by_free(heap, end)
-            role = roles.SHRINK if by_free else roles.MALLOC_TRIM
-            return Ruling("explained", "trim", role)
+            reason = "trim" if self._perhaps_by_free(heap, end) else "malloc-trim-or-mallopt"
+            return Ruling("explained", reason, roles.SHRINK)
         if whose == "allocator":
             return Ruling("not-applicable", "other-allocator", roles.OTHER)
         if whose == "foreign":
@@ -128,7 +128,8 @@ class Judge:
         floor = self.threshold.trim_floor()
         if floor is not None and self.several and self.settings.trim is not None:
             floor = min(floor, self.settings.trim)  # T rose while this thread was on its way
-        return floor is None or heap.brk - end + kept + self._unit(end) - 1 >= floor
+        rounded = self.layout.page if heap.rounded else 0  # what the break before may be off
+        return floor is None or heap.brk - end + rounded + kept + self._unit(end) - 1 >= floor
 
     # -- growths --------------------------------------------------------------------------------
 

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-FIRST, GROWTH, ALIGNMENT, FOREIGN, OTHER, SHRINK, MALLOC_TRIM, REFUSED, UNKNOWN = (
-    "first-heap", "growth", "alignment", "foreign-sbrk", "other-allocator", "shrink", "malloc-trim",
-    "refused", "unknown",
+FIRST, GROWTH, ALIGNMENT, FOREIGN, OTHER, SHRINK, REFUSED, UNKNOWN = (
+    "first-heap", "growth", "alignment", "foreign-sbrk", "other-allocator", "shrink", "refused",
+    "unknown",
 )  # fmt: skip
-
-#: What malloc gave back.
-MALLOC_SHRINKS = frozenset({SHRINK, MALLOC_TRIM})
 
 #: Every role, and what it means.
 ROLES = {
@@ -19,7 +16,6 @@ ROLES = {
     FOREIGN: "not malloc: the program or a library called sbrk or brk",
     OTHER: "another allocator's",
     SHRINK: "malloc gave the free end back: a free did, or malloc_trim",
-    MALLOC_TRIM: "malloc gave the free end back: malloc_trim did, for free leaves another end",
     REFUSED: "the kernel refused it",
     UNKNOWN: "whose it was, or which of these, is not proven",
 }

@@ -34,6 +34,7 @@ _REASONS = {
     "top-pad": "padded as M_TOP_PAD says",
     "alignment": "alignment: 2nd of a pair",
     "trim": "free end given back",
+    "malloc-trim-or-mallopt": "malloc_trim or mallopt",
     "foreign-sbrk": "not malloc: another sbrk",
     "other-allocator": "another allocator's",
     "aligned-or-mallopt": "memalign or mallopt",
@@ -62,8 +63,6 @@ def step(s: StepRow) -> str:
     """Why the break moved, or did not."""
     if s.role == "refused":
         return "refused" if s.asked > s.end else "refused shrink"
-    if s.role == "malloc-trim":
-        return "given back: malloc_trim"
     if s.role == "first-heap" and s.verdict in ("holds", "explained"):
         return "malloc's first heap"
     return _REASONS.get(s.reason or "", "") or _VERDICTS.get(s.verdict, s.verdict)

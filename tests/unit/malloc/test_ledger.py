@@ -26,6 +26,10 @@ def roles(p: ProcessRow) -> list[str]:
     return [s.role for s in p.heap.steps]
 
 
+def reasons(p: ProcessRow) -> list[str | None]:
+    return [s.reason for s in p.heap.steps]
+
+
 def chunk(s: StepRow) -> tuple[int, int | None] | None:
     return None if s.chunk is None else (s.chunk.min, s.chunk.max)
 
@@ -170,33 +174,33 @@ def heap_of(scene: Scene, growths: int) -> Scene:
 def test_free_or_malloc_trim_gave_the_top_back(scene: Scene) -> None:
     heap_of(scene, 3).brk(-0x41000)  # leaves 128 KiB and 32 bytes, as free does
     p = scene.process()
-    assert roles(p)[-1] == "shrink"
+    assert (roles(p)[-1], reasons(p)[-1]) == ("shrink", "trim")
     assert (p.heap.trimmed_bytes, p.heap.no_trim) == (0x41000, None)
 
 
-def test_what_leaves_less_than_the_pad_is_malloc_trims(scene: Scene) -> None:
+def test_what_leaves_less_than_the_pad_is_not_free_as_configured(scene: Scene) -> None:
     heap_of(scene, 3).brk(-0x61000)
     p = scene.process()
-    assert roles(p)[-1] == "malloc-trim"
+    assert (roles(p)[-1], reasons(p)[-1]) == ("shrink", "malloc-trim-or-mallopt")
     assert p.heap.trimmed_bytes == 0x61000
-    assert "given back: malloc_trim" in text.render(scene.report())
+    assert "malloc_trim or mallopt" in text.render(scene.report())
 
 
-def test_a_top_below_the_trim_threshold_is_malloc_trims(scene: Scene) -> None:
+def test_nor_is_what_a_top_below_the_trim_threshold_gave(scene: Scene) -> None:
     env = {"MALLOC_TRIM_THRESHOLD_": "1000000"}
     scene.glibc(env=env)
     for _ in range(9):
         scene.brk(0x21000)
     scene.brk(-0x2000)
     scene.brk(-0xD8000)
-    assert roles(scene.process())[-2:] == ["malloc-trim", "shrink"]
+    assert reasons(scene.process())[-2:] == ["malloc-trim-or-mallopt", "trim"]
 
 
 def test_a_shrink_under_another_configuration_is_nobodys(scene: Scene) -> None:
     heap_of(scene, 3)
     scene.brk(0x5000)  # not padded
     scene.brk(-0x61000)
-    assert roles(scene.process())[-1] == "shrink"
+    assert reasons(scene.process())[-1] == "trim"
 
 
 @pytest.mark.parametrize(("advice", "by", "tid", "after"), [
@@ -414,10 +418,10 @@ def test_with_other_threads_the_trim_threshold_of_before_counts(scene: Scene) ->
     a = scene.mmap(10 << 20)
     munmap_told(scene, a, 10 << 20, 10 << 20 | 2)
     scene.brk(-0x40000)
-    assert roles(scene.process())[-1] == "malloc-trim"
+    assert reasons(scene.process())[-1] == "malloc-trim-or-mallopt"
     scene.clone(7, None)
     scene.brk(-0x40000)
-    assert roles(scene.process())[-2:] == ["malloc-trim", "shrink"]
+    assert reasons(scene.process())[-2:] == ["malloc-trim-or-mallopt", "trim"]
 
 
 def test_where_malloc_may_not_map_what_it_would_map_comes_from_the_heap(scene: Scene) -> None:

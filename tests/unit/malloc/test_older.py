@@ -684,7 +684,7 @@ def test_a_shrink_from_a_page(scene: Scene) -> None:
     scene.brk(-0x10000)
     p = scene.process()
     (step,) = p.heap.steps
-    assert (step.delta, step.exact, step.reason) == (-0x10800, False, "trim")
+    assert (step.delta, step.exact, step.role) == (-0x10800, False, "shrink")
     assert (p.heap.final_bytes, p.heap.shrinks) == (0x10800, 1)
 
 
