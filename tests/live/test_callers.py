@@ -60,3 +60,30 @@ def test_the_call_in_malloc_is_seen(sample: Callable[..., Traced]) -> None:
                 site = trace.decoder.site(record)
     assert site is not None
     assert site.direct is True
+
+
+# The same of the break: the thread's function ends in a jump to sbrk.
+GROWS = r"""
+#include <pthread.h>
+#include <unistd.h>
+static void *body(void *unused) { return sbrk(4096); }
+int main(void) {
+    pthread_t thread;
+    void *old;
+    pthread_create(&thread, 0, body, 0);
+    pthread_join(thread, &old);
+    return old == (void *)-1;
+}
+"""
+
+
+def test_a_jump_to_sbrk_is_not_malloc(tmp_path: Path, run: Callable[..., Traced]) -> None:
+    source, program = tmp_path / "tail.c", tmp_path / "tail"
+    source.write_text(GROWS)
+    subprocess.run(["gcc", "-O2", "-pthread", source, "-o", program], check=True)
+    done = run(program)
+    assert done.returncode == 0
+    heap = json.loads(cli("report", done.path, "--format", "json").stdout)["processes"][0]["heap"]
+    steps = [(s["delta"], s["verdict"], s["role"]) for s in heap["steps"]]
+    assert steps[-1] == (4096, "unknown", "unknown")
+    assert [s[1:] for s in steps[:-1]] in ([], [("holds", "first-heap")])

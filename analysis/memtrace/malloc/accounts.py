@@ -51,7 +51,7 @@ class Accounts(Observer):
         self._decoder = trace.decoder
         self._page = trace.header.page_size
         self._map_limit = trace.header.max_map_count
-        self._code = trace.header.code
+        self._code, self._framed = trace.header.code, trace.header.frames
 
     def born(self, p: Process, seq: int, t: int, record: Start | Fork) -> None:
         """Begin an account."""
@@ -61,8 +61,9 @@ class Accounts(Observer):
             self._heirs[p.mm] = legacy or self._of[p.parent.mm].legacy(p.space)
             return
         callers = Callers(
-            self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p), code=self._code
-        )
+            self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p),
+            code=self._code, framed=self._framed,
+        )  # fmt: skip
         a = Account(p, callers, self._page, p.space.next_tag if p.inherited else 1)
         if isinstance(p.start, Attach):
             a.find(seq, p.start)

@@ -76,6 +76,7 @@ class Caller(NamedTuple):
     library that holds one among its own code is that, with an `owner`: which of the two called is
     not told. musl's text is UNKNOWN, for its wrappers keep no caller, with `owner` "musl".
     `outer` is the same for the caller's caller where the trace has it (sbrk's caller, for brk).
+    `framed`: `outer` is sbrk's return address by call frame information.
     `direct`: the system call instruction itself stands in that text, not in the C library's.
     """
 
@@ -84,6 +85,7 @@ class Caller(NamedTuple):
     outer: str = UNKNOWN
     outer_owner: str | None = None
     direct: bool = False
+    framed: bool = False
 
 
 NOBODY = Caller(UNKNOWN)
@@ -100,12 +102,14 @@ class Callers:
     """
 
     __slots__ = (
-        "_known", "exe", "libc", "loader", "malloc", "musl", "owners", "resolve", "sites", "static",
+        "_known", "exe", "framed", "libc", "loader", "malloc", "musl", "owners", "resolve",
+        "sites", "static",
     )  # fmt: skip
 
     def __init__(
-        self, sites: dict[int, Site], resolve: Resolve, exe: str, loader: str, *, code: bool = False
-    ) -> None:
+        self, sites: dict[int, Site], resolve: Resolve, exe: str, loader: str, *,
+        code: bool = False, framed: bool = False,
+    ) -> None:  # fmt: skip
         self.sites = sites
         self.resolve = resolve
         self.exe = exe
@@ -114,6 +118,7 @@ class Callers:
         self.malloc: set[tuple[str, int]] = set()
         self.static = not loader
         self.musl: set[str] = set()
+        self.framed = framed
         self.owners: dict[str, str] | None = {} if code else None
         self._known: dict[int, Caller] = {}
 
@@ -140,7 +145,7 @@ class Callers:
 
     def fork(self) -> Callers:
         """The child's copy."""
-        child = Callers(self.sites, self.resolve, self.exe, self.loader)
+        child = Callers(self.sites, self.resolve, self.exe, self.loader, framed=self.framed)
         child.libc, child.malloc, child.musl = set(self.libc), set(self.malloc), set(self.musl)
         child.owners = None if self.owners is None else dict(self.owners)
         return child
@@ -188,7 +193,7 @@ class Callers:
             return Caller(who, owner)
         if site.direct is False:
             return NOBODY  # a function of the program may have ended in a jump to mmap
-        return Caller(who, owner, *self._text(site.outer))
+        return Caller(who, owner, *self._text(site.outer), framed=self.framed)
 
     def _text(self, place: Place | None) -> tuple[str, str | None]:
         found = self.resolve(place)

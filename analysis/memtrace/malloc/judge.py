@@ -84,8 +84,10 @@ class Judge:
             return "malloc"
         if c.outer == ALLOCATOR and c.outer_owner in ("jemalloc", "tcmalloc", "mimalloc"):
             return "allocator"
-        # The frame of sbrk is verified for 2.36 only; elsewhere the word may be anything.
-        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and self.layout.version == (2, 36):
+        # Without call frame information sbrk's frame is known for 2.36 only; elsewhere the word may
+        # be anything.
+        known = c.framed or self.layout.version == (2, 36)
+        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and known:
             return "foreign"
         return "unknown"
 

@@ -88,6 +88,7 @@ def header(engine: str, argv: Sequence[str]) -> Header:
         argv=[os.fsencode(a).decode("utf-8", "backslashreplace") for a in argv],
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         code=engine != "strace",
+        frames=engine != "strace",
         calls=list(NAMES),
     )
 

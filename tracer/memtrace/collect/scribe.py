@@ -262,7 +262,11 @@ class Scribe:
             _place(space, ret),
             _place(space, outer) if outer else None,
         )
-        direct = _is_direct(model.pid, places[0], places[1]) if name == "mmap" else None
+        direct = None
+        if name == "mmap":
+            direct = _is_direct(model.pid, places[0], places[1])
+        elif name == "brk":
+            direct = _is_direct(model.pid, places[1], places[2])
         ip, base = places[0], None
         if model.twice and isinstance(ip, tuple) and ip[:2] in model.twice:
             base = entry[1] - ip[3]
@@ -414,7 +418,7 @@ class Scribe:
 _NO_EXT = Ext()
 
 
-def _is_direct(pid: int, ip: Place, ret: Place | None) -> bool | None:
+def _is_direct(pid: int, ip: Place | None, ret: Place | None) -> bool | None:
     """`Site.direct`: asked where both places are in one file, once per site and address space."""
     if not isinstance(ip, tuple) or not isinstance(ret, tuple) or ip[:2] != ret[:2]:
         return None

@@ -58,8 +58,9 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     return address (else [sp+0x20]), for mremap [sp+0x58].
     `direct`, for an mmap whose `ip` and `ret` are in one file: whether the instruction before `ret`
     was seen to call the function that `ip` is in. False: `ret` may be the caller of a function that
-    ended in a jump to mmap. `base`, where the file of `ip` is mapped to be executed more than once:
-    the address that its first byte has, or would have, in the mapping of `ip`.
+    ended in a jump to mmap. For a brk the same of `ret` and `outer`, and sbrk. `base`, where the
+    file of `ip` is mapped to be executed more than once: the address that its first byte has, or
+    would have, in the mapping of `ip`.
     """
 
     id: int
@@ -374,6 +375,7 @@ class Header(msgspec.Struct, kw_only=True):
     `log`: the name of the log that the trace was imported from. `clock`: how exact its times are:
     "ns", "us", "ms", "s", or "none": no record has a time. `code`: executable files were looked
     into: one without an `allocator` or `libc` record holds nothing of either that could be told.
+    `frames`: where a file has call frame information, `Site`'s return addresses are by it.
     """
 
     memtrace: str = "trace"
@@ -392,6 +394,7 @@ class Header(msgspec.Struct, kw_only=True):
     log: str | None = None
     clock: str = "ns"
     code: bool = False
+    frames: bool = False
     columns: list[str] = msgspec.field(default_factory=lambda: list(COLUMNS))
     calls: list[str] = []
 
