@@ -533,3 +533,26 @@ def test_other_files_and_failures_are_no_libc() -> None:
     desk.call("mmap", FILE, ANON, extra={"b": [ANON, ANON + 2 * PAGE, [line_of()]]})
     desk.call("mmap", FILE, -12)
     assert not any(isinstance(r, Libc) for r in desk.records())
+
+
+def test_where_a_file_is_mapped_twice_a_site_tells_in_which() -> None:
+    """As dlmopen maps a C library once more."""
+    desk = Desk()
+    where: dict[str, Any] = {"stack": words(TEXT + 0x10)}
+    desk.call("munmap", [ANON, PAGE], 0, ip=LIB + 0x10, **where)
+    # Once more, from the same place of the file.
+    piece = desk.scribe._models[1].space.at(LIB)
+    assert piece is not None
+    attr, other = piece[2], LIB + (1 << 30)
+    offset = LIB + attr.delta
+    line = f"{other:x}-{other + PAGE:x} r-xp {offset:08x} {attr.dev} {attr.ino} /lib/libc.so.6"
+    args = [other, PAGE, 5, 0x12, 3, offset]
+    desk.call("mmap", args, other, extra={"b": [other, other + PAGE, [line]]})
+    desk.call("munmap", [ANON, PAGE], 0, ip=LIB + 0x10, **where)
+    desk.call("munmap", [ANON, PAGE], 0, ip=other + 0x10, **where)
+    desk.call("munmap", [other, PAGE], 0, ip=TEXT + 0x20, **where)
+    desk.call("munmap", [ANON, PAGE], 0, ip=LIB + 0x10, **where)
+    found = [site for site in sites(desk) if isinstance(site, Site | int)]
+    bases = [site.base for site in found if isinstance(site, Site)]
+    assert bases == [None, LIB - offset, other - offset, None]
+    assert found[-1] == found[0].id if isinstance(found[0], Site) else False

@@ -64,7 +64,7 @@ def return_address(elf: Elf, place: int) -> int | None:
         return None
     try:
         register, offset = _cfa(elf, _find(elf, address), address)
-    except (struct.error, IndexError, _Unknown):
+    except (struct.error, IndexError, ValueError, _Unknown):
         return None
     # The return address is the word below the canonical frame address.
     return offset - 8 if register == _RSP and 8 <= offset < 1 << 20 else None

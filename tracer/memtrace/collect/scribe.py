@@ -43,7 +43,9 @@ from memtrace.trace.records import (
 from memtrace.trace.sizes import PAGE, round_up
 
 _MAX_UNPEEKED = 4096
+_MAX_SITES = 65536
 _SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
+_NOT_ASKED = -1
 
 
 #: (dev, inode, path, offset in the file), or the bare address.
@@ -71,7 +73,7 @@ class Model:
         self.offset = 0
         self.older = False  # than the trace
         self.twice: frozenset[tuple[str, int]] = frozenset()
-        self.frames: dict[int, int] = {}
+        self.frames: dict[int, int | None] = {}
 
     def forget_code(self) -> None:
         """Code has come or gone: addresses mean something else."""
@@ -241,9 +243,7 @@ class Scribe:
     ) -> int | Site | None:
         if not stack:
             return None
-        at = model.frames.get(entry[1])
-        if at is None:
-            at = model.frames[entry[1]] = self._return_address(model, entry[1]) or 0
+        at = self._return_address(model, entry[1]) or 0
         ret = int.from_bytes(stack[at : at + 8], "little")
         outer = 0
         if name == "brk" or name == "mremap":
@@ -271,17 +271,23 @@ class Scribe:
         if model.twice and isinstance(ip, tuple) and ip[:2] in model.twice:
             base = entry[1] - ip[3]
         number, definition = self._interner.site(*places, direct=direct, base=base)
-        if len(model.sites) > 65536:
+        if len(model.sites) > _MAX_SITES:
             model.sites.clear()
         model.sites[key] = number
         return definition or number
 
     def _return_address(self, model: Model, address: int) -> int | None:
         """Bytes from the stack pointer to the return address, in code that goes on at `address`."""
-        place = _place(model.space, address)
-        if not isinstance(place, tuple):
-            return None
-        return self._frames.offset(model.pid, *place)
+        known = model.frames.get(address, _NOT_ASKED)
+        if known != _NOT_ASKED:
+            return known
+        place, found = _place(model.space, address), None
+        if isinstance(place, tuple):
+            found = self._frames.offset(model.pid, *place)
+        if len(model.frames) > _MAX_SITES:
+            model.frames.clear()
+        model.frames[address] = found
+        return found
 
     def _look_for_libc(self, mm: int, model: Model, dev: str, ino: int, path: str) -> None:
         if (dev, ino) not in model.libcs:  # not another segment of it
