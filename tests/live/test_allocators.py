@@ -279,7 +279,8 @@ def test_node(run: Callable[..., Traced]) -> None:
     assert p.allocator.name == "glibc"
     assert [a.name for a in p.allocators] == ["glibc", "v8"]
     assert "v8" in {r.owner for r in of_kind(p, "runtime-heap", "jit")}
-    assert sum(r.peak_bytes == 200704 for r in chunks(p)) >= 50
+    # Its buffers are malloc's: mapped until the collector frees one, which raises the threshold.
+    assert "holds" in {r.verdict for r in chunks(p) if r.peak_bytes == 200704}
 
 
 def test_python(run: Callable[..., Traced]) -> None:
