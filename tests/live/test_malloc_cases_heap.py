@@ -52,6 +52,7 @@ def test_13_malloc_trim_gives_back_pages_and_a_little_of_the_break(drv: Drive) -
     assert last.delta < 0
     assert last.delta == d.ops[-1]["break_after"] - d.ops[-1]["break_before"]
     assert advised[0]["seq"] < last.seq
+    assert last.after_malloc_trim
     assert p.heap.final_bytes is not None
     assert p.heap.final_bytes > 3993600  # the pages went, their addresses stayed
     assert [s.verdict for s in p.heap.steps[:-1]] == ["holds"] * 21
