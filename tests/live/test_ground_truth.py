@@ -217,7 +217,24 @@ def _arena(row: dict[str, Any]) -> None:
     next(r for r in row["regions"] if r["kind"] == "heap")["kind"] = "arena"
 
 
+def _bounds(row: dict[str, Any]) -> None:
+    s = next(s for s in row["heap"]["steps"] if s["role"] == "growth" and s["chunk"])
+    s["chunk"]["min"] = s["chunk"]["max"] = 16
+
+
+def _role(row: dict[str, Any]) -> None:
+    s = next(s for s in row["heap"]["steps"] if s["role"] == "growth")
+    s["role"] = "first-heap"
+
+
+def _trimmed(row: dict[str, Any]) -> None:
+    for s in row["heap"]["steps"]:
+        if s["delta"] < 0:
+            s["role"] = "malloc-trim"
+
+
 MUTATIONS = (
+    _bounds, _role, _trimmed,
     _shifted, _anon, _one_more, _contradiction, _reason, _length, _threshold, _no_move,
     _step_dynamic, _step_contradiction, _step_shrink, _fixed, _alive, _arena,
 )  # fmt: skip

@@ -290,3 +290,20 @@ def test_30_what_is_there_at_once_is_said(drv: Drive) -> None:
     assert [rows[r.born_seq]["populated"] for r in (plain, populated, locked)] == [
         False, True, True,
     ]  # fmt: skip
+
+
+def test_30_what_is_there_at_once_is_told_by_the_calls(drv: Drive) -> None:
+    d = drv("m100000 M500000 P500000 L M500000")
+    told = cli("events", d.traced.path).stdout.splitlines()
+    mmaps = {e["ret"]: e["seq"] for e in d.traced.calls("mmap")}
+    lines = {int(line.split()[0]): line for line in told if line.split()[0].isdigit()}
+    plain, populated, locked = (mmaps[o["ptr"]] for o in d.ops if "length" in o)
+    assert "MAP_POPULATE" in lines[populated]
+    assert "MAP_POPULATE" not in lines[plain] + lines[locked]
+    (lock,) = d.traced.calls("mlockall")
+    assert plain < populated < lock["seq"] < locked
+    assert "MCL_FUTURE" in lines[lock["seq"]]
+    rss = {e["seq"]: e["rss"] for e in d.traced.calls()}
+    assert rss[plain] - rss[plain - 1] < 100_000
+    assert rss[populated] - rss[plain] >= 500_000
+    assert rss[locked] - rss[lock["seq"]] >= 500_000
