@@ -314,10 +314,13 @@ class Account:
         caller = self.callers.of(call.site)
         failed, m = self._failed.pop(tid, None), self.mallocs
         it = m.of(self._copy(call.site))
+        several = self.threads.several
         judge = Judge(
             caller, m.glibc, it.layout, it.settings, it.threshold, self.p.start,
-            failed == ("mmap", "chunk"), self.chunks.alive(), self.chunks.unseen_bytes(),
-            call.vm, self.threads.several, self.in_flight(), tid in self._advised, m.scene.other,
+            failed == ("mmap", "chunk"),
+            self.chunks.most() if several else self.chunks.alive(),
+            self.chunks.unseen_bytes(), call.vm, several, self.in_flight(), tid in self._advised,
+            m.scene.other,
         )  # fmt: skip
         self._advised.discard(tid)
         labelled = self.heap.loose

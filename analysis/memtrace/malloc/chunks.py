@@ -42,6 +42,10 @@ class Chunks:
         """How many there are now."""
         return self._regions.alive_of("malloc-chunk")
 
+    def most(self) -> int:
+        """How many there have been at one time, at most."""
+        return self._regions.most_of("malloc-chunk")
+
     def unseen_bytes(self) -> int:
         """Bytes older than the trace that may be chunks whose headers were not found."""
         if not self._regions.older:

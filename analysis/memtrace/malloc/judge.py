@@ -44,7 +44,8 @@ class Judge:
     """What is known at a brk call that decides what is said of it.
 
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
-    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive; `unseen` bytes may hold
+    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive, with other threads the
+    most there ever were, for one may have been freed since this one looked; `unseen` bytes may hold
     more of them. `vm`: pages mapped after the call. `several`: there are other threads, which may
     have raised T by a free whose munmap is to come: for a chunk of `in_flight` bytes at most.
     `advised`: this thread's malloc_trim gave free pages of the heap back just before. `other`: the

@@ -93,13 +93,13 @@ class Kind:
     """What one kind of region adds up to.
 
     `count` regions ever, `older` of them than the trace, `born` neither inherited nor older;
-    `alive` now with `bytes`; most ever `peak` bytes.
+    `alive` now with `bytes`; most ever `peak` bytes, and `most` alive.
     """
 
-    __slots__ = ("alive", "born", "bytes", "count", "older", "peak")
+    __slots__ = ("alive", "born", "bytes", "count", "most", "older", "peak")
 
     def __init__(self) -> None:
-        self.count = self.alive = self.bytes = self.peak = self.born = self.older = 0
+        self.count = self.alive = self.bytes = self.peak = self.born = self.older = self.most = 0
 
 
 class Regions:
@@ -266,6 +266,11 @@ class Regions:
             n -= r.counted_as == kind and r.counted > 0
         return n
 
+    def most_of(self, kind: str) -> int:
+        """How many of a kind lived at one time, at most: those not accounted for yet may be."""
+        k = self.kinds.get(kind)
+        return (0 if k is None else k.most) + len(self._waiting)
+
     def rows(self) -> list[Region]:
         """The largest regions that lived, at most `ROWS`, largest first, then by birth."""
         everything = [r for _, _, r in self._dead]
@@ -320,7 +325,9 @@ class Regions:
                 k = self.kinds[kind] = Kind()
             r.sum = k
             k.count += 1
-            k.alive += 1
+            alive = k.alive = k.alive + 1
+            if alive > k.most:
+                k.most = alive
             if r.older:
                 k.older += 1
             elif not r.inherited:
@@ -346,3 +353,4 @@ class Regions:
             if r.older and r.counted == r.length == r.peak:
                 k.peak += sign * r.counted  # it was there all the time, and all of it
         new.peak = max(new.peak, new.bytes)
+        new.most = max(new.most, new.alive)

@@ -96,3 +96,27 @@ def test_a_realloc_that_cannot_move_its_chunk_frees_it_without_a_rise(scene: Sce
     t = scene.exit().process().threshold
     assert t.low == T
     assert t.high in (T, 200704)
+
+
+def test_a_thread_may_have_found_all_mappings_taken_that_another_frees(scene: Scene) -> None:
+    # MALLOC_MMAP_MAX_=1: the growth is of a thread that looked while the chunk was there.
+    scene.glibc(env={"MALLOC_MMAP_MAX_": "1"})
+    scene.brk(0x21000)
+    scene.clone(2, None)
+    a = scene.mmap(204800)
+    scene.seen(scene.seq, 204800 | 2)
+    scene.munmap(a, 204800)
+    scene.brk(0xD0000, tid=2)
+    step = scene.exit().process().heap.steps[-1]
+    assert (step.delta, step.verdict, step.reason) == (0xD0000, "unknown", None)
+
+
+def test_one_thread_alone_knows_that_it_may_map_again(scene: Scene) -> None:
+    scene.glibc(env={"MALLOC_MMAP_MAX_": "1"})
+    scene.brk(0x21000)
+    a = scene.mmap(204800)
+    scene.seen(scene.seq, 204800 | 2)
+    scene.munmap(a, 204800)
+    scene.brk(0xD0000)
+    step = scene.exit().process().heap.steps[-1]
+    assert (step.delta, step.verdict) == (0xD0000, "contradiction")
