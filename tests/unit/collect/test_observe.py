@@ -132,6 +132,10 @@ def test_every_so_many_calls_leave_one_enomem_to_be_looked_into() -> None:
     assert o.due(mm, 10**15, -12) == "periodic"
 
 
+def test_without_snapshots_no_enomem_is_looked_into() -> None:
+    assert observer(every_ns=NEVER).due(Mm(1, 100), 0, -12) == ""
+
+
 def test_a_snapshot_is_the_kernels_own_map(mm: Mm, place: Place) -> None:
     o = observer()
     tracee = Tracee(os.getpid(), os.getpid(), mm)

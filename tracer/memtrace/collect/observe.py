@@ -14,7 +14,7 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import I386, NATIVE
 from memtrace.collect.channel import Channel
 from memtrace.collect.freed import MOST, MOST_I386, freed_chunk
-from memtrace.collect.options import Options
+from memtrace.collect.options import NEVER, Options
 from memtrace.collect.ptrace import (
     ENTRY_ARG0,
     ENTRY_NR,
@@ -121,16 +121,16 @@ class Observer:
         """Why a snapshot is due at this exit stop of a call that returned `ret` ("": none is).
         `now` is CLOCK_MONOTONIC ns.
         """
-        if ret == -errno.ENOMEM:
+        options = self.options
+        if ret == -errno.ENOMEM and options.every_ns != NEVER:
             # How many mappings there are may be why (`sysctl_max_map_count`).
-            again = now >= mm.next_snap and not self.options.every_calls
+            again = now >= mm.next_snap and not options.every_calls
             first, mm.was_short = not mm.was_short, True
             if first or again:
                 return "enomem"
         if self.channel.wishes[mm.slot]:
             self.channel.wishes[mm.slot] = 0
             return "statm"
-        options = self.options
         since = mm.calls - mm.last_snap_calls
         if options.every_calls:
             return "periodic" if since >= options.every_calls else ""
