@@ -262,6 +262,13 @@ class Scene:
         self.pending = [*(self.pending or []), (mmap_seq, word)]
         return self
 
+    def chunk(self, length: int, **kw: Any) -> int:
+        """A mapped chunk of malloc's, whose header is read at the thread's next call."""
+        address = self.mmap(length, **kw)
+        born = self.seq
+        self.seen(born, length | 2).query()
+        return address
+
     # -- result ---------------------------------------------------------------------------------
 
     def write(self) -> Path:

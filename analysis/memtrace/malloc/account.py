@@ -30,7 +30,7 @@ from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
 from memtrace.malloc.tags import Tags
 from memtrace.malloc.threads import Threads
 from memtrace.malloc.threshold import Threshold
-from memtrace.malloc.verdicts import hold, last_word, rule_on
+from memtrace.malloc.verdicts import excluded, hold, last_word, rule_on
 from memtrace.malloc.walks import Walks
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
@@ -42,9 +42,9 @@ from memtrace.trace.sizes import round_up
 
 #: Ways of mapping whose judgement is remembered.
 _REMEMBERED = 4096
-#: A chunk by its caller alone, when another place of libc is known to be malloc's. The word at the
-#: stack pointer is in libc also when a function that libc had called (start_thread, a signal
-#: handler) ended in a jump to mmap.
+#: A chunk by its caller alone, when another place of libc is known to be malloc's, or malloc would
+#: not have mapped it. The word at the stack pointer is in libc also when a function that libc had
+#: called (start_thread, a signal handler) ended in a jump to mmap.
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
 #: What lies right above the heap: what malloc maps where a brk has failed, or anything else.
 _BESIDE_THE_HEAP = ("main-arena", "malloc-chunk", "anon")
@@ -469,7 +469,7 @@ class Account:
         if shaped:
             self.chunks.waiting[seq] = r
             r.site = site
-            if d.kind == "malloc-chunk" and self.callers.malloc and site not in self.callers.malloc:
+            if d.kind == "malloc-chunk" and self._elsewhere(r):
                 d = _ELSEWHERE
         self._decided(r, d)
 
@@ -510,9 +510,17 @@ class Account:
             return d
         self.chunks.waiting[seq] = r
         r.site = site
-        if d.kind == "malloc-chunk" and self.callers.malloc and site not in self.callers.malloc:
+        if d.kind == "malloc-chunk" and self._elsewhere(r):
             return _ELSEWHERE
         return d
+
+    def _elsewhere(self, r: Region) -> bool:
+        """Whether libc may have mapped it for itself. What malloc would not map where the threshold
+        stands is its header's to prove, until a place of malloc's is known: libc keeps the last
+        words of a program in such a mapping (`__libc_message`, `__assert_fail_base`).
+        """
+        places = self.callers.malloc
+        return r.site not in places and (bool(places) or excluded(r, self.mallocs))
 
     def _copy(self, site: int | Site | None) -> Key | None:
         """The copy of glibc that a call came from, if there is more than one and it is told."""

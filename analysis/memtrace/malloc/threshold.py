@@ -103,6 +103,7 @@ class Threshold:
     _trim: int | None = None  # as configured
     _risen: bool = False  # surely, by a free
     _perhaps_risen: bool = False
+    _last_free: int = 0  # the last record that may have raised it, wherever it stood
 
     def configure(self, s: Settings, *, seen: bool = True, i386: bool = False) -> None:
         """Take the value that the environment gives; not `seen`: the program has run before."""
@@ -149,6 +150,13 @@ class Threshold:
                 return low
         first = self.initial if self.first is None else self.first[0]
         return min(low, first or 0)
+
+    def _floor_at(self, seq: int) -> int | None:
+        """The `floor` at record `seq`, or less."""
+        for m in reversed(self.history):
+            if m.seq <= seq:
+                return m.floor
+        return self.initial if self.first is None else self.first[0]
 
     @property
     def moved(self) -> bool:
@@ -203,6 +211,7 @@ class Threshold:
         """
         if self.fixed_by is not None or self.low is None:
             return
+        self._last_free = seq
         before = self.low, self.high, self.trim()
         if word is not None:
             low = layout.raised_by(self.low, word)
@@ -248,7 +257,7 @@ class Threshold:
         if self.fixed_by is not None or self.low is None or self.high is None:
             return
         high = layout.raised(self.high, length)[1]
-        self.perhaps = seq
+        self.perhaps = self._last_free = seq
         self._rise_ceiling(high, length, layout, None)
         if high != self.high:
             self.high = high
@@ -294,16 +303,18 @@ class Threshold:
         """Evidence that T was at most `value`: "fits", "aligned-or-mallopt" or "contradiction"."""
         if self.low is None or value >= self.low:
             return "fits"
-        cause = "contradiction"
-        if self.floor is not None and value >= self.floor and not self.contradicted:
+        cause, floor, high = "contradiction", self.floor, value
+        if self._last_free > seq:  # its header is seen now; T may have risen since it was mapped
+            floor = self._floor_at(seq)
+            high = max(value, self.high or value)
+        if floor is not None and value >= floor and not self.contradicted:
             cause = "aligned-or-mallopt"
             self.doubted = True
-            self.low, self.high = self.floor, value
+            self.low = self.floor
         else:
             self.contradicted = True
             self.low = self.floor = 0
-            self.high = value
-        self.ceiling = value
+        self.high = self.ceiling = high
         self._note(seq, t, cause)
         return cause
 

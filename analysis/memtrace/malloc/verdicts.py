@@ -44,6 +44,14 @@ def hold(r: Region, mallocs: Mallocs) -> None:
         r.reason = cause if cause == "aligned-or-mallopt" else None
 
 
+def excluded(r: Region, mallocs: Mallocs) -> bool:
+    """Whether the threshold as it stood at its birth excludes a mapped chunk of that length."""
+    layout = mallocs.of(r.libc).layout
+    if r.t_low is None or r.no_arena or not layout.known:
+        return False
+    return layout.chunk(r.length)[1] < r.t_low
+
+
 def rule_on(r: Region) -> None:
     """The verdict of a region that is no mapped chunk."""
     if r.kind in origin.NO_RULE:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.conftest import LIBC, MAPS
 
-from memtrace.trace.records import Libc
+from memtrace.trace.records import Ext, Libc
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Scene
 
     from memtrace.report.model import ProcessRow
 
+MIB = 1 << 20
 CHUNK = 135168  # the smallest mapping of malloc's defaults
 
 
@@ -148,8 +149,8 @@ def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene: Scene
 def test_a_small_chunk_without_a_setting_is_a_contradiction(scene: Scene) -> None:
     scene.glibc()
     scene.brk(0x21000)
-    scene.mmap(102400)
-    seq = scene.seq
+    scene.chunk(102400)
+    seq = scene.seq - 1
     r = scene.region(seq)
     assert (r.kind, r.verdict) == ("malloc-chunk", "contradiction")
     t = scene.process().threshold
@@ -161,11 +162,36 @@ def test_a_mapping_below_a_raised_threshold_may_be_an_aligned_chunks_doing(scene
     scene.glibc()
     a = scene.mmap(3149824)
     scene.munmap(a, 3149824)
-    scene.mmap(1052672)
-    r = scene.region(scene.seq)
+    scene.chunk(1052672)
+    r = scene.region(scene.seq - 1)
     assert (r.verdict, r.reason) == ("unknown", "aligned-or-mallopt")
     t = scene.process().threshold
     assert (t.low, t.high) == (131072, 1052672 - 16)
+
+
+def test_what_libc_maps_for_itself_says_nothing_of_the_threshold(scene: Scene) -> None:
+    # assert(0): the message is kept in a page of its own, right before the program dies
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.mmap(4096)
+    born = scene.seq
+    scene.seen(born, 0).query()
+    p = scene.process()
+    assert (p.threshold.low, p.threshold.high, p.threshold.history) == (131072, 131072, [])
+    (r,) = [r for r in p.regions if r.born_seq == born]
+    assert (r.kind, r.verdict, r.candidates) == ("unknown", "unknown", ["malloc-chunk", "anon"])
+
+
+def test_a_header_tells_of_the_threshold_as_it_was_when_the_chunk_was_mapped(scene: Scene) -> None:
+    # mallopt(M_MMAP_THRESHOLD) in one thread; another frees before the first one's next call
+    scene.glibc()
+    a = scene.chunk(MIB)
+    scene.clone(2, 0x7FFFF000).mmap(102400)
+    born = scene.seq
+    scene.as_(1, 2).munmap(a, MIB, ext=Ext(freed=(MIB | 2, 0)))
+    scene.as_(1, 1).seen(born, 102400 | 2).query()
+    t = scene.process().threshold
+    assert (t.low, t.high) == (0, MIB)
 
 
 @pytest.mark.parametrize(
@@ -672,7 +698,7 @@ def test_a_growth_after_a_doubted_rise_is_not_explained_by_it(scene: Scene) -> N
     scene.brk(0x21000)
     a = scene.mmap(212992)
     scene.munmap(a, 212992)
-    scene.mmap(200704)
+    scene.chunk(200704)
     scene.brk(0x31000)
     scene.brk(0x43000)  # 0x43000 - 4096 - 128 KiB - 16 = 139248, above 128 KiB
     p = scene.process()

@@ -163,8 +163,8 @@ def test_after_an_attach_it_may_stand_anywhere(scene: Scene) -> None:
 def test_a_contradiction_names_both_events_and_leaves_nothing(scene: Scene) -> None:
     scene.glibc()
     freed = munmap(scene, 3 * MIB, 3 * MIB | 2)
-    scene.mmap(MIB)
-    seq = scene.seq
+    scene.chunk(MIB)
+    seq = scene.seq - 1
     p = scene.process()
     assert [(m.seq, m.cause, m.against) for m in p.threshold.history] == [
         (freed, "freed-chunk", None), (seq, "contradiction", freed),
