@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.collect.heaps import PAGE, Image
+from tests.unit.collect.heaps import BASE, PAGE, Image
 
 from memtrace.collect.chain import LAYOUT_32, LAYOUT_64, Layout
-from memtrace.collect.heapwalk import main_heap
+from memtrace.collect.heapwalk import arenas, main_heap
 from memtrace.trace.records import WalkedHeap
 
 LAYOUTS = (LAYOUT_64, LAYOUT_32)
@@ -150,3 +150,38 @@ def test_with_pages_gone_nothing_else_is_said(truth: Truth, data: st.DataObject)
         assert row.resident == before.resident - PAGE * len(set(gone))  # type: ignore[operator]
     else:
         assert (row.used, row.free, row.top) == (None, None, None)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_any_words_are_walked_to_an_end(data: st.DataObject) -> None:
+    """Whatever a program writes: no error, no endless chain, no page that is not in memory."""
+    layout = data.draw(st.sampled_from(LAYOUTS))
+    pages = data.draw(st.integers(1, 4))
+    image = Image(layout, data.draw(st.sampled_from((BASE, layout.heap_max))))
+    size = st.integers(0, 40) | st.integers(0, pages * PAGE // 8).map(lambda n: 8 * n)
+    size |= st.sampled_from((PAGE - 8, PAGE - 4, 0x20, 0x1000))
+    words = size | size.map(lambda n: n | 1) | st.integers(0, 2**32 - 1)
+    place = st.integers(0, pages * PAGE // 8 - 1).map(lambda n: 8 * n)
+    image.pad(image.base + pages * PAGE)
+    for at, word in data.draw(st.lists(st.tuples(place, words), max_size=20)):
+        image.word(image.base + at, word)
+    at = layout.align(image.base)  # a chain that leads somewhere
+    for step in data.draw(st.lists(size, max_size=8)):
+        if at + 2 * layout.word <= image.end:
+            image.word(at + layout.word, step | 1)
+            at = at + max(step, layout.word)
+    if at + 2 * layout.word <= image.end:
+        image.word(at + layout.word, data.draw(st.sampled_from((0, 1, 9, 17, 33))))
+    gone = data.draw(st.sets(st.integers(1, pages)))
+    image.states = {image.base // PAGE + n: 0 for n in gone}
+    breaks = data.draw(st.none() | st.lists(place.map(lambda n: n + image.base), max_size=8))
+    if breaks is not None:
+        breaks = [image.base, image.base + PAGE, *breaks, at, image.end]
+    row = main_heap(image.memory(), image.base, image.end, breaks)
+    assert row is not None
+    if row.complete:
+        total = row.used, row.free, row.other, row.top[1] if row.top else 0
+        assert sum(n or 0 for n in total) == image.end - image.base
+    list(arenas(image.memory(), [image.base]))
+    image.assert_only_pages_in_memory_were_read()

@@ -401,3 +401,29 @@ def test_layouts() -> None:
     assert LAYOUT_64.align(0x1001) == 0x1010
     assert LAYOUT_64.align(0x1000) == 0x1000
     assert [LAYOUT_32.align(a) for a in (0x1000, 0x1008, 0x1009)] == [0x1008, 0x1008, 0x1018]
+
+
+# -- what a program may have left there to mislead ------------------------------------------------
+
+
+def test_a_size_of_nothing_where_the_break_was_does_not_lead_in_circles(image: Image) -> None:
+    image.chunks(BASE, 0x100, 0x1F00)
+    image.word(BASE + 0x2008, 1)  # somebody's own number, behind the top
+    image.pad(BASE + 0x4000)
+    row = heap(image, breaks=[BASE, BASE + 0x2000, BASE + 0x4000])
+    assert (row.complete, row.chunks, row.top) == (True, 1, (BASE + 0x100, 0x1F00))
+
+
+def test_a_header_across_the_end_of_what_is_in_memory(image: Image) -> None:
+    image.word(BASE + 8, 0xFF8 | 1)  # no size that malloc makes: the next would begin at ...ff8
+    image.pad(BASE + 0x4000)
+    image.states[BASE // PAGE + 1] = 0
+    assert is_broken(heap(image, breaks=[BASE, BASE + 0x4000]), "only partly in memory")
+
+
+def test_fences_across_the_end_of_what_is_in_memory(image: Image) -> None:
+    image.word(BASE + 8, 0xFE8 | 1)
+    image.word(BASE + 0xFE8 + 8, 0x10 | 1)  # one fence, and no room for the word behind it
+    image.pad(BASE + 0x4000)
+    image.states[BASE // PAGE + 1] = 0
+    assert is_broken(heap(image, breaks=[BASE, BASE + 0x4000]), "no chunk follows")

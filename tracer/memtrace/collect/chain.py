@@ -128,7 +128,13 @@ class Memory:
             if why:
                 return why
             i = (address - self.base) // word
+            if i > len(self.words) - 2:  # it lies across the end of what is in memory
+                return _cut(address)
         return self.words[i], self.words[i + 1]
+
+
+def _cut(address: int) -> str:
+    return f"the header at {address:#x} is only partly in memory"
 
 
 class End(Enum):
@@ -228,6 +234,9 @@ def follow(
             base, words = memory.base, memory.words
             room = len(words) - 1
             i = n - base >> shift
+            if i >= room:
+                problem = _cut(n)
+                break
         w = words[i + 1]
         if w & bad or w < least:
             fences = _fences(memory, n, w, end, arena=arena)
@@ -235,7 +244,11 @@ def follow(
                 how, chain.at, last = End.FENCE, n + fences, True
                 if cur & NON_MAIN_ARENA != need and w & PREV_INUSE and size <= 4 * word:
                     break  # what was left of an old top, too small to be freed (`sysmalloc`)
-            elif w & (bad & ~8) or not (n + (w & ~_FLAGS) == end or n + (w & ~_FLAGS) in breaks):
+            elif (
+                w & (bad & ~8)
+                or w <= _FLAGS  # of no size: the chain would go round for ever
+                or not (n + (w & ~_FLAGS) == end or n + (w & ~_FLAGS) in breaks)
+            ):
                 how = End.BREAK if n in breaks else End.BROKEN
                 problem = f"no chunk follows the one at {p:#x}"
                 break
