@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import memtrace.cli.main
 from memtrace.findings import pages
 from memtrace.findings.catalogue import RULES
+from memtrace.findings.finding import SEVERITIES
+from memtrace.replay.trust import Exactness
 from memtrace.report.json import schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +51,43 @@ def test_every_word_that_the_schema_knows_is_explained(key: str) -> None:
     assert words <= set(pages.words())
 
 
-@pytest.mark.parametrize("group", ["kinds", "verdicts", "evidence"])
-def test_the_schema_is_not_asked_in_vain(group: str) -> None:
-    key = {"kinds": "kind", "verdicts": "verdict", "evidence": "evidence"}[group]
-    own = {w.name for some in pages.words().values() for w in some if w.group == group}
-    assert own - {"unknown"} == enums(key, schema()) - {"unknown", "main"}
+def group_of(name: str) -> list[str]:
+    """The words of one group, each as often as it is explained."""
+    return [w.name for some in pages.words().values() for w in some if w.group == name]
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ("kinds", enums("kind", schema()) - {"main"}),
+        ("verdicts", enums("verdict", schema())),
+        ("evidence", enums("evidence", schema())),
+        ("severities", set(SEVERITIES)),
+        ("trust", set(get_args(Exactness))),
+    ],
+)
+def test_a_group_explains_what_a_report_can_say_and_nothing_else(
+    group: str, words: set[str]
+) -> None:
+    assert len(words) >= 3
+    assert set(group_of(group)) == words
+
+
+@pytest.mark.parametrize("group", pages.GROUPS)
+def test_no_word_is_explained_twice_in_its_group(group: str) -> None:
+    assert sorted(group_of(group)) == sorted(set(group_of(group)))
+
+
+def test_what_is_not_known_is_explained_for_each_group_that_says_it() -> None:
+    said = {w.group for w in pages.words()["unknown"]}
+    assert said >= {"kinds", "verdicts", "roles", "kept", "allocators"}
+
+
+def test_no_sentence_of_an_explanation_is_said_twice() -> None:
+    for rule in RULES:
+        prose = [x for x in rule.explain.splitlines() if not x.startswith(" ")]
+        sentences = [x for x in re.split(r"[.:] ", " ".join(prose)) if len(x) > 25]
+        assert len(sentences) == len(set(sentences)), rule.id
 
 
 def test_every_reason_and_cause_of_the_reference_is_explained() -> None:

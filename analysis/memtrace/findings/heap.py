@@ -146,10 +146,11 @@ the heap or more is free below the last chunk in use; from {SMALLEST >> 10} KiB 
 warning. What malloc's caches keep counts as in use. A heap that shrank at times is named only
 where one of these is proven. Else the cause is not known, and the finding says so.
 
-What to do. If resident memory matters, try in the running program If it falls, the memory was
-free and held: call malloc_trim(0) after a phase that frees much, or fix the thresholds:
-MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...
-the thresholds: MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...
+What to do. If resident memory matters, try in the running program
+    gdb -p PID -batch -ex 'call (int)malloc_trim(0)'
+and look at its VmRSS in /proc/PID/status before and after. If it falls, the memory was free and
+held: call malloc_trim(0) after a phase that frees much, or fix the thresholds:
+    MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...
 
 See it live.
     memtrace run -o t.json -- build/samples/rss-stays

@@ -32,6 +32,8 @@ GROUPS = {
     "kept": "reason why the heap kept what it had",
     "limits": "reason of the arena limit",
     "allocators": "allocator",
+    "severities": "severity of a finding",
+    "trust": "trust in a trace",
 }
 
 
