@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import errno
+from typing import NamedTuple
 
 from memtrace.malloc import beginnings, older, origin
 from memtrace.malloc.arenas import Arenas
@@ -59,6 +60,17 @@ _PATIENCE = 256
 #: Regions among which the largest chunk is looked for.
 _LOOKED_AT = 1000
 _PATIENT = frozenset({"header", "library", "runtime"})
+
+
+class Failed(NamedTuple):
+    """A call that failed, and what it was to malloc: of mmap "reserve" or "chunk" (of `length`
+    bytes), "heap" of the mprotect that opens a reservation; of brk "malloc" if a mapping takes its
+    place (`sysmalloc_mmap_fallback`), "any" where that is not known; else "".
+    """
+
+    name: str
+    what: str = ""
+    length: int = 0
 
 
 #: What a mapping is, whether it has the shape of a chunk, and where in libc the mmap returned to.
@@ -112,7 +124,7 @@ class Account:
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
         self.threads = Threads()
-        self._failed: dict[int, tuple[str, str]] = {}
+        self._failed: dict[int, Failed] = {}
         self._advised: set[int] = set()
         self._locks_future = False
         self._settled = False  # nothing waits for the next call of any thread
@@ -215,7 +227,7 @@ class Account:
         if name == "prctl" and ret != -errno.EFAULT:
             self.runtimes.named(call, self._judged.clear)
         if failed:
-            self._failed[tid] = (name, self._refused(call) if name == "mmap" else "")
+            self._failed[tid] = self._refused(call, name)
             if name == "mremap":
                 self.chunks.stays(call.args)
             if ret is not None:
@@ -240,8 +252,9 @@ class Account:
             self._birth(seq, t, call, name, change.added[0], change)
         else:
             self._follow(seq, t, call, name, change)
-        if self._failed and not failed:
-            self._failed.pop(tid, None)
+        if self._failed and not failed and (before := self._failed.pop(tid, None)) is not None:
+            if name == "munmap" and before.what == "heap":
+                self._failed[tid] = Failed(name, "reserve")  # new_heap gives up
 
     def _note_advice(self, call: Call, name: str) -> None:
         """malloc_trim gives whole free pages of the heap back (`mtrim`), before it lets the break
@@ -299,13 +312,21 @@ class Account:
             if attr.is_file
         )
 
-    def _refused(self, call: Call) -> str:
-        """What a failed mmap would have been to malloc: "reserve", "chunk" or "" for neither."""
-        if origin.is_reserve(call.args, self.mallocs.layout.heap_max):
-            return "reserve"
-        if origin.is_chunk_shape(call.args, self.page):
-            return "chunk" if self.callers.of(call.site).who == LIBC else ""
-        return ""
+    def _refused(self, call: Call, name: str) -> Failed:
+        """What a failed call would have been to malloc."""
+        args, before = call.args, self._failed.get(call.tid)
+        if name == "mprotect" and args:
+            piece = self.p.space.at(args[0])
+            r = None if piece is None else self.regions.alive.get(piece[3])
+            if r is not None and "arena" in (r.kind, *r.candidates[:1]):
+                return Failed(name, "heap")
+        if name != "mmap" or (before is not None and before[:2] == ("brk", "malloc")):
+            return Failed(name)  # after the brk malloc gives up
+        if origin.is_reserve(args, self.mallocs.layout.heap_max):
+            return Failed(name, "reserve")
+        if origin.is_chunk_shape(args, self.page) and self.callers.of(call.site).who == LIBC:
+            return Failed(name, "chunk", args[1])
+        return Failed(name)
 
     def _brk(self, seq: int, t: int, call: Call, change: Change | None) -> None:
         if call.ret is None or not call.args:
@@ -317,17 +338,18 @@ class Account:
         several = self.threads.several
         judge = Judge(
             caller, m.glibc, it.layout, it.settings, it.threshold, self.p.start,
-            failed == ("mmap", "chunk"),
+            0 if failed is None else failed.length,
             self.chunks.most() if several else self.chunks.alive(),
             self.chunks.unseen_bytes(), call.vm, several, self.in_flight(), tid in self._advised,
             m.scene.other,
         )  # fmt: skip
         self._advised.discard(tid)
-        labelled = self.heap.loose
+        labelled, second = self.heap.loose, self.heap.perhaps_second(tid)
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge, change)
         if step is not None and step.asked > step.end:
-            malloc = caller.who == LIBC and caller.outer == LIBC
-            self._failed[tid] = ("brk", "malloc" if malloc else "any")
+            # Of two growths malloc does without the second.
+            malloc = caller.who == LIBC and caller.outer == LIBC and not second
+            self._failed[tid] = Failed("brk", "malloc" if malloc else "any")
         if change is not None and labelled:
             change = self._labelled(change, change.brk_from or round_up(call.ret))
         if change is not None:
@@ -484,7 +506,7 @@ class Account:
             if closed is not None:
                 return closed
         if self._failed:
-            r.no_arena = self._failed.get(tid, ("", ""))[1] == "reserve"
+            r.no_arena = tid in self._failed and self._failed[tid].what == "reserve"
         scene = self._scene(tid) if self._failed else self.mallocs.scene
         if scene is not self._seen:
             self._judged.clear()
@@ -570,7 +592,7 @@ class Account:
 
     def _scene(self, tid: int) -> Scene:
         failed = self._failed.get(tid)
-        brk_failed = failed[1] if failed is not None and failed[0] == "brk" else ""
+        brk_failed = failed.what if failed is not None and failed.name == "brk" else ""
         return self.mallocs.scene._replace(brk_failed=brk_failed)
 
     def _died(self, seq: int, t: int, call: Call, name: str, r: Region) -> None:

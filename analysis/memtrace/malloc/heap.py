@@ -272,6 +272,10 @@ class Heap:
         needs = max(least, self._level or 0)
         return main.top is not None and self._level is not None and main.top[1] < needs
 
+    def perhaps_second(self, tid: int) -> bool:
+        """Whether this thread's next growth may be the second of two."""
+        return self.second is not False and (self.last_growth or (0,))[0] == tid
+
     def other_call(self, tid: int) -> None:
         """The thread made another call: its next growth does not belong to the one before."""
         if self.last_growth is not None and self.last_growth[0] == tid:

@@ -44,8 +44,9 @@ class Judge:
     """What is known at a brk call that decides what is said of it.
 
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
-    mmap of malloc's, and failed. `chunks`: malloc's mapped chunks alive, with other threads the
-    most there ever were, for one may have been freed since this one looked; `unseen` bytes may hold
+    mmap of malloc's of so many bytes, and failed; 0: it was not. `chunks`: malloc's mapped chunks
+    alive, with other threads the most there ever were, for one may have been freed since this one
+    looked; `unseen` bytes may hold
     more of them. `vm`: pages mapped after the call. `several`: there are other threads, which may
     have raised T by a free whose munmap is to come: for a chunk of `in_flight` bytes at most.
     `advised`: this thread's malloc_trim gave free pages of the heap back just before. `other`: the
@@ -58,7 +59,7 @@ class Judge:
     settings: Settings
     threshold: Threshold
     start: Start
-    mmap_failed: bool = False
+    mmap_failed: int = 0
     chunks: int = 0
     unseen: int = 0
     vm: int | None = None
@@ -165,7 +166,8 @@ class Judge:
         # programs that takes a second growth wherever the break was.
         header = 8 if self.layout.i386 else 16
         if heap.pair or old % self.layout.page or (first and (old + header) % 16):
-            heap.pair, heap.second = False, True
+            # A main arena in pieces does without (`set_noncontiguous`).
+            heap.pair, heap.second = False, None if heap.scattered else True
         elif heap.pair is None:
             heap.pair, heap.second = False, None
         return self._malloc_grew(heap, seq, t, old, size, first=first)
@@ -179,7 +181,8 @@ class Judge:
     def _malloc_grew(
         self, heap: Heap, seq: int, t: int, old: int, size: int, *, first: bool
     ) -> Ruling:
-        role = roles.FIRST if first else roles.GROWTH
+        # Where the kernel has refused a growth, a mapping may have been the first.
+        role = roles.FIRST if first and not heap.scattered else roles.GROWTH
         if size <= self.settings.top_pad and self.settings.certain:
             heap.unpadded = True  # mallopt, or it is no growth of malloc's
             return Ruling("unknown", None, roles.UNKNOWN)
@@ -224,7 +227,7 @@ class Judge:
 
     def _may_not_map(self) -> bool:
         """Whether a chunk of T or more may have come from the heap."""
-        return self.mmap_failed or self._maps(self.unseen) >= self.settings.mmap_max
+        return bool(self.mmap_failed) or self._maps(self.unseen) >= self.settings.mmap_max
 
     def _maps(self, unseen: int = 0) -> int:
         """How many mapped chunks malloc has, at most so many if `unseen` bytes may hold more."""
@@ -259,7 +262,7 @@ class Judge:
             and not threshold.contradicted
             and not self._below(threshold.low, size, end, top)
         ):
-            verdict, reason = self._unmapped()
+            verdict, reason = self._unmapped(size, end, top)
         else:
             verdict, reason = self._against(size, least)
         if verdict == "contradiction":
@@ -279,10 +282,13 @@ class Judge:
         chunk = self._formula(size, end, top, None)
         return chunk is not None and chunk.most is not None and chunk.most < low
 
-    def _unmapped(self) -> tuple[str, str | None]:
+    def _unmapped(self, size: int, end: int, top: Span) -> tuple[str, str | None]:
         """The verdict where malloc may have had to take a chunk of T or more from the heap."""
         if self.mmap_failed:
-            return "explained", "mmap-failed"
+            least, most = self.layout.chunk(self.mmap_failed)
+            chunk = self._formula(size, end, top, most + 1)
+            fits = chunk is not None and (chunk.most or 0) >= least
+            return ("explained", "mmap-failed") if fits else ("unknown", None)
         if self._maps() >= self.settings.mmap_max and not self.several:
             return "explained", "mmap-max"
         return "unknown", None

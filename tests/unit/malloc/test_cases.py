@@ -129,11 +129,41 @@ def test_a_failed_mapping_explains_the_growth_after_it(scene: Scene) -> None:
     scene.glibc()
     scene.brk(0x21000)
     scene.call("mmap", [0, 1000 << 12, 3, 0x22, -1, 0], -12)
-    scene.brk(0x10C000)
-    assert verdicts(scene.process())[1] == (0x10C000, "explained", "mmap-failed")
+    scene.brk(0x408000)
+    assert verdicts(scene.process())[1] == (0x408000, "explained", "mmap-failed")
     scene.call("mmap", [0, 1000 << 12, 3, 0x22, -1, 0], -12, by="program")
-    scene.brk(0x10C000)
-    assert verdicts(scene.process())[2] == (0x10C000, "contradiction", None)
+    scene.brk(0x408000)
+    assert verdicts(scene.process())[2] == (0x408000, "contradiction", None)
+
+
+def test_after_a_refusal_malloc_gives_up_and_the_next_growth_is_for_another_chunk(
+    scene: Scene,
+) -> None:
+    # n10,60000 malloc(1 << 46): mmap, brk and mmap fail; n1,60000
+    scene.glibc()
+    scene.brk(0x21000)
+    for _ in range(3):
+        scene.brk(0x2C000)
+    scene.call("mmap", [0, (1 << 46) + 4096, 3, 0x22, -1, 0], -12)
+    scene.refused(1 << 46)
+    scene.call("mmap", [0, (1 << 46) + (1 << 20), 3, 0x22, -1, 0], -12)
+    scene.brk(0x2B000)
+    step = scene.process().heap.steps[-1]
+    assert (step.verdict, step.reason) == ("holds", None)
+    assert step.chunk is not None
+    assert step.chunk.max == 131056
+
+
+def test_a_growth_is_not_explained_by_a_failed_mapping_of_a_chunk_too_large_for_it(
+    scene: Scene,
+) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    for _ in range(3):
+        scene.brk(0x2C000)
+    scene.call("mmap", [0, 8 << 20, 3, 0x22, -1, 0], -12)
+    scene.brk(0x2B000)
+    assert verdicts(scene.process())[-1] == (0x2B000, "unknown", None)
 
 
 def test_a_lower_threshold_of_the_environment_explains_small_chunks(scene: Scene) -> None:
@@ -167,6 +197,22 @@ def test_a_mapping_below_a_raised_threshold_may_be_an_aligned_chunks_doing(scene
     assert (r.verdict, r.reason) == ("unknown", "aligned-or-mallopt")
     t = scene.process().threshold
     assert (t.low, t.high) == (131072, 1052672 - 16)
+
+
+def test_a_chunk_is_mapped_where_no_heap_of_an_arena_can_be_opened(scene: Scene) -> None:
+    # RLIMIT_DATA: new_heap's mprotect fails, so that it unmaps what it reserved, twice
+    scene.glibc()
+    scene.brk(0x21000)
+    base, heap = 0x7E0000000000, 64 << 20
+    for _ in range(2):
+        scene.call("mmap", [0, 2 * heap, 0, 0x4022, -1, 0], base)
+        scene.munmap(base + heap, heap)
+        scene.call("mprotect", [base, 135168, 3], -12)
+        scene.munmap(base, heap)
+    scene.chunk(4096)
+    r = scene.region(scene.seq - 1)
+    assert (r.kind, r.verdict, r.reason) == ("malloc-chunk", "explained", "no-arena")
+    assert scene.process().threshold.history == []
 
 
 def test_what_libc_maps_for_itself_says_nothing_of_the_threshold(scene: Scene) -> None:

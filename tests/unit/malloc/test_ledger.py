@@ -433,3 +433,38 @@ def test_where_malloc_may_not_map_what_it_would_map_comes_from_the_heap(scene: S
     assert [(s.verdict, s.reason) for s in steps] == [("holds", None), ("explained", "mmap-max")]
     assert steps[1].chunk is not None
     assert (steps[1].chunk.max or 0) > 131072
+
+
+def test_the_first_growth_that_the_kernel_grants_is_not_mallocs_first(scene: Scene) -> None:
+    # What a mapping refused came from elsewhere; the arena holds that.
+    scene.glibc()
+    scene.refused(0x21000)
+    scene.mmap(1 << 20)
+    scene.brk(0x39000)
+    p = scene.process()
+    assert roles(p) == ["refused", "growth"]
+    assert [r.kind for r in p.regions if r.born_seq == scene.seq - 1] == ["main-arena"]
+
+
+def test_a_main_arena_in_pieces_may_not_align_what_it_gets(scene: Scene) -> None:
+    # s16 after a refused growth: sysmalloc asks once for each of the next two requests.
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.refused(0x21000)
+    scene.mmap(1 << 20)
+    scene.brk(16, by="sbrk")
+    scene.brk(0x39000)
+    scene.brk(0x39000)
+    assert roles(scene.process())[-2:] == ["growth", "unknown"]
+
+
+def test_a_chunk_after_a_refused_alignment_is_no_main_arena(scene: Scene) -> None:
+    # s16 m100000 m200000: of two growths malloc does without the second
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.brk(16, by="sbrk")
+    scene.brk(0x21000)
+    scene.refused(0x5FF0)
+    scene.mmap(1 << 20)
+    r = scene.region(scene.seq)
+    assert (r.kind, r.candidates) == ("unknown", ["malloc-chunk", "main-arena"])
