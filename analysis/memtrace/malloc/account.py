@@ -252,8 +252,9 @@ class Account:
             self._birth(seq, t, call, name, change.added[0], change)
         else:
             self._follow(seq, t, call, name, change)
-        if self._failed and not failed and (before := self._failed.pop(tid, None)) is not None:
-            if name == "munmap" and before.what == "heap":
+        if self._failed and not failed:
+            before = self._failed.pop(tid, None)
+            if name == "munmap" and before is not None and before.what == "heap":
                 self._failed[tid] = Failed(name, "reserve")  # new_heap gives up
 
     def _note_advice(self, call: Call, name: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from memtrace.malloc.glibc import HEAP_MAX, configured
+from memtrace.malloc.glibc import HEAP_MAX, configured, secured
 
 if TYPE_CHECKING:
     from memtrace.malloc.glibc import Layout
@@ -135,11 +135,12 @@ def limit(start: Start, layout: Layout, cpus: int | None) -> Limit:
     if start.env_lost and not start.at_secure:
         return Limit(cpus=cpus)
     found = {}
+    secure = secured(start.env, at_secure=start.at_secure, version=layout.version)
     for name, alias in (("arena_max", "MALLOC_ARENA_MAX"), ("arena_test", "MALLOC_ARENA_TEST")):
         setting = configured(start.env, name, alias, layout.version)
-        if setting is None or start.at_secure:
+        if setting is None or secure:
             continue
-        if not setting.certain or start.at_secure is None or not setting.value:
+        if not setting.certain or secure is None or not setting.value:
             return Limit(cpus=cpus)
         found[name] = setting
     most = found.get("arena_max")

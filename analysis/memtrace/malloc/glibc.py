@@ -181,10 +181,11 @@ _ALIASES = {
 
 
 def parse_number(text: str) -> tuple[int, bool]:
-    """The value `_dl_strtoul` reads, and whether it read the whole text. 64 bits, unsigned.
+    """The value `_dl_strtoul` reads, and whether it read the whole text. 64 bits, unsigned. Of no
+    digits it makes 0; it stops at the digit that is too much.
 
-    >>> parse_number("64k"), parse_number("0x20000"), parse_number("0400")
-    ((64, False), (131072, True), (256, True))
+    >>> parse_number("64k"), parse_number("0x20000"), parse_number("0400"), parse_number("")
+    ((64, False), (131072, True), (256, True), (0, True))
     """
     s = text.lstrip(" \t")
     negative = s[:1] == "-"
@@ -200,18 +201,22 @@ def parse_number(text: str) -> tuple[int, bool]:
     while n < len(s) and s[n] in digits:
         n += 1
     kept = s[:n].lstrip("0")[:65]  # 64 bits in any base; int() refuses thousands of digits
-    value = min(int(kept or "0", base), (1 << 64) - 1)
-    return (-value if negative else value) & ((1 << 64) - 1), n == len(s) and n > 0
+    value = int(kept or "0", base)
+    if value >= 1 << 64:
+        return (1 << 64) - 1, False
+    return (-value if negative else value) & ((1 << 64) - 1), n == len(s)
 
 
-def _tunables(text: str) -> dict[str, str]:
-    """`name=value:name=value` of GLIBC_TUNABLES, malloc's part; the last of a name counts."""
-    found = {}
-    for item in text.split(":"):
-        name, equals, value = item.partition("=")
-        if equals and name.startswith("glibc.malloc."):
-            found[name[len("glibc.malloc.") :]] = value
-    return found
+def _tunables(text: str) -> tuple[list[tuple[str, str]], bool]:
+    """`name=value:name=value` of GLIBC_TUNABLES, and whether it is well-formed: of another 2.39 and
+    later take nothing (`parse_tunables_string`).
+
+    >>> _tunables("x:glibc.malloc.top_pad=1"), _tunables("a=1:")[1], _tunables("a=1=2")[1]
+    (([('glibc.malloc.top_pad', '1')], True), False, False)
+    """
+    items = [item.partition("=") for item in text.split(":")]
+    found = [(name, value) for name, equals, value in items if equals]
+    return found, bool(items[-1][1]) and not any("=" in value for _, value in found)
 
 
 class Setting(NamedTuple):
@@ -229,23 +234,42 @@ def configured(
 ) -> Setting | None:
     """What the environment sets a tunable of malloc's to; None: nothing.
 
-    A tunable wins over its MALLOC_* alias ("" for none). A number with a suffix is cut there before
-    2.39 and refused since: with the version unknown, so is the effect.
+    A tunable wins over its MALLOC_* alias ("" for none), the last of a name over those before. A
+    number with a suffix is cut there before 2.39 and passed over since: with the version unknown,
+    so is the effect.
     """
-    tunables = _tunables(env.get("GLIBC_TUNABLES", ""))
-    if name in tunables and (version is None or version >= (2, 25)):
-        text, where = tunables[name], "tunable"
-    elif alias and alias in env:
-        text, where = env[alias], "environ"
-    else:
+    strict = version is not None and version >= (2, 39)
+    items, sound = _tunables(env.get("GLIBC_TUNABLES", ""))
+    texts = [value for key, value in items if key == "glibc.malloc." + name]
+    if (version is not None and version < (2, 25)) or (strict and not sound):
+        texts = []
+    found = [(text, "tunable") for text in reversed(texts)]
+    if alias and alias in env:
+        found.append((env[alias], "environ"))
+    for text, where in found:
+        value, whole = parse_number(text)
+        if whole:
+            known = version is not None or where != "tunable" or (sound and len(texts) == 1)
+            return Setting(value, where, certain=known)
+        if not strict:
+            # Not isdigit(): that takes the digits of all scripts.
+            return Setting(value, where, certain=version is not None and "0" <= text[:1] <= "9")
+    return None
+
+
+def secured(
+    env: Mapping[str, str], *, at_secure: bool | None, version: Version | None
+) -> bool | None:
+    """Whether the program ignores what the environment says of malloc; None: not known. AT_SECURE
+    programs do, and since 2.40 those that are told to (glibc.rtld.enable_secure).
+    """
+    items, sound = _tunables(env.get("GLIBC_TUNABLES", ""))
+    told = [parse_number(value) for key, value in items if key == "glibc.rtld.enable_secure"]
+    if at_secure or not sound or (1, True) not in told:
+        return at_secure
+    if version is None or any(x != (1, True) for x in told):
         return None
-    value, whole = parse_number(text)
-    if whole:
-        return Setting(value, where, certain=True)
-    if version is not None and version >= (2, 39):
-        return None
-    # Not isdigit(): that takes the digits of all scripts.
-    return Setting(value, where, certain=version is not None and "0" <= text[:1] <= "9")
+    return True if version >= (2, 40) else at_secure
 
 
 def settings(
@@ -255,10 +279,8 @@ def settings(
     version: Version | None,
     i386: bool = False,
 ) -> Settings:
-    """What the environment of an exec means to this glibc (`ptmalloc_init`, `__tunables_init`).
-
-    AT_SECURE programs ignore all of it.
-    """
+    """What the environment of an exec means to this glibc (`ptmalloc_init`, `__tunables_init`)."""
+    at_secure = secured(env, at_secure=at_secure, version=version)
     if at_secure:
         return Settings()
     values: dict[str, int] = {}

@@ -135,8 +135,8 @@ def test_arguments_leave_their_number_only(redaction: Redaction) -> None:
     ("MALLOC_TOP_PAD_", " -1", " -1"),
     ("MALLOC_TOP_PAD_", "64k", "64<redacted>"),
     ("MALLOC_TOP_PAD_", "hunter2", REDACTED),
-    ("MALLOC_CHECK_", "4" * 40, "18446744073709551615"),
-    ("MALLOC_CHECK_", "-0x" + "f" * 40, "-18446744073709551615"),
+    ("MALLOC_CHECK_", "4" * 40, "18446744073709551616"),
+    ("MALLOC_CHECK_", "-0x" + "f" * 40, "-18446744073709551616"),
     ("MALLOC_CONF", "prof_prefix:/home/hunter2", REDACTED),
     ("MALLOC_TRACE", "/home/hunter2/log", REDACTED),
     ("LD_PRELOAD", "/home/hunter2/libjemalloc.so.2", "/redacted/1/libjemalloc.so.2"),
@@ -209,6 +209,13 @@ ENVIRONMENT = st.fixed_dictionaries(
 @example(env={"MALLOC_TOP_PAD_": "0" * 30 + "7"}, version=(2, 36), at_secure=False)
 @example(env={"MALLOC_TOP_PAD_": "9" * 5000}, version=(2, 36), at_secure=False)
 @example(env={"MALLOC_TOP_PAD_": "²"}, version=(2, 36), at_secure=False)
+@example(env={"MALLOC_TOP_PAD_": "9" * 5000}, version=(2, 41), at_secure=False)
+@example(env={"GLIBC_TUNABLES": "glibc.malloc.top_pad=1:a=b=c"}, version=(2, 41), at_secure=False)
+@example(env={"GLIBC_TUNABLES": "glibc.malloc.top_pad=1=2:a=b"}, version=(2, 41), at_secure=False)
+@example(
+    env={"GLIBC_TUNABLES": "glibc.malloc.top_pad=1:glibc.rtld.enable_secure=1"},
+    version=(2, 41), at_secure=False,
+)  # fmt: skip
 def test_what_stays_means_the_same_to_glibc(
     *, env: dict[str, str], version: tuple[int, int] | None, at_secure: bool | None
 ) -> None:

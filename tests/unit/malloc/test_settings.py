@@ -16,9 +16,13 @@ DEFAULT = 131072
     ("text", "value", "whole"),
     [
         ("0", 0, True), ("65536", 65536, True), ("64k", 64, False), ("0x10000", 65536, True),
-        ("0200000", 65536, True), ("", 0, False), ("x", 0, False), ("-1", (1 << 64) - 1, True),
-        (" 12", 12, True), ("08", 0, False), ("99999999999999999999", (1 << 64) - 1, True),
-        ("1" + "0" * 5000, (1 << 64) - 1, True), ("0" * 5000 + "7", 7, True), ("²", 0, False),
+        ("0200000", 65536, True), ("", 0, True), ("x", 0, False), ("-1", (1 << 64) - 1, True),
+        (" 12", 12, True), ("08", 0, False), ("99999999999999999999", (1 << 64) - 1, False),
+        ("1" + "0" * 5000, (1 << 64) - 1, False), ("0" * 5000 + "7", 7, True), ("²", 0, False),
+        ("-", 0, True), ("0x", 0, True), (" ", 0, True),
+        ("-99999999999999999999", (1 << 64) - 1, False),
+        ("18446744073709551615", (1 << 64) - 1, True),
+        ("18446744073709551616", (1 << 64) - 1, False),
     ],
 )  # fmt: skip
 def test_numbers_are_read_as_dl_strtoul_does(text: str, value: int, *, whole: bool) -> None:
@@ -59,6 +63,51 @@ def test_the_threshold_and_what_freezes_it(
 ) -> None:
     s = settings(env, at_secure=False, version=version)
     assert (s.threshold, s.fixed_by) == (threshold, fixed_by)
+
+
+TUNABLE = "glibc.malloc.mmap_threshold"
+SECURE = "glibc.rtld.enable_secure"
+NUMBER = "MALLOC_MMAP_THRESHOLD_"
+
+
+@pytest.mark.parametrize(
+    ("env", "until_2_38", "since_2_39", "since_2_40"),
+    [
+        # No digits are 0.
+        ({NUMBER: ""}, 0, 0, 0),
+        ({NUMBER: "0x"}, 0, 0, 0),
+        ({"GLIBC_TUNABLES": f"{TUNABLE}="}, 0, 0, 0),
+        # Too much is the largest number, or refused.
+        ({NUMBER: "9" * 30}, (1 << 64) - 1, DEFAULT, DEFAULT),
+        # One ill-formed item spoils all of them; the last may not lack its value.
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4096:foo"}, 4096, DEFAULT, DEFAULT),
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4096:"}, 4096, DEFAULT, DEFAULT),
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4096:x=y=z"}, 4096, DEFAULT, DEFAULT),
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4096=1"}, 4096, DEFAULT, DEFAULT),
+        ({"GLIBC_TUNABLES": f"foo::{TUNABLE}=4096"}, 4096, 4096, 4096),
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=131072:foo", NUMBER: "4096"}, 131072, 4096, 4096),
+        # A number that is refused leaves what was set before.
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4096:{TUNABLE}=4k"}, 4, 4096, 4096),
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4k", NUMBER: "4096"}, 4, 4096, 4096),
+        # It may be told to be as in a setuid program.
+        ({"GLIBC_TUNABLES": f"{TUNABLE}=4096:{SECURE}=1"}, 4096, 4096, DEFAULT),
+        ({"GLIBC_TUNABLES": f"{SECURE}=1", NUMBER: "4096"}, 4096, 4096, DEFAULT),
+        ({"GLIBC_TUNABLES": f"{SECURE}=0", NUMBER: "4096"}, 4096, 4096, 4096),
+    ],
+)  # fmt: skip
+def test_malformed_settings_are_read_as_the_release_reads_them(
+    env: dict[str, str], until_2_38: int, since_2_39: int, since_2_40: int
+) -> None:
+    for version, threshold in (
+        ((2, 31), until_2_38), ((2, 36), until_2_38), ((2, 39), since_2_39), ((2, 40), since_2_40),
+        ((2, 43), since_2_40),
+    ):  # fmt: skip
+        most = 32 << 20
+        refused = threshold > most and version < (2, 35)  # do_set_mmap_threshold
+        found = settings(env, at_secure=False, version=version).threshold
+        assert (version, found) == (version, DEFAULT if refused else threshold)
+    unsure = settings(env, at_secure=False, version=None).threshold
+    assert unsure in {None, until_2_38} & {None, since_2_39} & {None, since_2_40}
 
 
 @pytest.mark.parametrize("text", ["x", "²5", "-x"])

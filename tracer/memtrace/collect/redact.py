@@ -96,7 +96,7 @@ _TUNABLES = frozenset(
         "perturb", "tcache_count", "tcache_max", "tcache_unsorted_limit", "top_pad",
         "trim_threshold",
     )
-)  # fmt: skip
+) | {"glibc.rtld.enable_secure"}  # fmt: skip
 _PYTHONMALLOC = frozenset(
     ("", "debug", "default", "malloc", "malloc_debug", "mimalloc", "mimalloc_debug", "pymalloc",
      "pymalloc_debug")
@@ -105,7 +105,7 @@ _PYTHONMALLOC = frozenset(
 _NUMBER = re.compile(
     r"([ \t]*[-+]?)(?:0[xX](?P<hex>[0-9a-fA-F]*)|(?P<oct>0[0-7]*)|(?P<dec>[1-9][0-9]*)|)", re.ASCII
 )
-_U64 = (1 << 64) - 1
+_TOO_MUCH = 1 << 64
 
 _R = TypeVar("_R", bound=Call | Life)
 
@@ -274,23 +274,24 @@ def _value(name: str, value: str) -> str:
 def _tunable(item: str) -> str:
     """One NAME=VALUE of GLIBC_TUNABLES."""
     name, equals, value = item.partition("=")
+    more = "=" if "=" in value else ""  # of what is so ill-formed the C library may take nothing
     if name in _TUNABLES:
-        return name + equals + _number(value)
-    return f"{REDACTED}{equals}" if item else ""
+        return name + equals + _number(value) + more
+    return f"{REDACTED}{equals}{more}" if item else ""
 
 
 def _number(text: str) -> str:
     """The number that the C library reads from a text, and whether it is all of the text.
 
     >>> _number("131072"), _number("64k"), _number("/home/ann"), _number("9" * 50)
-    ('131072', '64<redacted>', '<redacted>', '18446744073709551615')
+    ('131072', '64<redacted>', '<redacted>', '18446744073709551616')
     """
     found = _NUMBER.match(text)
     if found is None:  # pragma: no cover - it matches nothing, too
         return REDACTED
     number = found[0]
     digits = found["hex"] or found["oct"] or found["dec"] or ""
-    # More than 64 bits read as the largest number: what the rest of the digits are is kept back.
+    # More than 64 bits are too much: what the digits are is kept back.
     if len(digits.lstrip("0")) > (16 if found["hex"] else 22 if found["oct"] else 20):
-        number = f"{found[1]}{_U64}"
+        number = f"{found[1]}{_TOO_MUCH}"
     return number if found.end() == len(text) else number + REDACTED
