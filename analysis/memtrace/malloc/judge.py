@@ -132,7 +132,10 @@ class Judge:
         if floor is not None and self.several and self.settings.trim is not None:
             floor = min(floor, self.settings.trim)  # T rose while this thread was on its way
         rounded = self.layout.page if heap.rounded else 0  # what the break before may be off
-        return floor is None or heap.brk - end + rounded + kept + self._unit(end) - 1 >= floor
+        return (
+            floor is None
+            or heap.brk - end + rounded + kept + self._unit(heap.brk - end, end) - 1 >= floor
+        )
 
     # -- growths --------------------------------------------------------------------------------
 
@@ -153,7 +156,8 @@ class Judge:
         if whose != "malloc" or not self.glibc:
             self._perhaps_foreign(heap)
             return Ruling("unknown", None, roles.UNKNOWN)
-        if second is not False and before is not None and before[0] == tid:
+        huge = second is False and self._huge_end(before, old, size)
+        if huge or (second is not False and before is not None and before[0] == tid):
             if second:
                 self._tell_first(heap, before[1], size)
                 return Ruling("explained", "alignment", roles.ALIGNMENT)
@@ -219,7 +223,7 @@ class Judge:
             size,
             top_pad=self.settings.top_pad,
             minsize=self.layout.least,
-            unit=self._unit(end),
+            unit=self._unit(size, end),
             top=top,
             below=below,
         )
@@ -232,12 +236,21 @@ class Judge:
         """How many mapped chunks malloc has, at most so many if `unseen` bytes may hold more."""
         return self.chunks + unseen // _SMALLEST
 
-    def _unit(self, end: int) -> int:
+    def _unit(self, size: int, end: int) -> int:
         """What a growth was rounded up to, at most: hugetlb=1 asks for huge pages where the machine
-        has them for those who ask.
+        has them for those who ask. Its size was until 2.42, its end is since.
         """
-        huge = self.settings.hugetlb == 1 and not end & (HUGE - 1)
+        huge = self.settings.hugetlb == 1 and not (size % HUGE and end % HUGE)
         return HUGE if huge else self.layout.page
+
+    def _huge_end(self, before: tuple[int, int] | None, old: int, size: int) -> bool:
+        """Whether the growth may be the second of two that brings the end to a huge page's, after
+        one whose size was rounded up to huge pages. Between them is an madvise (`madvise_thp`).
+        """
+        rounded = before is not None and not before[1] % HUGE
+        return (
+            self.settings.hugetlb == 1 and rounded and bool(old % HUGE) and not (old + size) % HUGE
+        )
 
     def _tell_first(self, heap: Heap, size: int, second: int) -> None:
         """The second of two growths tells the old top of the first (`correction`)."""
@@ -294,7 +307,7 @@ class Judge:
 
     def _least(self, size: int, end: int) -> int:
         """T > nb >= this: what a growth alone proves, whatever the old top was."""
-        return size - self._unit(end) - self.settings.top_pad - 16
+        return size - self._unit(size, end) - self.settings.top_pad - 16
 
     def _against(self, size: int, least: int) -> tuple[str, str | None]:
         """The verdict of a growth that proves a chunk of `least` bytes; "measured" if it can only

@@ -468,3 +468,20 @@ def test_a_chunk_after_a_refused_alignment_is_no_main_arena(scene: Scene) -> Non
     scene.mmap(1 << 20)
     r = scene.region(scene.seq)
     assert (r.kind, r.candidates) == ("unknown", ["malloc-chunk", "main-arena"])
+
+
+def test_huge_pages_round_the_size_of_a_growth_and_then_its_end(scene: Scene) -> None:
+    # hugetlb=1 until 2.42, where the machine has them for those who ask: m1
+    huge = 2 << 20
+    start = HEAP + 0x5000
+    scene.glibc(env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, start_brk=start)
+    scene.brk(huge)
+    scene.call("madvise", [HEAP + 0x6000, huge - 0x1000, 14], 0)
+    scene.brk(huge - 0x5000)
+    scene.brk(huge)
+    p = scene.process()
+    assert p.threshold.history == []
+    assert [(s.role, s.verdict) for s in p.heap.steps] == [
+        ("first-heap", "explained"), ("unknown", "holds"), ("growth", "explained"),
+    ]  # fmt: skip
+    assert [chunk(s) for s in p.heap.steps] == [(32, 131056), None, (32, 131056)]
