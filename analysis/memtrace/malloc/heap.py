@@ -107,6 +107,7 @@ class Heap:
     own: bool | None = False  # malloc has grown it before; None: not known
     pair: bool | None = False  # malloc's next growth comes in two
     second: bool | None = False  # the growth just made was the first of two
+    left: int | None = None  # the break as malloc left it
     older: bool = False
     loose: bool = False
     blind: bool = False
@@ -204,7 +205,7 @@ class Heap:
             self.shrunk_bytes -= delta
             verdict, reason, role, chunk = judge.shrink(self, ret)
             if role == SHRINK:
-                self.pair = False  # systrim: the top ends at the break
+                self.pair, self.left = False, ret  # systrim: the top ends at the break
                 self.trimmed_bytes -= delta
         else:
             verdict, reason, role, chunk = "unknown", None, REFUSED, None
@@ -285,7 +286,7 @@ class Heap:
         """The child's: the extent, no steps."""
         child = Heap(self.start, self.brk)
         child.peak = max(self.final() or 0, 0)
-        child.own, child.pair = self.own, self.pair
+        child.own, child.pair, child.left = self.own, self.pair, self.left
         child.older, child.loose = self.older, self.loose
         child.scattered, child.unpadded = self.scattered, self.unpadded
         return child

@@ -165,6 +165,9 @@ class Judge:
             fits = self._least(size, old + size) < DEFAULT_THRESHOLD
             return Ruling("holds" if fits else "unknown", None, roles.UNKNOWN)
         first, heap.own = heap.own is False, True
+        if heap.pair and heap.left == old:
+            heap.pair = False  # whoever moved it has put it back
+        heap.left = old + size
         # The first chunk's memory is aligned to 16, the end to a page (`front_misalign`): in i386
         # programs that takes a second growth wherever the break was.
         header = 8 if self.layout.i386 else 16

@@ -485,3 +485,16 @@ def test_huge_pages_round_the_size_of_a_growth_and_then_its_end(scene: Scene) ->
         ("first-heap", "explained"), ("unknown", "holds"), ("growth", "explained"),
     ]  # fmt: skip
     assert [chunk(s) for s in p.heap.steps] == [(32, 131056), None, (32, 131056)]
+
+
+def test_a_break_that_is_put_back_asks_for_no_alignment(scene: Scene) -> None:
+    # s4096 s-4096 n8,60000: the top ends at the break again
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.brk(0x1000, by="sbrk")
+    scene.brk(-0x1000, by="sbrk")
+    scene.brk(0x2C000)
+    scene.brk(0x2C000)
+    p = scene.process()
+    assert roles(p) == ["first-heap", "foreign-sbrk", "foreign-sbrk", "growth", "growth"]
+    assert {s.verdict for s in p.heap.steps[3:]} == {"holds"}
