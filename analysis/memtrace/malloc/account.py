@@ -15,7 +15,16 @@ from typing import NamedTuple
 from memtrace.malloc import beginnings, older, origin
 from memtrace.malloc.arenas import Arenas
 from memtrace.malloc.beginnings import Legacy
-from memtrace.malloc.caller import LIBC, LIBRARY, LOADER, PROGRAM, STATIC, UNKNOWN, Callers
+from memtrace.malloc.caller import (
+    LIBC,
+    LIBRARY,
+    LOADER,
+    PROGRAM,
+    STATIC,
+    UNKNOWN,
+    Callers,
+    owner_of,
+)
 from memtrace.malloc.chunks import Chunks
 from memtrace.malloc.churn import NEAR, Churn
 from memtrace.malloc.copies import Key
@@ -629,11 +638,15 @@ class Account:
         """A file was looked into: it defines malloc, or holds the code of an allocator."""
         self._told += 1
         callers = self.callers
-        callers.add_owner(record.path, record.name)
-        self.mallocs.holds(
-            seq, record, main=record.path == callers.exe, static=callers.static,
-            early=self.loading if not self.p.attached else not self._calls,
-        )  # fmt: skip
+        early = self.loading if not self.p.attached else not self._calls
+        if record.read:
+            callers.add_owner(record.path, record.name)
+            self.mallocs.holds(
+                seq, record, main=record.path == callers.exe, static=callers.static, early=early
+            )
+        else:
+            callers.add_owner(record.path, owner_of(record.path) or "")
+            self.mallocs.unread(record.path, seq, early=early)
         self._settled = False
         self._judged.clear()
 

@@ -220,7 +220,20 @@ class Mallocs:
 
     def loaded(self, path: str, seq: int) -> None:
         """A file that the loader maps before the program runs."""
-        if self.code or any(a.path == path for a in self.every):
+        if not self.code:
+            self._by_name(path, seq)
+
+    def unread(self, path: str, seq: int, *, early: bool) -> None:
+        """A file could not be looked into: its name must tell, as in a trace of before."""
+        if early and isinstance(self.start, Attach):
+            self.code = False
+            self.find(seq, [path], header=False)
+            self.code = True
+        elif early:
+            self._by_name(path, seq)
+
+    def _by_name(self, path: str, seq: int) -> None:
+        if any(a.path == path for a in self.every):
             return
         found = allocator.from_library(path, seq)
         if found is None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from tests.unit.collect.test_libc import this_libc
 
 from memtrace.collect.code import CodeFinder, read
 from memtrace.collect.elf import Elf, NotElfError
+from memtrace.collect.frames import Frames
+from memtrace.collect.libc import LibcFinder, calls_directly
 
 
 def link(folder: Path, source: str, *options: str, name: str = "a.so") -> Path:
@@ -28,8 +32,12 @@ def link(folder: Path, source: str, *options: str, name: str = "a.so") -> Path:
     return made
 
 
-def held(path: Path, *, main: bool = False) -> dict[str, Any] | None:
-    return read(str(path), path.stat().st_ino, main=main)
+def held(path: Path, *, main: bool = False) -> dict[str, Any]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return read(fd, main=main)
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("style", ["gnu", "sysv", "both"])
@@ -109,10 +117,9 @@ def test_the_loader_is_nobodys_malloc() -> None:
 def test_what_is_no_elf_file_or_another_one_holds_nothing(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_bytes(b"malloc\0" * 100)
-    assert held(plain) is None
-    assert read(this_libc(), 1, main=False) is None
-    assert read("/nowhere", 1, main=False) is None
-    assert CodeFinder().look(os.getpid(), "fe:00", 1, "/nowhere") == {}
+    assert held(plain) == {}
+    assert CodeFinder().look(os.getpid(), "fe:00", 1, this_libc()) is None
+    assert CodeFinder().look(os.getpid(), "fe:00", 1, "/nowhere") is None
 
 
 def test_a_file_is_read_once(tmp_path: Path) -> None:
@@ -120,8 +127,77 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
     finder, ino = CodeFinder(), made.stat().st_ino
     first = finder.look(os.getpid(), "fe:00", ino, str(made))
     assert first["malloc"]
-    made.unlink()
     assert finder.look(os.getpid(), "fe:00", ino, str(made)) is first
+
+
+def test_the_next_file_with_the_same_number_is_another(tmp_path: Path) -> None:
+    made = link(tmp_path, "void *malloc(unsigned long n) { return 0; }")
+    finder, ino, pid = CodeFinder(), made.stat().st_ino, os.getpid()
+    mapped = time.time_ns() + 10**9
+    assert finder.look(pid, "fe:00", ino, str(made), at=mapped) == held(made)
+    made.write_bytes(link(tmp_path, "void other(void) {}", name="b.so").read_bytes())
+    assert made.stat().st_ino == ino
+    assert finder.look(pid, "fe:00", ino, str(made), at=mapped) == {}
+    # What was mapped before it was written to is not what is there now, and never was what is gone.
+    assert finder.look(pid, "fe:00", ino, str(made), at=mapped - 3600 * 10**9) is None
+    made.unlink()
+    assert finder.look(pid, "fe:00", ino, str(made), at=mapped) is None
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "libc.so.6"
+    os.mkfifo(pipe)
+    opened: list[str] = []
+    real = os.open
+
+    def watched(path: str, flags: int) -> int:
+        if not flags & os.O_PATH:
+            opened.append(path)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", watched)
+    for path in (str(pipe), "/dev/zero"):
+        ino = os.stat(path).st_ino
+        assert CodeFinder().look(os.getpid(), "fe:00", ino, path) is None
+        assert Frames().offset(os.getpid(), "fe:00", ino, path, 100) is None
+        assert not calls_directly(os.getpid(), ino, path, 100, 200)
+        assert LibcFinder().look_into(os.getpid(), "fe:00", ino, path) is None
+    # It is not waited for somebody to write to it.
+    assert LibcFinder().look(os.getpid(), "fe:00", pipe.stat().st_ino, str(pipe)) is not None
+    assert opened == []
+
+
+def test_a_file_made_to_be_read_for_ever_is_not(tmp_path: Path) -> None:
+    """A hash chain that goes in circles, many notes, and 250 huge segments that overlap."""
+    made = link(tmp_path, "void *malloc(unsigned long n) { return 0; }", "-Wl,--hash-style=sysv")
+    data = bytearray(made.read_bytes())
+    with made.open("rb") as f:
+        where: Any = ELFFile(f).get_section_by_name(".hash")["sh_offset"]
+    buckets, chains = struct.unpack_from("<2I", data, where)
+    for i in range(buckets + chains):
+        struct.pack_into("<I", data, where + 8 + 4 * i, 1)
+    segments = [data[64 + 56 * i : 120 + 56 * i] for i in range(data[56])]
+    huge = struct.pack("<2I6Q", 1, 4, 0, 1 << 40, 0, 1 << 40, 1 << 40, 1)
+    note = struct.pack("<2I6Q", 4, 4, 0x10000, 1 << 41, 0, 1 << 30, 1 << 30, 1)
+    table = b"".join(segments) + huge * 120 + note * (250 - 120 - len(segments))
+    struct.pack_into("<Q", data, 32, len(data))
+    struct.pack_into("<H", data, 56, 250)
+    data += table
+    data += bytes(1 << 20)
+    made.write_bytes(data)
+    os.truncate(made, 1 << 40)
+    reads = 0
+    real = os.pread
+
+    def counted(fd: int, size: int, offset: int) -> bytes:
+        nonlocal reads
+        reads += size
+        return real(fd, size, offset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pread", counted)
+        held(made, main=True)
+    assert reads <= 300 << 20
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

@@ -382,8 +382,8 @@ def test_the_scribe_writes_no_name_and_its_model_is_as_exact() -> None:
     assert SECRET.encode() not in b"".join(shown.lines)
     assert plain.counts == shown.counts
     assert shown.counts["exact"] == 1
-    assert len(before) == len(after) == 5
-    exec_, mapped, memfd, named, snap = after
+    assert len(before) == len(after) == 7  # with two files that cannot be read
+    exec_, _, _, mapped, memfd, named, snap = after
     assert isinstance(exec_, Exec)
     assert isinstance(snap, Snap)
     assert isinstance(mapped, Call)
@@ -401,3 +401,11 @@ def test_the_scribe_writes_no_name_and_its_model_is_as_exact() -> None:
     assert memfd.ext.x[2][0] == snap.maps[4]
     assert named.ext is not None
     assert f"[anon:{named.ext.name}]" == snap.maps[1].split(None, 5)[-1]
+
+
+def test_a_build_id_stays_only_of_what_may_be_named() -> None:
+    shown = Redaction()
+    own = Allocator(t=1, mm=1, path="/home/ann/secret-server", name="go", build_id="abcd")
+    theirs = Allocator(t=1, mm=1, path="/home/ann/libjemalloc.so.2", name="jemalloc", build_id="ef")
+    assert shown.record(own) == msgspec.structs.replace(own, path="/redacted/file-1", build_id=None)
+    assert shown.record(theirs).build_id == "ef"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,10 +12,21 @@ from tests.unit.collect.messages import I386, call, words
 
 from memtrace.collect import wire
 from memtrace.collect.abi import NAMES
+from memtrace.collect.code import CodeFinder
 from memtrace.collect.libc import LibcFinder
 from memtrace.collect.scribe import Scribe
 from memtrace.trace.codec import Decoder
-from memtrace.trace.records import Call, Exec, FileId, Header, Libc, Record, Site, Snap
+from memtrace.trace.records import (
+    Allocator,
+    Call,
+    Exec,
+    FileId,
+    Header,
+    Libc,
+    Record,
+    Site,
+    Snap,
+)
 
 PAGE = 4096
 READ_IMPLIES_EXEC = 0x0400000
@@ -40,13 +52,29 @@ class Finder(LibcFinder):
         return {"name": "glibc", "version": "2.36"} if "libc" in path else None
 
 
+class Code(CodeFinder):
+    """Knows what it was told that a path holds; of others that there is nothing in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[str, dict[str, Any] | None] = {}
+        self.asked: list[tuple[str, int | None]] = []
+
+    def look(
+        self, pid: int, dev: str, ino: int, path: str, *, main: bool = False, at: int | None = None
+    ) -> dict[str, Any] | None:
+        self.asked.append((path, at))
+        return self.held.get(path, {})
+
+
 class Desk:
     """A scribe with an exec behind it, and what came of it."""
 
     def __init__(self, **fields: Any) -> None:
         self.wishes: list[int] = []
         self.finder = Finder()
-        self.scribe = Scribe(self.wishes.append, self.finder)
+        self.code = Code()
+        self.scribe = Scribe(self.wishes.append, self.finder, find_code=self.code)
         self.scribe.start(1000)
         self.exec(**fields)
 
@@ -556,3 +584,20 @@ def test_where_a_file_is_mapped_twice_a_site_tells_in_which() -> None:
     bases = [site.base for site in found if isinstance(site, Site)]
     assert bases == [None, LIB - offset, other - offset, None]
     assert found[-1] == found[0].id if isinstance(found[0], Site) else False
+
+
+def test_a_file_that_cannot_be_read_is_told_of() -> None:
+    desk = Desk()
+    path = "/opt/libany.so"
+    desk.code.held[path] = None
+    before, begun = time.time_ns(), time.monotonic_ns()
+    desk.scribe.start(begun)
+    line = line_of("r-xp", 0, low=ANON, backing=f"fe:00 77 {path}")
+    extra = {"b": [ANON, ANON + 2 * PAGE, [line]]}
+    desk.call("mmap", [0, 2 * PAGE, 5, 2, 5, 0], ANON, extra=extra, t=(begun, begun + 500))
+    (found,) = [r for r in desk.records() if isinstance(r, Allocator)]
+    assert (found.path, found.read, found.name, found.malloc) == (path, False, "", False)
+    (at,) = [at for p, at in desk.code.asked if p == path]
+    assert at is not None
+    assert before <= at + 10**7
+    assert at <= time.time_ns()

@@ -29,7 +29,7 @@ from memtrace.trace.records import Call, Exec, Header
 from memtrace.trace.stream import Output
 
 PAGE, ANON = 4096, 0x7F1000000000
-MAPS = b"400000-402000 r-xp 00001000 fe:00 11 /bin/prog\n"
+MAPS = b"400000-402000 r--p 00001000 fe:00 11 /bin/prog\n"
 HEADER = encode_header(Header(engine="test", calls=list(NAMES)))
 
 

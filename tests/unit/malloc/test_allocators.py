@@ -104,6 +104,29 @@ def test_a_name_alone_proves_nothing_where_files_were_looked_into(looked: Scene)
     assert (r.kind, r.owner) == ("anon", None)
 
 
+def test_the_name_of_a_file_that_could_not_be_read_must_tell(looked: Scene) -> None:
+    looked.exec()
+    looked.library(JEMALLOC)
+    holds(looked, JEMALLOC, malloc=False, how="", read=False)
+    libc(looked)
+    a = looked.mmap(CHUNK, JEMALLOC)
+    p = looked.exit().process()
+    assert (p.allocator.name, p.allocator.rule) == ("jemalloc", "not-applicable")
+    (r,) = [r for r in p.regions if r.start == a]
+    assert (r.kind, r.owner) == ("runtime-heap", "jemalloc")
+
+
+def test_what_could_not_be_read_and_has_no_known_name_says_nothing(looked: Scene) -> None:
+    looked.exec()
+    looked.library("/lib/libany.so")
+    holds(looked, "/lib/libany.so", malloc=False, how="", read=False)
+    libc(looked)
+    looked.brk(0x21000)
+    p = looked.exit().process()
+    assert p.allocator.name == "glibc"
+    assert [x.name for x in p.allocators] == ["glibc"]
+
+
 def test_a_library_that_passes_all_on_is_not_the_malloc(looked: Scene) -> None:
     """It defines what jemalloc defines, and glibc's malloc does the work."""
     looked.exec()

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from memtrace.collect.elf import Elf, NotElfError
+from memtrace.collect.mapped import open_mapped
 
 #: Allocators and runtimes, and dynamic symbols that they alone define. Of two in one file the first
 #: counts: a sanitizer defines what it wraps.
@@ -59,12 +60,11 @@ _VERSIONS = {
 }
 
 
-def read(path: str, ino: int, *, main: bool) -> dict[str, Any] | None:
-    """What a file holds; None when it cannot be read, is not the inode `ino`, or is no ELF file.
+def read(fd: int, *, main: bool) -> dict[str, Any]:
+    """What a file holds; nothing when it is no ELF file.
 
     Args:
-        path: of the file.
-        ino: of the mapped file.
+        fd: open for reading; it stays the caller's.
         main: it is the program itself, whose texts are looked through as well.
 
     Returns:
@@ -72,20 +72,12 @@ def read(path: str, ino: int, *, main: bool) -> dict[str, Any] | None:
         far as known; `libc` (bool): it may be a C library, whatever its name.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        if os.fstat(fd).st_ino != ino:
-            return None
-        return _facts(fd, Elf(fd), main=main)
-    except (OSError, NotElfError):
-        return None
-    finally:
-        os.close(fd)
+        return _facts(Elf(fd), main=main)
+    except NotElfError:
+        return {}
 
 
-def _facts(fd: int, elf: Elf, *, main: bool) -> dict[str, Any]:
+def _facts(elf: Elf, *, main: bool) -> dict[str, Any]:
     if elf.defines("_rtld_global"):
         return {}  # the loader: the malloc that it may define is its own
     malloc = elf.defines("malloc")
@@ -99,7 +91,7 @@ def _facts(fd: int, elf: Elf, *, main: bool) -> dict[str, Any]:
             facts["libc"] = elf.defines("__libc_start_main")
     if name:
         facts |= {"name": name, "how": how}
-        version = _version(fd, elf, name)
+        version = _version(elf, name)
         if version:
             facts["version"] = version
     if facts:
@@ -141,7 +133,7 @@ def _by_texts(elf: Elf) -> tuple[str, str]:
     return "", ""
 
 
-def _version(fd: int, elf: Elf, name: str) -> str | None:
+def _version(elf: Elf, name: str) -> str | None:
     if name == "go":
         # runtime.buildVersion: in the block since 1.18, a pointer to it before.
         data = elf.writable(65536)
@@ -154,18 +146,25 @@ def _version(fd: int, elf: Elf, name: str) -> str | None:
 
 
 class CodeFinder:
-    """Answers once per file."""
+    """Answers once per file, for as long as that is what it was (ctime)."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, bool], dict[str, Any]] = {}
+        self._known: dict[tuple[str, int, int, bool], dict[str, Any]] = {}
 
     def look(
-        self, pid: int, dev: str, ino: int, path: str, *, main: bool = False
-    ) -> dict[str, Any]:
-        """What the mapped file holds (`read`); nothing, if that cannot be told."""
-        key = dev, ino, main
-        known = self._known.get(key)
-        if known is None:
-            known = read(f"/proc/{pid}/root{path}", ino, main=main) or read(path, ino, main=main)
-            known = self._known[key] = known or {}
-        return known
+        self, pid: int, dev: str, ino: int, path: str, *, main: bool = False, at: int | None = None
+    ) -> dict[str, Any] | None:
+        """What the mapped file holds (`read`); None, if it cannot be read, or is no more what was
+        mapped at `at` (`open_mapped`).
+        """
+        fd = open_mapped(pid, ino, path, at=at)
+        if fd is None:
+            return None
+        try:
+            key = dev, ino, os.fstat(fd).st_ctime_ns, main
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = read(fd, main=main)
+            return known
+        finally:
+            os.close(fd)

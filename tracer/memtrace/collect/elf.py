@@ -15,6 +15,7 @@ from typing import NamedTuple
 _MOST = 64 << 20  # bytes of a file that are searched for a text
 _BLOCK = 1 << 20
 _STEPS = 4096  # of a chain in a hash table
+_READS, _MOST_READ = 20_000, 256 << 20  # of one file: it may be made to be read for ever
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 1, 2, 3, 4
 _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_GNU_HASH = 4, 5, 6, 0x6FFFFEF5
 
@@ -45,6 +46,7 @@ class Elf:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._reads, self._left = _READS, _MOST_READ
         head = self._at(0, 64)
         if len(head) < 52 or head[:4] != b"\x7fELF" or head[5] != 1:
             raise NotElfError
@@ -67,14 +69,12 @@ class Elf:
 
     def build_id(self) -> str | None:
         """NT_GNU_BUILD_ID, in hexadecimal digits."""
-        for s in self.segments:
-            if s.type != _PT_NOTE or s.size > _BLOCK:
-                continue
-            notes, at = self._at(s.offset, s.size), 0
+        for s in [s for s in self.segments if s.type == _PT_NOTE][:8]:
+            notes, at = self._at(s.offset, min(s.size, 65536)), 0
             while at + 12 <= len(notes):
                 name, size, kind = struct.unpack_from("<3I", notes, at)
                 body = at + 12 + (-(-name // 4) * 4)
-                if kind == 3 and notes[at + 12 : at + 12 + name] == b"GNU\0":
+                if kind == 3 and size <= 64 and notes[at + 12 : at + 12 + name] == b"GNU\0":
                     return notes[body : body + size].hex() or None
                 at = body + (-(-size // 4) * 4)
         return None
@@ -96,10 +96,12 @@ class Elf:
         wanted = tuple(texts)
         overlap = max(map(len, wanted), default=1) - 1
         found: set[bytes] = set()
+        left = _MOST
         for start, size in self._constants() if constants else [(0, _MOST)]:
             last = b""
-            for position in range(start, start + min(size, _MOST), _BLOCK):
+            for position in range(start, start + min(size, left), _BLOCK):
                 block = self._at(position, min(_BLOCK, start + size - position))
+                left -= len(block)
                 data = last + block
                 found.update(text for text in wanted if text not in found and text in data)
                 if len(block) < _BLOCK:
@@ -116,7 +118,10 @@ class Elf:
 
     def constants(self, most: int) -> bytes:
         """The first bytes of the pages that are only to be read."""
-        return b"".join(self._at(start, min(size, most)) for start, size in self._constants())
+        data = b""
+        for start, size in self._constants():
+            data += self._at(start, min(size, most - len(data)))
+        return data
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes at an address that the file is to be mapped at."""
@@ -143,10 +148,13 @@ class Elf:
         return found
 
     def _at(self, offset: int, size: int) -> bytes:
-        if offset < 0 or size <= 0 or offset >> 62:
+        size = min(size, 4 * _BLOCK, self._left)
+        if offset < 0 or size <= 0 or offset >> 62 or not self._reads:
             return b""
+        self._reads -= 1
+        self._left -= size
         try:
-            return os.pread(self._fd, min(size, 4 * _BLOCK), offset)
+            return os.pread(self._fd, size, offset)
         except OSError:
             return b""
 

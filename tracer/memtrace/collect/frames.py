@@ -12,6 +12,7 @@ import os
 import struct
 
 from memtrace.collect.elf import Elf, NotElfError
+from memtrace.collect.mapped import open_mapped
 
 _PT_GNU_EH_FRAME = 0x6474E550
 _RSP = 7  # its DWARF number on x86-64
@@ -40,19 +41,15 @@ class Frames:
 
     @staticmethod
     def _look(pid: int, ino: int, path: str, place: int) -> int | None:
-        for candidate in (f"/proc/{pid}/root{path}", path):
-            try:
-                fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                continue
-            try:
-                if os.fstat(fd).st_ino == ino:
-                    return return_address(Elf(fd), place)
-            except (OSError, NotElfError):
-                return None
-            finally:
-                os.close(fd)
-        return None
+        fd = open_mapped(pid, ino, path)
+        if fd is None:
+            return None
+        try:
+            return return_address(Elf(fd), place)
+        except NotElfError:
+            return None
+        finally:
+            os.close(fd)
 
 
 def return_address(elf: Elf, place: int) -> int | None:
@@ -193,13 +190,14 @@ def _run(
 
 def _uleb(data: bytes, i: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
+    while shift < 70:  # of 64 bits; a longer one is nonsense that takes time
         byte = data[i]
         i += 1
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
             return value, i
+    raise _Unknown
 
 
 def _sleb(data: bytes, i: int) -> tuple[int, int]:

@@ -7,6 +7,8 @@ import os
 import re
 from typing import Any
 
+from memtrace.collect.mapped import open_inode, open_mapped
+
 _NAMES = re.compile(
     r"/(?:libc\.so\.6|libc-2\.\d+\.so|ld-musl-[\w-]+\.so\.1|libc\.musl-[\w-]+\.so\.1)\Z"
 )
@@ -56,22 +58,17 @@ def calls_directly(pid: int, ino: int, path: str, ret: int, ip: int) -> bool:
     """
     if ret < 5:
         return False
-    for candidate in (f"/proc/{pid}/root{path}", path):
-        try:
-            fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            continue
-        try:
-            if os.fstat(fd).st_ino != ino:
-                continue
-            code = os.pread(fd, 5, ret - 5)
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
-        target = ret + int.from_bytes(code[1:], "little", signed=True)
-        return code[:1] == b"\xe8" and len(code) == 5 and target < ip <= target + _WRAPPER_BYTES
-    return False
+    fd = open_mapped(pid, ino, path)
+    if fd is None:
+        return False
+    try:
+        code = os.pread(fd, 5, ret - 5)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    target = ret + int.from_bytes(code[1:], "little", signed=True)
+    return code[:1] == b"\xe8" and len(code) == 5 and target < ip <= target + _WRAPPER_BYTES
 
 
 def _read(pid: int, ino: int, path: str) -> bytes | None:
@@ -83,10 +80,12 @@ def _read(pid: int, ino: int, path: str) -> bytes | None:
 
 
 def _read_if(path: str, ino: int) -> bytes | None:
+    fd = open_inode(path, ino)
+    if fd is None:
+        return None
     try:
-        with open(path, "rb") as f:
-            st = os.fstat(f.fileno())
-            return f.read() if st.st_ino == ino and st.st_size < _MAX_FILE else None
+        with open(fd, "rb") as f:
+            return f.read(_MAX_FILE) if os.fstat(fd).st_size < _MAX_FILE else None
     except OSError:
         return None
 

@@ -6,7 +6,8 @@ throughout a trace, and another text another, so that replay and verification, w
 come out the same. No hash, which a list of guesses would undo.
 
 What stays: names that the kernel itself gives ([heap], /dev/zero, " (deleted)"); the file names of
-C libraries, allocators and runtimes by which an analysis knows whose code it sees; numbers in the
+C libraries, allocators and runtimes by which an analysis knows whose code it sees, and their build
+ids; numbers in the
 settings of glibc's malloc; everything that is no text: addresses, sizes, times, pids, and (dev,
 inode), which is a mapping's identity.
 """
@@ -140,8 +141,14 @@ class Redaction:
             )
         if isinstance(record, Snap):
             return msgspec.structs.replace(record, maps=self.maps(record.maps))
-        if isinstance(record, Libc | Allocator):
+        if isinstance(record, Libc):
             return msgspec.structs.replace(record, path=self.name(record.path))
+        if isinstance(record, Allocator):
+            # The build id of a program of the user's own is a name of it.
+            known = _known_name(record.path.removesuffix(_DELETED))
+            return msgspec.structs.replace(
+                record, path=self.name(record.path), build_id=record.build_id if known else None
+            )
         return record
 
     # -- names --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ lines out; `writing.py` is the process around it.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +95,7 @@ class Scribe:
         ask: Callable[[int], None],
         find_libc: LibcFinder | None = None,
         redaction: Redaction | None = None,
+        find_code: CodeFinder | None = None,
     ) -> None:
         self.lines: list[bytes] = []
         self.seq = 0
@@ -118,7 +120,7 @@ class Scribe:
         self._start = 0
         self._headers: list[tuple[int, int]] = []
         self._libc = find_libc or LibcFinder()
-        self._code = CodeFinder()
+        self._code = find_code or CodeFinder()
         self._frames = Frames()
         self._redaction = redaction
 
@@ -308,7 +310,9 @@ class Scribe:
         if key in model.code or key in model.libcs:
             return
         model.code.add(key)
-        facts = dict(self._code.look(model.pid, dev, ino, path, main=main))
+        at = self._start + self._t + time.time_ns() - time.monotonic_ns()
+        held = self._code.look(model.pid, dev, ino, path, main=main, at=at)
+        facts: dict[str, Any] = {"read": False} if held is None else dict(held)
         if facts.pop("libc", False):
             # It may have any name, and musl's is mapped by execve: it is the loader, too.
             found = self._libc.look_into(model.pid, dev, ino, path)

@@ -272,13 +272,15 @@ class Allocator(Life, tag="allocator"):
     runtime that has one, as the file itself shows; no C library: that is a `Libc`.
 
     `name` is whose code it is, "" if none that memtrace knows; `how` what shows it. `malloc`: the
-    file defines `malloc` for others, so that the loader may choose it.
+    file defines `malloc` for others, so that the loader may choose it. `read`: False: it could not
+    be read, or was no more what had been mapped, so that nothing is known of it.
     """
 
     mm: int
     path: str
     name: str = ""
     malloc: bool = False
+    read: bool = True
     how: str = ""
     version: str | None = None
     build_id: str | None = None
