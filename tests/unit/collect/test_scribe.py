@@ -15,6 +15,7 @@ from memtrace.collect.abi import NAMES
 from memtrace.collect.code import CodeFinder
 from memtrace.collect.libc import LibcFinder
 from memtrace.collect.scribe import Scribe
+from memtrace.space.address_space import AddressSpace
 from memtrace.trace.codec import Decoder
 from memtrace.trace.records import (
     Allocator,
@@ -601,3 +602,29 @@ def test_a_file_that_cannot_be_read_is_told_of() -> None:
     assert at is not None
     assert before <= at + 10**7
     assert at <= time.time_ns()
+
+
+def test_a_program_that_makes_code_has_its_map_not_looked_through_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    desk.call("mmap", [0, PAGE, 3, 0x22, -1, 0], ANON, ip=LIB + 5, stack=words(TEXT))
+    passes = 0
+    real = AddressSpace.pieces
+
+    def counted(self: AddressSpace, *limits: int) -> Any:
+        nonlocal passes
+        passes += not limits
+        return real(self, *limits)
+
+    monkeypatch.setattr(AddressSpace, "pieces", counted)
+    for _ in range(50):
+        for prot in (5, 3):
+            desk.call("mprotect", [ANON, PAGE, prot], 0, ip=LIB + 9, stack=words(TEXT))
+    assert passes == 0
+    map_libc(desk, ANON + 16 * PAGE, 0, ino=12)
+    desk.call("mprotect", [ANON, PAGE, 5], 0, ip=LIB + 9, stack=words(TEXT))
+    assert passes == 1
+    site = [r.site for r in desk.records() if isinstance(r, Call)][-1]
+    assert isinstance(site, Site)
+    assert site.base == LIB - 0x20000

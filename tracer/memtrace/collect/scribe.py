@@ -9,7 +9,6 @@ lines out; `writing.py` is the process around it.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +72,8 @@ class Model:
         self.asked = False
         self.offset = 0
         self.older = False  # than the trace
-        self.twice: frozenset[tuple[str, int]] = frozenset()
+        #: By (dev, inode): whether the file's text is mapped at more than one place, once asked.
+        self.twice: dict[tuple[str, int], bool] = {}
         self.frames: dict[int, int | None] = {}
 
     def forget_code(self) -> None:
@@ -175,7 +175,8 @@ class Scribe:
         change = apply(space, name, used, ret, ext, file, self._cache)
         if change is not None and _touches_code(change):
             model.forget_code()
-            model.twice = _mapped_twice(space)
+            for piece in (*change.removed, *change.added):
+                model.twice.pop((piece[2].dev, piece[2].ino), None)
         seq = self.seq = self.seq + 1
         if model.freed and name == "munmap" and (freed := model.freed.pop(used[0], None)):
             ext = ext or Ext()
@@ -270,7 +271,7 @@ class Scribe:
         elif name == "brk":
             direct = _is_direct(model.pid, places[1], places[2])
         ip, base = places[0], None
-        if model.twice and isinstance(ip, tuple) and ip[:2] in model.twice:
+        if isinstance(ip, tuple) and _mapped_twice(model, ip[:2]):
             base = entry[1] - ip[3]
         number, definition = self._interner.site(*places, direct=direct, base=base)
         if len(model.sites) > _MAX_SITES:
@@ -342,7 +343,7 @@ class Scribe:
             model = self._models[fields["child_mm"]] = Model(fields["child"])
             if parent is not None:
                 model.space = parent.space.fork()
-                model.twice = parent.twice
+                model.twice = parent.twice.copy()
                 model.offset = 0
         elif rec == "gone":
             self._models.pop(fields["mm"], None)
@@ -362,7 +363,6 @@ class Scribe:
         record: Start = msgspec.convert(fields, Exec | Attach)
         model.older = isinstance(record, Attach)
         seed(model.space, record, self._cache.parse(record.maps))
-        model.twice = _mapped_twice(model.space)
         if record.vm is not None:
             self.vm_peak = max(self.vm_peak, record.vm)
             self.rss_peak = max(self.rss_peak, record.rss or 0)
@@ -394,7 +394,7 @@ class Scribe:
             self.counts["exact"] += 1
         else:
             model.forget_code()  # it may be where the model did not have it
-            model.twice = _mapped_twice(model.space)
+            model.twice.clear()
             if len(self.drift) < 100:
                 self.drift.append((self.seq, fields["mm"]))
         if "vm" in fields:
@@ -441,12 +441,16 @@ def _touches_code(change: Change) -> bool:
     )
 
 
-def _mapped_twice(space: AddressSpace) -> frozenset[tuple[str, int]]:
-    """(dev, inode) of the files whose text is mapped at more than one place."""
-    code = (a for _, _, a, _ in space.pieces() if a.perms[2] == "x" and a.ino)
-    texts = {(a.dev, a.ino, a.delta) for a in code}
-    counts = Counter(text[:2] for text in texts)
-    return frozenset(key for key, n in counts.items() if n > 1)
+def _mapped_twice(model: Model, file: tuple[str, int]) -> bool:
+    """Whether the text of a file is mapped at more than one place. All of the map is looked through
+    for it, but only when the file's own text has come or gone: programs that make code map none.
+    """
+    known = model.twice.get(file)
+    if known is None:
+        pieces = (a for _, _, a, _ in model.space.pieces() if a.perms[2] == "x")
+        places = {a.delta for a in pieces if (a.dev, a.ino) == file}
+        known = model.twice[file] = len(places) > 1
+    return known
 
 
 def _place(space: AddressSpace, address: int) -> Place | None:
