@@ -8,7 +8,7 @@ import os
 import resource
 import struct
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memtrace.collect import procfs, wire
 from memtrace.collect.abi import I386, NATIVE
@@ -23,8 +23,10 @@ from memtrace.collect.ptrace import (
     event_message,
 )
 from memtrace.collect.tracee import Mm, Tracee
-from memtrace.collect.walking import Walks
 from memtrace.trace.sizes import PAGE
+
+if TYPE_CHECKING:
+    from memtrace.collect.walking import Walks
 
 _PRESENT = 3 << 62  # pagemap: present or swapped
 _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
@@ -40,7 +42,11 @@ class Observer:
         self.channel = channel
         self.options = options
         #: None: heaps are not walked.
-        self.walks = Walks(channel) if options.heap_walk else None
+        self.walks: Walks | None = None
+        if options.heap_walk:
+            from memtrace.collect.walking import Walks
+
+            self.walks = Walks(channel)
         self._open: dict[int, Mm] = {}
         self._query = procfs.MapsQuery()
         #: Asked after a read at a task's end: whether it still stands where it was stopped.
