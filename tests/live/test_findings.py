@@ -5,6 +5,7 @@ numbers. Where nothing is odd, nothing is found.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +189,8 @@ def test_near_the_limit(sample: Callable[..., Traced]) -> None:
     (process,) = report(done)["processes"]
     assert process["maps"]["peak"] <= limit["maps"] + 1  # the kernel's [vsyscall] is a line, too
     assert f"{process['maps']['peak']:,} lines" in finding["message"]
+    (seq,) = finding["evidence"]
+    assert seq in {e["seq"] for e in done.calls("snap")}
 
 
 def test_enomem_that_is_not_the_limit(sample: Callable[..., Traced]) -> None:
@@ -241,3 +244,38 @@ def test_a_setting_of_the_environment_is_no_contradiction(sample: Callable[..., 
 @pytest.mark.parametrize("name", ["heap-shrink", "lazy-population", "direct-mmap", "clone-vm"])
 def test_nothing_odd_is_nothing_found(sample: Callable[..., Traced], name: str) -> None:
     assert not found(sample(name))
+
+
+# -- remedies, as they are pasted -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "args", "of", "least"),
+    [
+        ("MT101", "dynamic-cost", (), "heap.final_bytes", 10),
+        ("MT103", "rss-stays", (), "heap.final_bytes", 10),
+        ("MT104", "thread-arenas", (12, "together"), "arenas.reserved_bytes", 10),
+        ("MT105", "mmap-churn", ("pinned", 300, 200000), "calls.total", 10),
+        ("MT105", "mmap-churn", ("pinned", 300, 4 * MIB), "calls.total", 10),
+    ],
+)
+def test_a_remedy_helps(
+    sample: Callable[..., Traced], rule: str, name: str, args: tuple[Any, ...], of: str, least: int
+) -> None:
+    """What it sets before PROG makes the program need a part of what the finding is about."""
+    before = sample(name, *args)
+    remedy = found(before)[rule]["remedy"]
+    settings = dict(re.findall(r"\b([A-Z_]+)=(\S+) (?=.*PROG)", remedy))
+    assert settings
+    after = sample(name, *args, env=settings)
+    assert rule not in found(after)
+    assert metrics(after)[of] * least <= metrics(before)[of]
+
+
+def test_a_remedy_in_the_tunables_helps(sample: Callable[..., Traced]) -> None:
+    fixed = "glibc.malloc.mmap_threshold=131072"
+    before = sample("mmap-churn", "dynamic", 300, 200000, env={"GLIBC_TUNABLES": fixed})
+    named = re.findall(r"glibc\.malloc\.[a-z_]+=\d+", found(before)["MT105"]["remedy"])
+    assert len(named) == 2
+    after = sample("mmap-churn", "dynamic", 300, 200000, env={"GLIBC_TUNABLES": ":".join(named)})
+    assert metrics(after)["calls.total"] * 10 <= metrics(before)["calls.total"]

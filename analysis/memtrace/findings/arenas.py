@@ -51,7 +51,7 @@ def _limit(f: Facts) -> str:
     if most is not None and cpus is not None:
         text += f" ({most:,} on these {plural(cpus, 'CPU')}, the heap included)"
     if reason == "cpus-allowed":
-        text += ", or, in this version as its authors released it, per CPU that it may run on"
+        text += "; where 2.34 to 2.38 are not patched, per CPU that the process may run on"
     return f"{text}; a container's CPU quota does not count."
 
 
@@ -64,13 +64,13 @@ Threads other than the first do not allocate from the heap: glibc gives each an 
 are 8 per online CPU (i386: 2), the main one included; then threads share. Each heap of an arena
 reserves 64 MiB of address space without access (i386: 1 MiB) and opens it page by page. On a
 machine with 64 CPUs that is up to 32 GiB of VIRT. The count goes by the CPUs that are online:
-glibc does not know a container's CPU quota (2.35 to 2.38 as released by their authors go by the
-affinity mask instead).
+glibc does not know a container's CPU quota (2.34 to 2.38, where not patched, go by the CPUs that
+the process may run on).
 
 How it is decided. {HEAPS} heaps of arenas or more are reserved at the end, and the sum of what
 each opened at
-its peak is at most 1/{SHARE} of that. Reserved, not resident: the finding says nothing about
-memory in use.
+its peak is at most 1/{SHARE} of that. Those that fork copied are not counted. Reserved, not
+resident: the finding says nothing about memory in use.
 An arena that shrinks keeps its pages open, so that its peak stays known though its regrowth makes
 no call.
 

@@ -41,12 +41,7 @@ def churn(f: Facts) -> Finding | None:
     malloc, most = p.kind == "malloc-chunk" and f.glibc, _most(f)
     if malloc:
         text += _threshold(f, p, most)
-        remedy = "reuse the block in the program"
-        if p.length < most:
-            remedy += (
-                f"; or MALLOC_MMAP_THRESHOLD_={p.length + 4096} PROG ARGS...  (unless it calls "
-                f"mallopt itself), so that the heap serves it"
-            )
+        remedy = "reuse the block in the program" + _settings(f, p, most)
     else:
         remedy = "reuse the mapping in the program: memtrace events TRACE shows who makes it"
     return Finding(
@@ -70,14 +65,48 @@ def _most(f: Facts) -> int:
     return THRESHOLD_MAX_I386 if f.i386 else THRESHOLD_MAX
 
 
+def _settings(f: Facts, p: Pairs, most: int) -> str:
+    """What makes the heap serve the block, and keep it: a threshold that is set sets the trim
+    threshold to nothing higher, and the free top would go back at each turn (`systrim`).
+    """
+    if p.length >= most:
+        return ""
+    t, threshold, trim = f.threshold, p.length + 4096, 4 * (p.length + 4096)
+    if _doubted(f):
+        return (
+            f"; if it calls mallopt, give that M_MMAP_THRESHOLD {threshold} and M_TRIM_THRESHOLD "
+            f"{trim}, or nothing"
+        )
+    if t.fixed_by == "tunable":  # wins over the variable of the same meaning
+        setting = (
+            f"set glibc.malloc.mmap_threshold={threshold} and "
+            f"glibc.malloc.trim_threshold={trim} in GLIBC_TUNABLES,"
+        )
+    else:
+        setting = f"MALLOC_MMAP_THRESHOLD_={threshold} MALLOC_TRIM_THRESHOLD_={trim} PROG ARGS... "
+    return f"; or {setting} so that the heap serves it, and keeps it in between"
+
+
+def _doubted(f: Facts) -> bool:
+    t = f.threshold
+    return t.first("contradiction") is not None or t.first("aligned-or-mallopt") is not None
+
+
 def _threshold(f: Facts, p: Pairs, most: int) -> str:
     t = f.threshold
-    if t.first("contradiction") is not None or t.first("aligned-or-mallopt") is not None:
+    if _doubted(f):
         return " The threshold did not rise as the first free should have made it (MT101, MT111)."
     if t.fixed_by is not None and p.length < most:
         return (
             " The threshold is fixed by the environment; left to itself it would have risen at the "
-            "first free, and the heap would serve the rest."
+            "first free, and the heap would serve the rest (unless the blocks are aligned ones, of "
+            "memalign)."
+        )
+    if t.rises and t.sure and t.high is not None and t.high < p.length:
+        return (
+            f" Their frees raised the threshold no further than to {format_size(t.high)}: the "
+            f"blocks are aligned ones (memalign, posix_memalign, aligned_alloc), for which malloc "
+            f"asks for more than it keeps, so that each is mapped again."
         )
     return ""
 
@@ -90,7 +119,8 @@ CHURN = Rule(
 A block that is allocated and freed in a loop, large enough to be mapped: each turn is an mmap, a
 munmap, and for each page touched a fault and a page to zero. glibc's dynamic threshold exists to
 stop that: the first free raises the threshold, and the heap serves the rest. So it happens where
-the threshold is fixed (by the environment or by mallopt), where blocks are larger than 32 MiB,
+the threshold is fixed (by the environment or by mallopt), where blocks are larger than 32 MiB or
+aligned (memalign: malloc asks for more than it keeps, and the threshold rises to what it keeps),
 under other allocators, or where the program calls mmap itself.
 
 How it is decided. A pair is a private anonymous mapping that one munmap took away whole within
@@ -100,8 +130,12 @@ are at least {PERCENT} % of the process's memory calls, at least half of which l
 count as distance, so that busy traces show fewer pairs than there are, never more. The metric
 churn.pairs counts all pairs.
 
-What to do. Keep the buffer and use it again. Or raise or free the threshold: unset
-MALLOC_MMAP_THRESHOLD_, or set it above the size. The price of a higher threshold is MT101's.
+What to do. Keep the buffer and use it again. Or leave the threshold to itself: unset
+MALLOC_MMAP_THRESHOLD_ and the like. Or set it above the size, and the trim threshold to four times
+that: without it, the free top of the heap goes back at each turn, and brk is called as often as
+mmap was. For blocks of 256 KiB:
+    MALLOC_MMAP_THRESHOLD_=270336 MALLOC_TRIM_THRESHOLD_=1081344 PROG ARGS...
+The price of higher thresholds is MT101's.
 
 See it live.
     memtrace run -o t.json -- build/samples/mmap-churn

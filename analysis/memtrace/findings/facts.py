@@ -61,8 +61,8 @@ class ThresholdFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeapFacts:
-    """The break: `Heap`, at the end. `steps` are the largest ones. `no_trim`: why malloc kept most
-    of the heap's largest extent.
+    """The break: `Heap`, at the end. `steps` are the largest ones, or `all_steps`. `no_trim`: why
+    malloc kept most of the heap's largest extent.
     """
 
     start: int | None = None
@@ -71,7 +71,9 @@ class HeapFacts:
     shrinks: int = 0
     refused: int = 0
     grown: int = 0
+    peak: int | None = None
     steps: tuple[Step, ...] = ()
+    all_steps: bool = True
     no_trim: NoTrim | None = None
 
 
@@ -105,8 +107,9 @@ class ChunkFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArenaFacts:
-    """A heap of a thread arena that is there at the end. `seq`: the mmap that reserved it, None if
-    not known; `peak`: the most that was open. Bytes.
+    """A heap of a thread arena that is there at the end, not copied by fork. `seq`: the mmap that
+    reserved it, or the attach that found it, None if not known; `peak`: the most that was open.
+    Bytes.
     """
 
     base: int
@@ -126,10 +129,12 @@ class Facts:
         exited: its process has exited by itself, with a status.
         timed: records have times.
         calls: memory calls made.
-        other_heaps: (owner, regions, bytes at most) of runtimes and other allocators.
+        other_heaps: (owner, regions, bytes at most at one time, the first region's first record) of
+            runtimes and other allocators.
+        all_regions: there were not so many regions that some are left out of that.
         fallbacks: the mmaps that stand in for a refused heap.
         failed: (call, errno) -> (how often, the first).
-        maps_peak: lines of maps, the most that was read; None if never read.
+        maps_peak: lines of maps, the most that was read; None if never read. `maps_seq`: where.
         maps_limit: vm.max_map_count.
     """
 
@@ -148,13 +153,15 @@ class Facts:
     inside: InsideFacts | None = None
     chunks: ChunkFacts = ChunkFacts()
     arenas: tuple[ArenaFacts, ...] = ()
-    other_heaps: tuple[tuple[str, int, int], ...] = ()
+    other_heaps: tuple[tuple[str, int, int, int], ...] = ()
+    all_regions: bool = True
     fallbacks: tuple[int, ...] = ()
     churn: tuple[Pairs, ...] = ()
     calls: int = 0
     failed: tuple[tuple[str, int, int, int], ...] = ()
     refusals: tuple[Refusal, ...] = ()
     maps_peak: int | None = None
+    maps_seq: int | None = None
     maps_limit: int | None = None
     arena_limit: Limit = _NO_LIMIT
 
@@ -193,13 +200,15 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         inside=None if a.walks.last is None else _inside(a.walks.last),
         chunks=_chunks(a),
         arenas=_arenas(a),
-        other_heaps=_others(rows),
+        other_heaps=_others(a, rows),
+        all_regions=len(rows) == a.regions.total,
         fallbacks=tuple(r.born_seq for r in rows if r.kind == "main-arena"),
         churn=a.churn.most(PAIRS),
         calls=p.events,
         failed=tuple((n, e, *found) for (n, e), found in sorted(a.refusals.first.items())),
         refusals=tuple(a.refusals.enomem),
         maps_peak=p.maps_peak or None,
+        maps_seq=p.maps_peak_seq,
         maps_limit=header.max_map_count,
         arena_limit=limit(p.start, a.mallocs.layout, header.cpus_online),
     )  # fmt: skip
@@ -213,7 +222,9 @@ def _heap(h: Heap, t: Threshold) -> HeapFacts:
         shrinks=h.shrinks,
         refused=h.refused,
         grown=h.grown_bytes,
+        peak=None if h.final() is None else h.peak,
         steps=tuple(h.steps),
+        all_steps=len(h.steps) == h.steps_total,
         no_trim=h.no_trim(t),
     )
 
@@ -250,16 +261,42 @@ def _arenas(a: Account) -> tuple[ArenaFacts, ...]:
             base=x.base,
             reserved=x.reserved,
             peak=x.committed_peak,
-            seq=None if x.inherited or not x.born_seq else x.born_seq,
+            seq=x.born_seq or None,
         )
         for x in a.arenas.alive.values()
+        if not x.inherited
     )
 
 
-def _others(rows: Sequence[Region]) -> tuple[tuple[str, int, int], ...]:
-    found: dict[str, tuple[int, int]] = {}
+def _others(a: Account, rows: Sequence[Region]) -> tuple[tuple[str, int, int, int], ...]:
+    """Of each owner how many regions, and the most that they can have had at one time: what those
+    alive together had at their peaks, and no more than the kind's own peak.
+    """
+    kind = a.regions.kinds.get("runtime-heap")
+    lives: dict[str, list[tuple[int, int]]] = {}
     for r in rows:
         if r.kind == "runtime-heap" and r.owner:
-            n, size = found.get(r.owner, (0, 0))
-            found[r.owner] = n + 1, size + r.peak
-    return tuple((owner, n, size) for owner, (n, size) in sorted(found.items()))
+            life = lives.setdefault(r.owner, [])
+            life.append((r.born_seq, r.peak))
+            if r.died_seq is not None:
+                life.append((r.died_seq, -r.peak))
+    if kind is None:
+        return ()
+    every = len(rows) == a.regions.total
+    return tuple(
+        (
+            owner,
+            sum(size > 0 for _, size in life),
+            min(_most(life), kind.peak) if every else kind.peak,
+            min(life)[0],
+        )
+        for owner, life in sorted(lives.items())
+    )
+
+
+def _most(life: list[tuple[int, int]]) -> int:
+    most = now = 0
+    for _, size in sorted(life, key=lambda x: (x[0], -x[1])):  # what one call replaces counts twice
+        now += size
+        most = max(most, now)
+    return most

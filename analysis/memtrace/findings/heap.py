@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from memtrace.findings.facts import Facts
+from memtrace.findings.facts import Facts, InsideFacts
 from memtrace.findings.finding import INFO, WARNING, Finding, Rule, seqs
 from memtrace.malloc.allocator import NO_RULE
 from memtrace.malloc.heap import Step
@@ -14,10 +14,18 @@ from memtrace.trace.sizes import format_size, plural
 SMALLEST = 256 << 10
 #: One that could give nothing back is a warning from this size on.
 LARGE = 1 << 20
+#: One of which so much is free below what pins its top is, too.
+WASTED = 4 << 20
 #: Free below what pins the top, of the heap: 1 / PINNED at least.
 PINNED = 4
 #: Walks of the end.
 _ENDS = {"exit": "At exit", "exec": "Before the exec", "detach": "At the end"}
+
+#: What sets the trim threshold; a tunable wins over the variable.
+_TRIM = {
+    False: "MALLOC_TRIM_THRESHOLD_=131072",
+    True: "GLIBC_TUNABLES=glibc.malloc.trim_threshold=131072",
+}
 
 # -- MT103 ---------------------------------------------------------------------------------------
 
@@ -72,8 +80,8 @@ class _Kept:
             f"{large}, and free gives back only when the free top of the heap is (unless the "
             f"program set it by mallopt, which leaves no record).",
             evidence=seqs([*self.growths, *([] if since is None else [since])]),
-            remedy="MALLOC_TRIM_THRESHOLD_=131072 PROG ARGS...  fixes the trim threshold, and the "
-            "mmap threshold with it",
+            remedy=f"{_TRIM[f.threshold.fixed_by == 'tunable']} PROG ARGS...  fixes the trim "
+            f"threshold, and keeps the mmap threshold from moving",
         )
 
     def inside(self) -> Finding | None:
@@ -87,13 +95,13 @@ class _Kept:
         address, size = walk.pin
         return Finding(
             rule="MT103",
-            severity=WARNING if walk.free >= SMALLEST else INFO,
+            severity=WARNING if _much(walk) else INFO,
             headline=f"the heap {self.short}: {format_size(walk.free)} are free below a chunk of "
             f"{format_size(size)} at its top",
             message=f"{at} {format_size(walk.free)} of its {format_size(walk.size)} were free, but "
             f"below the chunk of {format_size(size)} at {address:#x}, which is in use, or kept for "
-            f"reuse by malloc's caches: only what lies above it, {format_size(walk.top)}, can go "
-            f"back by lowering the break.",
+            f"reuse by malloc's caches: as long as it is, only what lies above it, "
+            f"{format_size(walk.top)}, can go back by lowering the break.",
             evidence=seqs([*self.growths, walk.seq]),
             remedy="call malloc_trim(0) in the program after a phase that frees much: it gives "
             "back whole free pages below the top, too",
@@ -126,6 +134,11 @@ class _Kept:
         )
 
 
+def _much(walk: InsideFacts) -> bool:
+    """A program that ends has freed much as a rule: that alone is no fault."""
+    return walk.free >= WASTED or (walk.free >= SMALLEST and 10 * walk.free >= 9 * walk.size)
+
+
 NEVER_SHRANK = Rule(
     "MT103",
     "the heap never shrank",
@@ -142,9 +155,11 @@ How it is decided. Two growths at least, and {SMALLEST >> 10} KiB or more at the
 large as the trim threshold, which follows from the recorded frees (unless mallopt was called):
 from {LARGE >> 20} MiB on that makes it a warning. It is not looked for in a trace with gaps. What
 pins the top is proven by a walk of the heap at its end (memtrace run --heap-walk): 1/{PINNED} of
-the heap or more is free below the last chunk in use; from {SMALLEST >> 10} KiB on that is a
-warning. What malloc's caches keep counts as in use. A heap that shrank at times is named only
-where one of these is proven. Else the cause is not known, and the finding says so.
+the heap or more is free below the last chunk in use. That is a warning where it is
+{WASTED >> 20} MiB or
+more, or nine tenths of the heap: most programs have freed much when they end. What malloc's
+caches keep counts as in use. A heap that shrank at times is named only where one of these is
+proven. Else the cause is not known, and the finding says so.
 
 What to do. If resident memory matters, try in the running program
     gdb -p PID -batch -ex 'call (int)malloc_trim(0)'
@@ -256,10 +271,13 @@ def foreign(f: Facts) -> Finding | None:
     if not steps:
         return None
     net = sum(s.delta for s in steps)
+    least = "" if f.heap.all_steps else "at least "
     text = (
-        f"{plural(len(steps), 'move')} of the break, first at #{steps[0].seq}, came from sbrk or "
-        f"brk called outside malloc, {format_size(net)} in all."
+        f"{least}{plural(len(steps), 'move')} of the break, first at #{steps[0].seq}, came from "
+        f"sbrk or brk called outside malloc"
     )
+    text = text[0].upper() + text[1:]
+    text += "." if least else f", {format_size(net)} in all."
     if f.glibc and len(steps) < f.heap.growths + f.heap.shrinks and net > 0:
         text += (
             " malloc cannot use that memory, nor give back what lies below it: its part of the "
@@ -268,7 +286,8 @@ def foreign(f: Facts) -> Finding | None:
     return Finding(
         rule="MT110",
         severity=INFO,
-        headline=f"sbrk was called outside malloc ({plural(len(steps), 'move')} of the break)",
+        headline=f"sbrk was called outside malloc ({least}{plural(len(steps), 'move')} of the "
+        f"break)",
         message=text,
         evidence=seqs([s.seq for s in steps]),
         remedy="memtrace events TRACE --call brk  shows who called; mmap serves such uses better",

@@ -9,10 +9,14 @@ from memtrace.trace.sizes import plural
 
 #: Percent of vm.max_map_count from which on it is said.
 NEAR = 80
-_REMEDY = (
-    "sudo sysctl vm.max_map_count=262144  raises it until the next boot; fewer mappings: see "
-    "memtrace explain MT106"
-)
+
+
+def _remedy(limit: int) -> str:
+    """Four times what it is: some systems have a limit far above the kernel's default."""
+    return (
+        f"sudo sysctl vm.max_map_count={max(262144, 4 * limit)}  raises it until the next boot; "
+        f"fewer mappings: see memtrace explain MT106"
+    )
 
 
 def near_limit(f: Facts) -> Finding | None:
@@ -32,8 +36,8 @@ def near_limit(f: Facts) -> Finding | None:
         severity=WARNING,
         headline=f"{f.maps_peak:,} mappings: {percent} % of vm.max_map_count",
         message=text,
-        evidence=(),
-        remedy=_REMEDY,
+        evidence=() if f.maps_seq is None else (f.maps_seq,),
+        remedy=_remedy(f.maps_limit),
     )
 
 
@@ -95,7 +99,7 @@ def map_limit(f: Facts) -> Finding | None:
         + ("the limit of mappings, not memory" if proven else "the map was full then"),
         message=text,
         evidence=seqs([r.seq for r in full]),
-        remedy=_REMEDY,
+        remedy=_remedy(f.maps_limit),
     )
 
 

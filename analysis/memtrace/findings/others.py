@@ -78,6 +78,7 @@ def without_the_rule(f: Facts) -> Finding | None:
     """The process's malloc, or a runtime in it, does not follow the rule of 128 KiB."""
     a = f.allocator
     parts, evidence, names = [], [], []
+    more = "" if f.all_regions else " or more"
     if a.rule == NO_RULE:
         names.append(a.name)
         own = _sentence(a.own_rule)
@@ -86,13 +87,15 @@ def without_the_rule(f: Facts) -> Finding | None:
             + (f" {own}" if own else "")
         )
         evidence += [] if a.seq is None else [a.seq]
-    for owner, count, size in f.other_heaps:
+    for owner, count, size, first in f.other_heaps:
         if owner != a.name and size >= RUNTIME_BYTES:
             names.append(owner)
+            evidence.append(first)
             own = _sentence(OWN_RULES.get(owner))
             parts.append(
-                f"{plural(count, 'region')}, {format_size(size)} at their peaks, belong to "
-                f"{owner}, which asks the kernel itself." + (f" {own}" if own else "")
+                f"{plural(count, 'region')}{more}, at most {format_size(size)} at one time, "
+                f"{'belongs' if count == 1 else 'belong'} to {owner}, which asks the kernel "
+                f"itself." + (f" {own}" if own else "")
             )
     if not parts:
         return None
@@ -121,8 +124,7 @@ Mixed processes are normal: a JVM has glibc's malloc for its native part.
 
 How it is decided. The process's malloc is known (a C library or a preloaded allocator that was
 mapped) and is not glibc's; or regions proven to be a runtime's, by the text that made the call,
-have
-{format_size(RUNTIME_BYTES)} or more.
+may have had {format_size(RUNTIME_BYTES)} or more at one time.
 
 What to do. Nothing: it is a note. The allocator's own rule: memtrace explain NAME.
 

@@ -58,17 +58,11 @@ def dynamic(f: Facts) -> Finding | None:
     stands = _size(t.high) + ("" if t.sure else " at most")
     text = (
         f"Freeing a mapped chunk at #{rises[0].seq} raised glibc's mmap threshold{began}{often}. "
-        f"It stands at {stands}, and smaller requests go to the heap now."
+        f"It stands at {stands}: what is smaller the heap serves now."
     )
     served = [s for s in _large(f, "dynamic-threshold") if s.seq > rises[0].seq]
     if served:
-        which = plural(len(served), "growth")
-        text += (
-            f" {which} of the heap since then, {format_size(sum(s.delta for s in served))} from "
-            f"#{served[0].seq} on, served requests of 128 KiB or more that would have been "
-            f"mappings before. A mapping goes back to the system when it is freed; the heap only "
-            f"from its top, and only when twice the mmap threshold is free there."
-        )
+        text += f" {_cost(f, served)}"
     else:
         text += " No growth of the heap since then proves a request of 128 KiB or more."
     text += f" All this {_MALLOPT if t.sure else _UNLESS}."
@@ -81,6 +75,30 @@ def dynamic(f: Facts) -> Finding | None:
         remedy="MALLOC_MMAP_THRESHOLD_=131072 PROG ARGS...  (or mallopt(M_MMAP_THRESHOLD, 131072) "
         "in the program) keeps it at 128 KiB, and the trim threshold with it",
     )
+
+
+def _cost(f: Facts, served: list[Step]) -> str:
+    """What the heap got that would have been mappings, and why it may not go back."""
+    least = "" if f.heap.all_steps else "At least "
+    large = "requests of 128 KiB or more that would have been mappings"
+    if len(served) == 1:
+        large = "a request of 128 KiB or more that would have been a mapping"
+    text = (
+        f"{least}{plural(len(served), 'growth')} of the heap since then, "
+        f"{format_size(sum(s.delta for s in served))} from #{served[0].seq} on, served {large} "
+        f"before. A mapping goes back to the system when it is freed; the heap only from its top, "
+        f"and only when "
+    )
+    trim = f.threshold.trim
+    if trim:
+        bound = "" if f.threshold.sure else " or more"
+        text += f"{format_size(trim)}{bound} are free there (the trim threshold, which rose, too)."
+    else:
+        text += "as much is free there as the trim threshold says, which rose, too."
+    h = f.heap
+    if h.peak is not None and h.final is not None:
+        text += f" The heap grew to {format_size(h.peak)} and ends with {format_size(h.final)}."
+    return text
 
 
 def _doubted(rise: Move, doubt: Move) -> Finding:

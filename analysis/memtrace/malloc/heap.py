@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from memtrace.malloc.threshold import Threshold
     from memtrace.malloc.walks import Taken
 
-#: Steps kept per process, the largest.
+#: Steps kept per process, the largest; and of refused growths so many, the first, however large.
 STEPS = 10_000
+REFUSALS = 1_000
 #: What a refused growth is told of when nobody looked.
 _UNTOLD = Refusal()
 
@@ -87,7 +88,8 @@ class Heap:
         scattered: malloc may use more than one piece of memory as its main arena: a growth was
             refused (`sysmalloc_mmap_fallback`), or was before the trace.
         unpadded: malloc grew by less than the configured top_pad: it is not what was configured.
-        steps: in order; when there were more than `STEPS`, the largest.
+        steps: in order; when there were more than `STEPS`, the largest, and the first `REFUSALS`
+            refused growths.
     """
 
     start: int | None = None
@@ -161,10 +163,14 @@ class Heap:
             self.trim_steps()
 
     def trim_steps(self) -> None:
-        """Keep the largest steps only, in order."""
-        if len(self.steps) > STEPS:
-            largest = sorted(self.steps, key=lambda s: -(abs(s.delta) or abs(s.asked - s.end)))
-            self.steps = sorted(largest[:STEPS], key=lambda s: s.seq)
+        """Keep the largest steps, and the first refused growths, in order."""
+        if len(self.steps) <= STEPS:
+            return
+        refused = [s for s in self.steps if s.role == REFUSED and s.asked > s.end][:REFUSALS]
+        first = {s.seq for s in refused}
+        rest = [s for s in self.steps if s.seq not in first]
+        rest.sort(key=lambda s: -(abs(s.delta) or abs(s.asked - s.end)))
+        self.steps = sorted(refused + rest[: STEPS - len(refused)], key=lambda s: s.seq)
 
     def moved(
         self, seq: int, t: int, tid: int, asked: int, ret: int, space: AddressSpace, judge: Judge,

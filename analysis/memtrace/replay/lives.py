@@ -162,7 +162,7 @@ class Lives:
             if text:
                 self.result.problem(seq, text)
         p.counted(record.vm, record.rss)
-        p.lines(len(record.maps))
+        p.lines(len(record.maps), seq)
         return self._born(p, seq, t, record)
 
     def _fork(self, seq: int, t: int, f: Fork) -> Process | None:
@@ -249,7 +249,7 @@ class Lives:
         p.compared(seq, s, comparison, r.header.page_size)
         p.left = p.left or s.why == "detach"
         p.counted(s.vm, s.rss)
-        p.lines(len(s.maps))
+        p.lines(len(s.maps), seq)
         if comparison.runs > p.canonical_peak:
             p.canonical_peak = comparison.runs
         if p.space.total > p.mapped_peak:

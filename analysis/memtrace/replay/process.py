@@ -103,7 +103,8 @@ class Process:
         hwm: pages, the kernel's own peak of resident memory (VmHWM); None if never read. `rss_peak`
             includes it, unless the process was attached to: it counts from the exec on.
         mapped_peak: bytes, the largest `space.total`; first reached at `mapped_peak_seq`.
-        maps_peak, maps_last: lines of maps as the kernel counted them, in snapshots.
+        maps_peak, maps_last: lines of maps as the kernel counted them, in snapshots; the first
+            with the most is record `maps_peak_seq`.
         canonical_peak: maximal runs at snapshots, a lower bound of the kernel's count.
         minflt, majflt: page faults of `pid`, at the last snapshot that carried them.
         overlaps, lost: records of that name for this mm.
@@ -149,6 +150,7 @@ class Process:
     mapped_peak: int = 0
     mapped_peak_seq: int = 0
     maps_peak: int = 0
+    maps_peak_seq: int | None = None
     maps_last: int | None = None
     canonical_peak: int = 0
     minflt: int | None = None
@@ -315,7 +317,8 @@ class Process:
         if rss is not None and rss > self.rss_peak:
             self.rss_peak = rss
 
-    def lines(self, count: int) -> None:
-        """Take the kernel's count of maps lines."""
+    def lines(self, count: int, seq: int) -> None:
+        """Take the kernel's count of maps lines, read at record `seq`."""
         self.maps_last = count
-        self.maps_peak = max(self.maps_peak, count)
+        if count > self.maps_peak:
+            self.maps_peak, self.maps_peak_seq = count, seq

@@ -143,11 +143,12 @@ def _main(h: WalkedHeapRow) -> list[str]:
     elif h.pin is not None and (h.free_bytes or 0) >= h.top.bytes:
         size = h.end - h.base
         text = (
-            f"the heap cannot shrink below {h.top.address:#x}, where its top begins: the chunk "
-            f"right below, of {format_size(h.pin.bytes)} at {h.pin.address:#x}, is in use"
+            f"the heap does not shrink below {h.top.address:#x}, where its top begins, as long as "
+            f"the chunk right below, of {format_size(h.pin.bytes)} at {h.pin.address:#x}, counts "
+            f"as used"
         )
         if h.below_pin_bytes:
-            text += f", and right below that {format_size(h.below_pin_bytes)} are free"
+            text += f"; right below that {format_size(h.below_pin_bytes)} are free"
         share = 100 * (h.free_bytes or 0) // size
         out.append(f"{text}; of the whole heap {share} % are free below the top")
     if h.searched:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from memtrace.malloc.glibc import DEFAULT_THRESHOLD
 from memtrace.report.lines import plural
 from memtrace.report.model import ArenaLimitRow, Bounds, MoveRow, NoTrimRow, ProcessRow, StepRow
 from memtrace.trace.sizes import format_size
@@ -24,25 +25,25 @@ CAUSES = {
 }
 
 _REASONS = {
-    "dynamic-threshold": "the threshold had risen",
-    "inherited": "threshold inherited raised",
-    "environ": "as the environment says",
-    "tunable": "as GLIBC_TUNABLES says",
-    "hugetlb": "rounded to huge pages",
-    "mmap-max": "malloc may map no more",
-    "mmap-failed": "malloc's mmap failed",
-    "top-pad": "padded as M_TOP_PAD says",
-    "alignment": "alignment: 2nd of a pair",
+    "dynamic-threshold": "threshold had risen",
+    "inherited": "inherited threshold",
+    "environ": "as the environment",
+    "tunable": "as GLIBC_TUNABLES",
+    "hugetlb": "by huge pages",
+    "mmap-max": "no mapping allowed",
+    "mmap-failed": "mmap had failed",
+    "top-pad": "as M_TOP_PAD pads",
+    "alignment": "alignment, 2nd of 2",
     "trim": "free end given back",
-    "malloc-trim-or-mallopt": "malloc_trim or mallopt",
-    "foreign-sbrk": "not malloc: another sbrk",
-    "other-allocator": "another allocator's",
+    "malloc-trim-or-mallopt": "malloc_trim, mallopt",
+    "foreign-sbrk": "sbrk, not malloc's",
+    "other-allocator": "other allocator's",
     "aligned-or-mallopt": "memalign or mallopt",
 }
 _VERDICTS = {
-    "holds": "fits the threshold rule",
-    "contradiction": "CONTRADICTS the threshold",
-    "unknown": "no evidence decides it",
+    "holds": "fits the rule",
+    "contradiction": "CONTRADICTS the rule",
+    "unknown": "not known",
 }
 _REFUSED = {
     "next-mapping": "a mapping is in the way",
@@ -65,7 +66,14 @@ def step(s: StepRow) -> str:
         return "refused" if s.asked > s.end else "refused shrink"
     if s.role == "first-heap" and s.verdict in ("holds", "explained"):
         return "malloc's first heap"
+    if s.reason == "dynamic-threshold" and not proves_large(s):
+        return "fits, as it has risen"  # so it might before
     return _REASONS.get(s.reason or "", "") or _VERDICTS.get(s.verdict, s.verdict)
+
+
+def proves_large(s: StepRow) -> bool:
+    """Whether the growth served a request that the default threshold would have mapped."""
+    return s.chunk is not None and s.chunk.min >= DEFAULT_THRESHOLD
 
 
 def chunk(s: StepRow) -> str:

@@ -57,8 +57,11 @@ class _Text:
         if not report.processes:
             return [*self._empty(), *self._trust()]
         weights, attached = [], None  # each row is made anew when it is asked for: once is enough
+        grave: dict[str, list[tuple[int, int]]] = {}
         for i, p in enumerate(report.processes):
             weights.append((*_weight(p), i))
+            for rule in sorted({x.rule for x in p.findings if x.severity != "info"}):
+                grave.setdefault(rule, []).append((p.mm, p.pid))
             if attached is None and p.attached is not None:
                 attached = i
         order = [i for _, _, i in sorted(weights)]
@@ -68,7 +71,12 @@ class _Text:
         shown = [report.processes[i] for i in order[:_DETAILED]]
         main = shown[0]
         shown.sort(key=lambda p: p.born_seq)
-        out = self._opening(main)
+        elsewhere = {
+            rule: pids
+            for rule, places in sorted(grave.items())
+            if (pids := [pid for mm, pid in places if mm != main.mm])
+        }
+        out = self._opening(main, elsewhere)
         if len(report.processes) > 1:
             out += self._processes(shown, (report.processes[i] for i in order[:_LISTED]))
         for p in shown:
@@ -81,7 +89,7 @@ class _Text:
 
     # -- the opening ----------------------------------------------------------------------------
 
-    def _opening(self, p: ProcessRow) -> list[str]:
+    def _opening(self, p: ProcessRow, elsewhere: dict[str, list[int]]) -> list[str]:
         report = self.report
         facts = [words.ending(p), words.allocator(p)]
         facts += [report.machine] if report.machine else []
@@ -106,7 +114,7 @@ class _Text:
             text = f"{which} in this trace; the next lines are about {about}"
             out += [*paragraph(text, self.width, "  "), ""]
         out += self._how_much(p)
-        out += ["", *self._odd(p), *self._trust()]
+        out += ["", *self._odd(p, elsewhere), *self._trust()]
         return out
 
     def _how_much(self, p: ProcessRow) -> list[str]:
@@ -169,8 +177,10 @@ class _Text:
             out += [head + lines[0][len(first) :], *lines[1:]]
         return out
 
-    def _odd(self, p: ProcessRow) -> list[str]:
+    def _odd(self, p: ProcessRow, elsewhere: dict[str, list[int]]) -> list[str]:
         statements = words.oddities(p)
+        if elsewhere:
+            statements = [*(statements or ["nothing stands out here"]), words.elsewhere(elsewhere)]
         if not statements:
             statements = ["nothing stands out"]
         out = []
@@ -244,7 +254,8 @@ class _Text:
     def _findings(self, p: ProcessRow) -> list[str]:
         if not p.findings:
             return []
-        out = [self._heading("findings", "memtrace explain MT101 tells what each means")]
+        note = f"what each means: memtrace explain {p.findings[0].rule}"
+        out = [self._heading("findings", note)]
         style = {"error": "bad", "warning": "warn"}
         for x in p.findings:
             lines = paragraph(x.message, self.width, f"  {x.rule}  {x.severity:<7}  ", " " * 9)
@@ -300,7 +311,7 @@ class _Text:
         line = sparkline(sizes, self.width - 30)
         if len(sizes) > 1 and line:
             out.append(f"  {line}  {format_size(sizes[-1])} after #{heap.steps[-1].seq}")
-        rows = [("#", "time", "change", "size after", "chunk", "why")]
+        rows = [("#", "time", "change", "after", "chunk", "why")]
         rows += [self._step(heap, s) for s in _chosen(heap.steps)]
         if not any(row[4] for row in rows[1:]):
             rows[0] = (*rows[0][:4], "", "why")

@@ -229,6 +229,15 @@ def oddities(p: ProcessRow) -> list[str]:
     return out
 
 
+def elsewhere(found: dict[str, list[int]]) -> str:
+    """What other address spaces have, notes left out: rule -> the processes, in order of birth."""
+    said = []
+    for rule, pids in found.items():
+        more = f" and {len(pids) - 1:,} more" if len(pids) > 1 else ""
+        said.append(f"{rule} in process {pids[0]}{more}")
+    return f"elsewhere in this trace: {', '.join(said)}"
+
+
 def unseen(shown: list[ProcessRow]) -> list[str]:
     """The limits of what was said above."""
     out = [

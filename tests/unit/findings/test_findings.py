@@ -21,6 +21,7 @@ from memtrace.malloc.allocator import GLIBC_RULE, NO_RULE, Allocator
 from memtrace.malloc.arenas import Limit
 from memtrace.malloc.churn import Pairs
 from memtrace.malloc.limits import Refusal
+from memtrace.malloc.threshold import Move
 
 GLIBC = Allocator("glibc", "2.36", GLIBC_RULE, "mapped libc.so.6 (#6)", 6)
 JEMALLOC = Allocator("jemalloc", None, NO_RULE, "mapped libjemalloc.so.2 (#4) at start", 4)
@@ -138,6 +139,39 @@ def test_another_mallocs_pairs_get_no_advice_for_glibc() -> None:
     assert "MALLOC_" not in findings(f)[0].remedy
 
 
+def test_a_threshold_that_is_set_needs_a_trim_threshold_too() -> None:
+    fixed = ThresholdFacts(initial=131072, low=131072, high=131072, fixed_by="environ")
+    f = facts(churn=(pairs(),), calls=2 * PAIRS, threshold=fixed)
+    both = "MALLOC_MMAP_THRESHOLD_=270336 MALLOC_TRIM_THRESHOLD_=1081344 PROG ARGS..."
+    assert both in only(f).remedy
+    # A tunable wins over the variable of the same meaning.
+    tunable = only(replace(f, threshold=replace(fixed, fixed_by="tunable"))).remedy
+    assert "MALLOC_" not in tunable
+    assert "glibc.malloc.mmap_threshold=270336" in tunable
+    assert "glibc.malloc.trim_threshold=1081344" in tunable
+
+
+def test_what_mallopt_sets_no_variable_does() -> None:
+    at = Move(9, 0, 0, None, "contradiction")
+    broken = ThresholdFacts(initial=131072, low=0, high=None, moves=(at,))
+    found = findings(facts(churn=(pairs(),), calls=2 * PAIRS, threshold=broken))
+    (remedy,) = [x.remedy for x in found if x.rule == "MT105"]
+    assert "PROG" not in remedy
+    assert "if it calls mallopt" in remedy
+
+
+def test_blocks_that_are_aligned_are_mapped_again_and_again() -> None:
+    """posix_memalign(&p, 4096, 1 << 20): L is 1,056,768, and the free raises T to 1,052,672."""
+    p = pairs(length=1056768)
+    risen = ThresholdFacts(initial=131072, low=1052672, high=1052672, rises=1, sure=True)
+    f = facts(churn=(p,), calls=2 * PAIRS, threshold=risen)
+    assert "aligned ones (memalign" in only(f).message
+    for t in (replace(risen, sure=False), replace(risen, low=1056768, high=1056768)):
+        assert "aligned ones" not in only(replace(f, threshold=t)).message
+    fixed = ThresholdFacts(initial=131072, low=131072, high=131072, fixed_by="environ")
+    assert "unless the blocks are aligned" in only(replace(f, threshold=fixed)).message
+
+
 def test_a_block_above_the_maximum_is_not_served_by_a_higher_threshold() -> None:
     fixed = ThresholdFacts(initial=131072, low=131072, high=131072, fixed_by="environ")
     f = facts(churn=(pairs(),), calls=2 * PAIRS, threshold=fixed)
@@ -154,12 +188,19 @@ def test_a_block_above_the_maximum_is_not_served_by_a_higher_threshold() -> None
 
 def test_maps_near_the_limit() -> None:
     near = -(-NEAR * LIMIT // 100)
-    finding = only(facts(maps_peak=near))
-    assert finding.rule == "MT106"
+    finding = only(facts(maps_peak=near, maps_seq=77))
+    assert (finding.rule, finding.evidence) == ("MT106", (77,))
     assert f"{near:,} lines" in finding.message
     assert not made(facts(maps_peak=near - 1))
     assert not made(facts(maps_peak=near, maps_limit=None))
     assert not made(facts(maps_peak=None))
+
+
+@pytest.mark.parametrize(("limit", "to"), [(65530, 262144), (1048576, 4194304)])
+def test_the_limit_is_not_advised_to_be_lowered(limit: int, to: int) -> None:
+    assert f"vm.max_map_count={to} " in only(facts(maps_peak=limit, maps_limit=limit)).remedy
+    full = Refusal(70, "mmap", maps=limit + 1)
+    assert f"vm.max_map_count={to} " in only(facts(refusals=(full,), maps_limit=limit)).remedy
 
 
 ENOMEM = (("mprotect", 12, 1, 70),)
@@ -247,10 +288,13 @@ def test_an_allocator_without_the_rule() -> None:
 
 
 def test_a_runtime_beside_glibc() -> None:
-    finding = only(facts(other_heaps=(("v8", 3, RUNTIME_BYTES),)))
-    assert "3 regions, 1 MiB at their peaks, belong to v8" in finding.message
-    assert not made(facts(other_heaps=(("v8", 3, RUNTIME_BYTES - 1),)))
-    unknown = only(facts(other_heaps=(("new thing", 1, 8 * MIB),)))
+    finding = only(facts(other_heaps=(("v8", 3, RUNTIME_BYTES, 31),)))
+    assert "3 regions, at most 1 MiB at one time, belong to v8" in finding.message
+    assert finding.evidence == (31,)
+    some = only(facts(other_heaps=(("v8", 3, RUNTIME_BYTES, 31),), all_regions=False))
+    assert "3 regions or more, at most" in some.message
+    assert not made(facts(other_heaps=(("v8", 3, RUNTIME_BYTES - 1, 31),)))
+    unknown = only(facts(other_heaps=(("new thing", 1, 8 * MIB, 31),)))
     assert "new thing" in unknown.message
 
 

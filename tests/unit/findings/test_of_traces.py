@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memtrace.malloc import heap
 from memtrace.malloc.churn import NEAR
 from memtrace.trace.records import Ext, Snap, Walk, WalkedHeap
+from memtrace.trace.sizes import format_size
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Scene
@@ -64,6 +66,39 @@ def test_a_growth_that_was_a_mapping_before_is_its_cost(scene: Scene) -> None:
     finding = found(scene)["MT101"]
     assert (finding.severity, finding.evidence) == ("warning", [seq, cost])
     assert "1 growth of the heap since then" in finding.message
+    assert "only when 392 KiB are free there (the trim threshold" in finding.message
+    grown = format_size(scene.brks[1] - 0x1000000)
+    assert f"The heap grew to {grown} and ends with {grown}." in finding.message
+
+
+def test_of_more_steps_than_are_kept_no_number_is_stated_for_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heap, "STEPS", 8)
+    raised(scene, 8 * MIB)
+    for _ in range(20):
+        scene.brk(0x49000)
+    finding = found(scene)["MT101"]
+    assert "At least 8 growths of the heap since then" in finding.message
+    assert "MT109" not in found(scene)
+
+
+def test_a_refused_growth_is_kept_however_small(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heap, "STEPS", 8)
+    monkeypatch.setattr(heap, "REFUSALS", 2)
+    scene.glibc()
+    scene.brk(FIRST)
+    for _ in range(20):
+        scene.brk(0x2000, by="sbrk")
+    refused = [scene.refused(PAGE) for _ in range(3)]
+    findings = found(scene)
+    assert findings["MT109"].evidence == refused[:2]
+    assert "refused 3 growths" in findings["MT109"].message
+    assert "At least 5 moves of the break" in findings["MT110"].message
+    assert " in all" not in findings["MT110"].message
+    assert len(scene.process().heap.steps) == 8
 
 
 def test_a_growth_just_below_is_none(scene: Scene) -> None:
@@ -191,6 +226,15 @@ def test_a_heap_below_the_trim_threshold_could_give_nothing_back(scene: Scene) -
     finding = found(scene)["MT103"]
     assert finding.severity == "warning"
     assert "16 MiB" in finding.message
+    assert finding.remedy.startswith("MALLOC_TRIM_THRESHOLD_=131072 PROG")
+
+
+def test_what_a_tunable_sets_a_tunable_changes(scene: Scene) -> None:
+    scene.glibc(env={"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=33554432"})
+    for _ in range(8):
+        scene.brk(FIRST)
+    remedy = found(scene)["MT103"].remedy
+    assert remedy.startswith("GLIBC_TUNABLES=glibc.malloc.trim_threshold=131072 PROG")
 
 
 def test_a_chunk_of_unknown_size_proves_no_trim_threshold(scene: Scene) -> None:
@@ -203,7 +247,7 @@ def test_a_chunk_of_unknown_size_proves_no_trim_threshold(scene: Scene) -> None:
 def walked(scene: Scene, why: str = "exit", **kw: Any) -> int:
     """A walk of the main heap, of which 1 KiB is in use at the top."""
     size = scene.brks[1] - 0x1000000
-    heap: dict[str, Any] = {
+    main: dict[str, Any] = {
         "kind": "main", "base": 0x1000000, "end": scene.brks[1], "first": 0x1000000,
         "complete": True, "chunks": 3, "used_chunks": 1, "free_chunks": 1, "other": 0,
         "top": (scene.brks[1] - PAGE, PAGE), "pin": (scene.brks[1] - PAGE - 1024, 1024),
@@ -211,9 +255,9 @@ def walked(scene: Scene, why: str = "exit", **kw: Any) -> int:
         "below_pin": size - 1024 - PAGE, "resident": size, "free_resident": 0, "top_resident": 0,
         "walked": scene.brks[1],
     }  # fmt: skip
-    heap |= kw.pop("heap", {})
+    main |= kw.pop("heap", {})
     record = Walk(t=1000, mm=1, pid=1, tid=1, why=why, still=kw.pop("still", True),
-                  heaps=[WalkedHeap(**heap)])  # fmt: skip
+                  heaps=[WalkedHeap(**main)])  # fmt: skip
     scene.life(record)
     return scene.seq
 
@@ -228,6 +272,28 @@ def test_what_pins_the_heap_is_named_by_a_walk(scene: Scene) -> None:
     assert f"the chunk of 1 KiB at {scene.brks[1] - PAGE - 1024:#x}" in finding.message
     assert "523 KiB of its 528 KiB were free" in finding.message
     assert "not known" not in finding.message
+
+
+@pytest.mark.parametrize(
+    ("growths", "free", "severity"),
+    [
+        (4, 0.95, "warning"),  # nothing else is there
+        (4, 0.8, "info"),  # as any program that ends may have it
+        (60, 0.5, "info"),
+        (64, 0.5, "warning"),  # 4 MiB
+    ],
+)
+def test_what_is_free_when_a_program_ends_is_no_fault_but_much_is(
+    scene: Scene, growths: int, free: float, severity: str
+) -> None:
+    scene.glibc()
+    for _ in range(growths):
+        scene.brk(FIRST)
+    size = growths * FIRST
+    n = int(size * free) & -16
+    used = size - PAGE - n
+    walked(scene, heap={"used": used, "free": n, "largest_free": n, "below_pin": n})
+    assert found(scene)["MT103"].severity == severity
 
 
 def test_a_heap_in_use_is_not_pinned(scene: Scene) -> None:
@@ -254,8 +320,8 @@ def test_a_walk_that_is_not_of_the_end_as_it_stood_proves_nothing(
     scene.glibc()
     for _ in range(4):
         scene.brk(FIRST)
-    heap = {} if complete else {"complete": False, "problem": "a header does not hold"}
-    walked(scene, why, still=still, heap=heap)
+    broken = {} if complete else {"complete": False, "problem": "a header does not hold"}
+    walked(scene, why, still=still, heap=broken)
     assert "not known" in found(scene)["MT103"].message
 
 
@@ -477,3 +543,32 @@ def test_an_incomplete_trace_says_so_with_each_finding(scene: Scene) -> None:
 def test_an_address_space_without_anything(scene: Scene) -> None:
     scene.exec(maps=[], start_brk=0, start_stack=0)
     assert not scene.process().findings
+
+
+# -- MT104, MT112 ---------------------------------------------------------------------------------
+
+
+def test_arenas_that_fork_copied_are_their_parents(scene: Scene) -> None:
+    scene.glibc()
+    for i in range(8):
+        base = 0x700000000000 + (i << 26)
+        scene.mmap(2 << 26, prot=0, flags=0x4022, ret=base)
+        scene.munmap(base + (1 << 26), 1 << 26)
+        scene.call("mprotect", [base, FIRST, 3], 0)
+    scene.fork(2)
+    scene.as_(2, 2).exit()
+    assert "MT104" in found(scene)
+    assert "MT104" not in found(scene, 1)
+
+
+def test_what_a_runtime_had_at_one_time_is_no_sum_of_all_lives(scene: Scene) -> None:
+    python = "/usr/lib/libpython3.11.so.1.0"
+    scene.glibc()
+    scene.library(python)
+    kept = scene.mmap(MIB, by=python)
+    for _ in range(5):
+        scene.munmap(scene.mmap(MIB, by=python), MIB, by=python)
+    finding = found(scene)["MT112"]
+    assert "6 regions, at most 2 MiB at one time, belong to pymalloc" in finding.message
+    assert scene.process().kinds["runtime-heap"].peak_bytes == 2 * MIB
+    assert kept

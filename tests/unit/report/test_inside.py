@@ -48,9 +48,9 @@ def test_a_pinned_heap(scene: Scene) -> None:
     assert "at exit, #" in text
     assert "heap 64 KiB 4 KiB 56 KiB 4 KiB 64 KiB" in text
     assert (
-        "the heap cannot shrink below 0x1f000, where its top begins: the chunk right below, of "
-        "32 B at 0x1efe0, is in use, and right below that 56 KiB are free; of the whole heap 87 % "
-        "are free below the top" in text
+        "the heap does not shrink below 0x1f000, where its top begins, as long as the chunk right "
+        "below, of 32 B at 0x1efe0, counts as used; right below that 56 KiB are free; of the whole "
+        "heap 87 % are free below the top" in text
     )
     assert "52 KiB of that are whole pages in memory" in text
     assert "other threads ran" not in text

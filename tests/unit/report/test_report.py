@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from memtrace.report import json, text
+from memtrace.report import json, ledger, text
 from memtrace.report.build import build
 from memtrace.report.lines import clean, columns, fit, fit_end, sparkline
 from memtrace.trace.codec import encode_header
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Exit, Gone
+from memtrace.trace.records import Exit, Ext, Gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -513,3 +514,66 @@ def test_which_malloc_is_not_known_is_said(scene: Scene) -> None:
     out = checked_text(scene.report())
     assert "malloc unknown" in out.splitlines()[0]
     assert "libjemalloc.so.2 is there" in " ".join(out.split())
+
+
+# -- what a reader must not miss ------------------------------------------------------------------
+
+
+def raised(scene: Scene, length: int) -> None:
+    """A freed chunk of that length has raised the threshold."""
+    scene.glibc()
+    scene.brk(0x21000)
+    address = scene.mmap(length)
+    scene.seen(scene.seq, length | 2)
+    scene.query()
+    scene.munmap(address, length, ext=Ext(freed=(length | 2, 0)))
+
+
+def test_what_stands_out_in_a_smaller_process_is_named_in_the_opening(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.fork(2, pid=20)
+    scene.as_(2, 20).refused(0x21000)
+    scene.exit()
+    scene.as_(1, 1).mmap(100 << 20, by="program")
+    scene.exit()
+    opening = checked_text(scene.report()).partition("can I trust it?")[0]
+    assert "nothing stands out here\n" in opening
+    assert "elsewhere in this trace: MT109 in process 20\n" in opening
+    alone = checked_text(scene.report(20)).partition("can I trust it?")[0]
+    assert "elsewhere" not in alone
+    assert "MT109  1 growth of the heap refused" in alone
+
+
+def test_findings_say_how_the_first_of_them_is_explained(scene: Scene) -> None:
+    scene.glibc()
+    scene.brk(0x21000)
+    scene.brk(0x21000)
+    assert "what each means: memtrace explain MT103" in checked_text(scene.report())
+
+
+def test_a_growth_is_said_to_need_the_risen_threshold_only_where_it_does(scene: Scene) -> None:
+    raised(scene, 2 << 20)
+    scene.brk(0x21000)  # the top of the heap may have been used up, or not
+    scene.brk(0x80000)
+    printed = checked_text(scene.report())
+    assert "  32 B to 136 KiB  fits, as it has risen" in printed
+    assert "threshold had risen" in printed
+    (fits, needs) = scene.process().heap.steps[-2:]
+    assert fits.reason == needs.reason == "dynamic-threshold"
+    assert fits.chunk is not None
+    assert fits.chunk.min < 128 << 10 <= (needs.chunk.min if needs.chunk else 0)
+
+
+@pytest.mark.parametrize("verdict", ["holds", "explained", "contradiction", "unknown"])
+def test_why_the_heap_grew_is_not_cut_off(scene: Scene, verdict: str) -> None:
+    """What is left of 80 columns beside numbers of five digits and sizes as wide as they get."""
+    raised(scene, 16 << 20)
+    scene.brk(0x90000)
+    row = scene.process().heap.steps[-1]
+    words = re.findall(r'^    "([a-z-]+)": "', Path(ledger.__file__).read_text(), re.MULTILINE)
+    assert len(words) > 20
+    for reason in [None, *words]:
+        why = ledger.step(replace(row, verdict=verdict, reason=reason))
+        beside = ("#12345", "123 ms", "-123 MiB", "1.23 GiB", "812 KiB to 1.23 GiB")
+        assert 2 * 6 + sum(map(len, beside)) + len(why) <= 80, why
