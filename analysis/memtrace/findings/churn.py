@@ -7,7 +7,7 @@ from memtrace.findings.facts import PAIRS, Facts
 from memtrace.findings.finding import WARNING, Finding, Rule, seqs
 from memtrace.malloc.churn import NEAR, Pairs
 from memtrace.malloc.glibc import THRESHOLD_MAX, THRESHOLD_MAX_I386
-from memtrace.trace.sizes import format_size, format_time
+from memtrace.trace.sizes import format_size, format_time, plural
 
 #: Of all memory calls the pairs' are at least so many percent.
 PERCENT = 10
@@ -37,13 +37,15 @@ def churn(f: Facts) -> Finding | None:
         f"between them a page fault and the zeroing of a page."
     )
     if len(found) > 1:
-        text += f" {len(found) - 1:,} more sizes do the same."
+        text += f" {plural(len(found) - 1, 'other size does', 'other sizes do')} the same."
     malloc, most = p.kind == "malloc-chunk" and f.glibc, _most(f)
     if malloc:
         text += _threshold(f, p, most)
         remedy = "reuse the block in the program" + _settings(f, p, most)
     else:
-        remedy = "reuse the mapping in the program: memtrace events TRACE shows who makes it"
+        told = p.kind == "anon" and not f.assumed  # else no caller is in the trace
+        who = "memtrace events TRACE" if told else "strace -k -f -e trace=mmap PROG ARGS..."
+        remedy = f"reuse the mapping in the program: {who} shows who makes it"
     return Finding(
         rule="MT105",
         severity=WARNING,
@@ -102,6 +104,8 @@ def _threshold(f: Facts, p: Pairs, most: int) -> str:
             "first free, and the heap would serve the rest (unless the blocks are aligned ones, of "
             "memalign)."
         )
+    if p.length >= most:
+        return f" No free raises the threshold to more than {format_size(most)}."
     if t.rises and t.sure and t.high is not None and t.high < p.length:
         return (
             f" Their frees raised the threshold no further than to {format_size(t.high)}: the "

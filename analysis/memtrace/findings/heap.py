@@ -12,10 +12,9 @@ from memtrace.trace.sizes import format_size, plural
 
 #: A heap that ends smaller than this is not worth a word: some 132 KiB stay in any case.
 SMALLEST = 256 << 10
-#: One that could give nothing back is a warning from this size on.
-LARGE = 1 << 20
-#: One of which so much is free below what pins its top is, too.
-WASTED = 4 << 20
+#: One that could give nothing back is a warning from this size on; or so much free below what pins
+#: its top.
+LARGE = 4 << 20
 #: Free below what pins the top, of the heap: 1 / PINNED at least.
 PINNED = 4
 #: Walks of the end.
@@ -78,10 +77,23 @@ class _Kept:
             "the trim threshold is above it",
             message=f"{self.said} {when} heap was at no time as large as the trim threshold"
             f"{large}, and free gives back only when the free top of the heap is (unless the "
-            f"program set it by mallopt, which leaves no record).",
-            evidence=seqs([*self.growths, *([] if since is None else [since])]),
+            f"program set it by mallopt, which leaves no record).{self._free()}",
+            evidence=seqs(
+                [*self.growths, *([] if since is None else [since])]
+                + ([f.inside.seq] if self._free() and f.inside is not None else [])
+            ),
             remedy=f"{_TRIM[f.threshold.fixed_by == 'tunable']} PROG ARGS...  fixes the trim "
             f"threshold, and keeps the mmap threshold from moving",
+        )
+
+    def _free(self) -> str:
+        """What a walk of the end found free, "" if there was none."""
+        walk = self.f.inside
+        if walk is None or walk.why not in _ENDS:
+            return ""
+        return (
+            f" {_ENDS[walk.why]} (#{walk.seq}) {format_size(walk.top)} were free at its top, and "
+            f"{format_size(walk.free)} below that."
         )
 
     def inside(self) -> Finding | None:
@@ -136,7 +148,7 @@ class _Kept:
 
 def _much(walk: InsideFacts) -> bool:
     """A program that ends has freed much as a rule: that alone is no fault."""
-    return walk.free >= WASTED or (walk.free >= SMALLEST and 10 * walk.free >= 9 * walk.size)
+    return walk.free >= LARGE or (walk.free >= SMALLEST and 10 * walk.free >= 9 * walk.size)
 
 
 NEVER_SHRANK = Rule(
@@ -156,7 +168,7 @@ large as the trim threshold, which follows from the recorded frees (unless mallo
 from {LARGE >> 20} MiB on that makes it a warning. It is not looked for in a trace with gaps. What
 pins the top is proven by a walk of the heap at its end (memtrace run --heap-walk): 1/{PINNED} of
 the heap or more is free below the last chunk in use. That is a warning where it is
-{WASTED >> 20} MiB or
+{LARGE >> 20} MiB or
 more, or nine tenths of the heap: most programs have freed much when they end. What malloc's
 caches keep counts as in use. A heap that shrank at times is named only where one of these is
 proven. Else the cause is not known, and the finding says so.

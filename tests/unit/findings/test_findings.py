@@ -119,14 +119,20 @@ def test_pairs_that_live_long_are_no_churn_where_times_are_known() -> None:
     ("kind", "says", "advises"),
     [
         ("malloc-chunk", "mapped by malloc", "MALLOC_MMAP_THRESHOLD_=270336"),
-        ("anon", "mapped by the program itself", "reuse the mapping"),
-        ("unknown", "by whom no evidence tells", "reuse the mapping"),
+        ("anon", "mapped by the program itself", "memtrace events TRACE shows who"),
+        ("unknown", "by whom no evidence tells", "strace -k"),
     ],
 )
 def test_whose_pairs_they_are(kind: str, says: str, advises: str) -> None:
     finding = only(facts(churn=(pairs(kind=kind),), calls=2 * PAIRS))
     assert says in finding.message
     assert advises in finding.remedy
+
+
+@pytest.mark.parametrize(("more", "says"), [(1, "1 other size does"), (2, "2 other sizes do")])
+def test_other_sizes_are_counted(more: int, says: str) -> None:
+    churn = tuple(pairs(length=266240 + i * 4096) for i in range(1 + more))
+    assert f"{says} the same." in only(facts(churn=churn, calls=2 * PAIRS)).message
 
 
 def test_a_runtimes_pairs_are_its_own_business() -> None:
@@ -179,8 +185,13 @@ def test_a_block_above_the_maximum_is_not_served_by_a_higher_threshold() -> None
     large = only(replace(f, churn=(pairs(length=32 * MIB),)))
     assert "MALLOC_" not in large.remedy
     assert "would have risen" not in large.message
+    assert "to more than 32 MiB" in large.message
     i386 = only(replace(f, churn=(pairs(length=512 << 10),), i386=True))
     assert "would have risen" not in i386.message
+    risen = ThresholdFacts(initial=131072, low=520192, high=520192, rises=1, sure=True)
+    free = only(replace(f, churn=(pairs(length=20 * MIB),), i386=True, threshold=risen))
+    assert "aligned ones" not in free.message
+    assert "to more than 512 KiB" in free.message
 
 
 # -- MT106, MT107 ---------------------------------------------------------------------------------

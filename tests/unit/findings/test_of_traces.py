@@ -222,10 +222,15 @@ def grown_below_the_trim_threshold(scene: Scene, total: int, *, told: bool = Tru
 
 
 def test_a_heap_below_the_trim_threshold_could_give_nothing_back(scene: Scene) -> None:
-    grown_below_the_trim_threshold(scene, 2 * MIB)
+    grown_below_the_trim_threshold(scene, 5 * MIB)
     finding = found(scene)["MT103"]
     assert finding.severity == "warning"
     assert "16 MiB" in finding.message
+    assert "At exit" not in finding.message
+    seq = walked(scene)
+    finding = found(scene)["MT103"]
+    assert f"At exit (#{seq}) 4 KiB were free at its top, and 5" in finding.message
+    assert finding.evidence[-1] == seq
     assert finding.remedy.startswith("MALLOC_TRIM_THRESHOLD_=131072 PROG")
 
 
