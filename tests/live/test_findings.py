@@ -172,6 +172,8 @@ def test_the_limit_of_mappings(sample: Callable[..., Traced]) -> None:
     assert f"had {limit['maps']:,} mappings at that moment" in finding["message"]
     assert f"vm.max_map_count is {limit['max_map_count']:,}" in finding["message"]
     assert "that alone refuses the call" in finding["message"]
+    granted = len(done.calls("mprotect")) - 1
+    assert f"may have added mappings: mprotect {granted:,}, mmap" in finding["message"]
     assert not {"MT106", "MT113"} & set(found(done)), "said once"
     assert len(done.calls("mprotect")) >= limit["mprotects"] + 1
     done.assert_exact()

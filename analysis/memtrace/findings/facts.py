@@ -27,12 +27,18 @@ if TYPE_CHECKING:
     from memtrace.malloc.regions import Region
     from memtrace.malloc.threshold import Threshold
     from memtrace.malloc.walks import Taken
+    from memtrace.replay.process import Process
     from memtrace.replay.result import Replay
     from memtrace.trace.records import WalkedHeap
 
 #: Pairs of one size that are worth being told, at least.
 PAIRS = 100
 _NO_LIMIT = Limit()
+#: Calls that map, or cut a mapping in two (`split_vma`).
+_ADD_MAPPINGS = frozenset({
+    "mmap", "mmap2", "mprotect", "pkey_mprotect", "munmap", "madvise", "mremap", "mlock", "mlock2",
+    "munlock", "shmat", "remap_file_pages",
+})  # fmt: skip
 #: Chunks that are named, at most.
 _CHUNKS = 10
 
@@ -132,7 +138,8 @@ class Facts:
         other_heaps: (owner, regions, bytes at most at one time, the first region's first record) of
             runtimes and other allocators.
         all_regions: there were not so many regions that some are left out of that.
-        fallbacks: the mmaps that stand in for a refused heap.
+        fallbacks: (mmap, bytes) of what stands in for a refused heap.
+        mapping_calls: (call, how often), the most first, of those that can add mappings.
         failed: (call, errno) -> (how often, the first).
         maps_peak: lines of maps, the most that was read; None if never read. `maps_seq`: where.
         maps_limit: vm.max_map_count.
@@ -155,7 +162,8 @@ class Facts:
     arenas: tuple[ArenaFacts, ...] = ()
     other_heaps: tuple[tuple[str, int, int, int], ...] = ()
     all_regions: bool = True
-    fallbacks: tuple[int, ...] = ()
+    fallbacks: tuple[tuple[int, int], ...] = ()
+    mapping_calls: tuple[tuple[str, int], ...] = ()
     churn: tuple[Pairs, ...] = ()
     calls: int = 0
     failed: tuple[tuple[str, int, int, int], ...] = ()
@@ -202,7 +210,14 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         arenas=_arenas(a),
         other_heaps=_others(a, rows),
         all_regions=len(rows) == a.regions.total,
-        fallbacks=tuple(r.born_seq for r in rows if r.kind == "main-arena"),
+        fallbacks=tuple(
+            sorted(
+                (r.born_seq, r.peak)
+                for r in rows
+                if r.kind == "main-arena" and r.reason == "brk-failed" and not r.inherited
+            )
+        ),
+        mapping_calls=_mapping_calls(p),
         churn=a.churn.most(PAIRS),
         calls=p.events,
         failed=tuple((n, e, *found) for (n, e), found in sorted(a.refusals.first.items())),
@@ -212,6 +227,11 @@ def facts_of(a: Account, result: Replay, rows: Sequence[Region]) -> Facts:
         maps_limit=header.max_map_count,
         arena_limit=limit(p.start, a.mallocs.layout, header.cpus_online),
     )  # fmt: skip
+
+
+def _mapping_calls(p: Process) -> tuple[tuple[str, int], ...]:
+    made = [(n, count - failed) for n, (count, failed) in p.calls.items() if n in _ADD_MAPPINGS]
+    return tuple(sorted(((n, c) for n, c in made if c), key=lambda x: (-x[1], x[0])))
 
 
 def _heap(h: Heap, t: Threshold) -> HeapFacts:

@@ -230,8 +230,9 @@ def refused(f: Facts) -> Finding | None:
     )
     if f.fallbacks and f.glibc:
         text += (
-            f" glibc's malloc went on with {plural(len(f.fallbacks), 'mapping')} in its place, of "
-            f"1 MiB or more each as a rule, the first at #{min(f.fallbacks)}; they do not follow "
+            f" glibc's malloc went on with {plural(len(f.fallbacks), 'mapping')} in its place, "
+            f"{format_size(sum(size for _, size in f.fallbacks))}, the first at "
+            f"#{f.fallbacks[0][0]}; {'they do' if len(f.fallbacks) > 1 else 'it does'} not follow "
             f"the mmap threshold."
         )
     return Finding(
@@ -240,7 +241,7 @@ def refused(f: Facts) -> Finding | None:
         headline=f"{plural(f.heap.refused, 'growth')} of the heap refused by the kernel"
         + (f": {cause}" if cause and len(causes) == 1 else ""),
         message=text,
-        evidence=seqs([s.seq for s in steps[:8]] + list(f.fallbacks[:4])),
+        evidence=seqs([s.seq for s in steps[:8]] + [seq for seq, _ in f.fallbacks[:4]]),
         remedy=remedy.replace("SEQ", str(first.seq)),
     )
 
@@ -254,9 +255,10 @@ REFUSED = Rule(
     "the kernel refused a growth of the heap",
     refused,
     """\
-brk answered with the old break: the kernel did not move it up. malloc goes on without a heap: it
-maps at least 1 MiB at a time, which becomes part of its main arena (kind main-arena), is never
-unmapped, and does not follow the mmap threshold.
+brk answered with the old break: the kernel did not move it up. malloc goes on without it: it maps
+1 MiB or more at a time (glibc 2.35 to 2.37: the first time, then as much as it needs), which
+becomes part of its main arena (kind main-arena), is never unmapped, and does not follow the mmap
+threshold.
 
 How it is decided. The call's answer is less than what it asked for, and that is above the break.
 Any refused growth makes the finding. The cause is stated when it is proven: a mapping lies in the

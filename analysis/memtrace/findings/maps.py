@@ -19,6 +19,12 @@ def _remedy(limit: int) -> str:
     )
 
 
+def _made(f: Facts) -> str:
+    """Which calls may have made so many."""
+    listed = ", ".join(f"{name} {count:,}" for name, count in f.mapping_calls[:3])
+    return f" Calls that may have added mappings: {listed}." if listed else ""
+
+
 def near_limit(f: Facts) -> Finding | None:
     """A map was read that is near vm.max_map_count."""
     if f.maps_peak is None or not f.maps_limit or map_limit(f) is not None:
@@ -30,6 +36,7 @@ def near_limit(f: Facts) -> Finding | None:
         f"/proc/PID/maps had {f.maps_peak:,} lines at a moment it was read: {percent} % of "
         f"vm.max_map_count ({f.maps_limit:,}). Between those moments there may have been more. At "
         f"the limit mmap, mprotect and munmap fail with ENOMEM, however much memory is free."
+        f"{_made(f)}"
     )
     return Finding(
         rule="MT106",
@@ -92,6 +99,7 @@ def map_limit(f: Facts) -> Finding | None:
     others = sum(n for _, errno, n, _ in f.failed if errno == 12) - 1
     if others > 0:
         text += f" {plural(others, 'more call')} failed with ENOMEM."
+    text += _made(f)
     return Finding(
         rule="MT107",
         severity=ERROR,

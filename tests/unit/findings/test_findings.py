@@ -202,6 +202,10 @@ def test_maps_near_the_limit() -> None:
     finding = only(facts(maps_peak=near, maps_seq=77))
     assert (finding.rule, finding.evidence) == ("MT106", (77,))
     assert f"{near:,} lines" in finding.message
+    assert "Calls that" not in finding.message
+    calls = (("mprotect", 60000), ("mmap", 9))
+    told = only(facts(maps_peak=near, mapping_calls=calls)).message
+    assert told.endswith("Calls that may have added mappings: mprotect 60,000, mmap 9.")
     assert not made(facts(maps_peak=near - 1))
     assert not made(facts(maps_peak=near, maps_limit=None))
     assert not made(facts(maps_peak=None))

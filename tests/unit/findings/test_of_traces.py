@@ -379,6 +379,7 @@ def test_a_refused_growth_and_what_stands_in_for_it(scene: Scene) -> None:
     assert finding.severity == "warning"
     assert finding.evidence == [refused, fallback]
     assert "mapping is in the way" in finding.message
+    assert "went on with 1 mapping in its place, 1 MiB," in finding.message
     assert f"--at {refused}" in finding.remedy
 
 
