@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A library that defines malloc, and what jemalloc defines besides, and passes everything on. */
+/* A library that defines malloc, and what jemalloc defines and says besides, and passes all on. */
 #include <stddef.h>
+
+const char said[] = "<jemalloc>: ";
 
 extern void *__libc_malloc(size_t);
 extern void *__libc_calloc(size_t, size_t);

@@ -73,9 +73,42 @@ def test_a_file_that_defines_malloc_says_so(tmp_path: Path) -> None:
     }  # fmt: skip
     both = own + "int mallocx, mallctl;"
     assert held(link(tmp_path, both, *build)) == {
+        "malloc": True, "libc": False, "build_id": "abcdef",
+    }  # fmt: skip
+    text = 'const char said[] = "<jemalloc>: no";'
+    assert held(link(tmp_path, both + text, *build)) == {
         "malloc": True, "name": "jemalloc", "how": "defines mallocx and mallctl",
         "build_id": "abcdef",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("symbols", "text", "name"),
+    [
+        ("tc_malloc, tc_version", "gperftools 2.10", "tcmalloc"),
+        ("mi_malloc, mi_version", "mimalloc: error: ", "mimalloc"),
+        ("__asan_init", "AddressSanitizer", "asan"),
+        ("__tsan_init", "ThreadSanitizer", "tsan"),
+        ("__lsan_init", "LeakSanitizer", "lsan"),
+    ],
+)
+def test_symbols_alone_are_anybodys(tmp_path: Path, symbols: str, text: str, name: str) -> None:
+    assert held(link(tmp_path, f"int {symbols};")) == {}
+    found = held(link(tmp_path, f'int {symbols}; const char said[] = "{text}";'))
+    assert found is not None
+    assert found["name"] == name
+
+
+def test_a_go_library_has_a_note(tmp_path: Path) -> None:
+    note = (
+        '__asm__(".section .note.go.buildid,\\"a\\",@note\\n.long %s, 4, %d\\n'
+        '.ascii \\"%s\\"\\n.ascii \\"abcd\\"\\n.previous\\n");'
+    )
+    found = held(link(tmp_path, note % (4, 4, "Go\\\\0\\\\0"), "-Wl,--build-id=none"))
+    assert found is not None
+    assert found == {"name": "go", "how": "has a Go build ID"}
+    assert held(link(tmp_path, note % (4, 1, "Go\\\\0\\\\0"))) == {}
+    assert held(link(tmp_path, note % (4, 4, "Gu\\\\0\\\\0"))) == {}
 
 
 def test_a_name_that_is_only_used_or_hidden_proves_nothing(tmp_path: Path) -> None:
@@ -95,12 +128,11 @@ def test_texts_are_looked_for_in_the_program_alone(tmp_path: Path) -> None:
     assert "malloc" not in found
 
 
-def test_a_static_program_with_glibcs_malloc(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["-static", "-static-pie"])
+def test_a_static_program_with_glibcs_malloc(tmp_path: Path, option: str) -> None:
     program = tmp_path / "a"
     main = "#include <stdlib.h>\nint main(void) { return malloc(9) == 0; }"
-    subprocess.run(
-        ["gcc", "-x", "c", "-static", "-o", program, "-"], input=main.encode(), check=True
-    )
+    subprocess.run(["gcc", "-x", "c", option, "-o", program, "-"], input=main.encode(), check=True)
     found = held(program, main=True)
     assert found is not None
     assert found["name"] == "glibc"

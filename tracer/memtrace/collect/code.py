@@ -37,9 +37,17 @@ _SYMBOLS = (
 _MESSAGES = (
     ("jemalloc", b"<jemalloc>: "),
     ("mimalloc", b"mimalloc: error: "),
-    ("tcmalloc", b"tcmalloc: large alloc "),
+    ("tcmalloc", b"gperftools 2."),
     ("google-tcmalloc", b"tcmalloc/internal/"),
 )
+#: Without which symbols are somebody else's: a file that defines malloc and such names beside is
+#: believed to be that allocator.
+_TEXTS = dict(_MESSAGES) | {
+    "asan": b"AddressSanitizer",
+    "tsan": b"ThreadSanitizer",
+    "msan": b"MemorySanitizer",
+    "lsan": b"LeakSanitizer",
+}
 #: What glibc's malloc.c says when it finds a heap broken: all of it is there if malloc.o is.
 _GLIBC = (
     b"malloc(): corrupted top size",
@@ -84,6 +92,8 @@ def _facts(elf: Elf, *, main: bool) -> dict[str, Any]:
     name, how = _by_symbols(elf)
     if not name and main:
         name, how = _by_texts(elf)
+    elif not name and (b"Go\0\0", 4) in (note[:2] for note in elf.notes()):
+        name, how = "go", "has a Go build ID"
     facts: dict[str, Any] = {}
     if malloc:
         facts["malloc"] = True
@@ -104,7 +114,10 @@ def _facts(elf: Elf, *, main: bool) -> dict[str, Any]:
 def _by_symbols(elf: Elf) -> tuple[str, str]:
     if elf.dynamic:
         for name, symbols in _SYMBOLS:
-            if all(elf.defines(symbol) for symbol in symbols):
+            if not all(elf.defines(symbol) for symbol in symbols):
+                continue
+            text = _TEXTS.get(name)
+            if text is None or elf.search((text,), constants=True):
                 return name, f"defines {' and '.join(symbols)}"
     return "", ""
 
@@ -113,7 +126,8 @@ def _by_texts(elf: Elf) -> tuple[str, str]:
     if _GO in elf.writable(65536):
         return "go", "holds Go's build information"
     messages = dict(_MESSAGES)
-    if elf.interpreted or elf.dynamic:
+    # A static program may be a PIE, which has dynamic symbols; a C library runs as a program, too.
+    if elf.interpreted or elf.defines("__libc_start_main"):
         found = elf.search(messages.values(), constants=True)
     else:  # a static program: its symbols' names may be there as well
         names = dict(_MUSL)

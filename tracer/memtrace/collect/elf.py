@@ -69,15 +69,19 @@ class Elf:
 
     def build_id(self) -> str | None:
         """NT_GNU_BUILD_ID, in hexadecimal digits."""
+        found = (body for name, kind, body in self.notes() if (name, kind) == (b"GNU\0", 3))
+        build_id = next(found, b"")
+        return build_id.hex() or None if len(build_id) <= 64 else None
+
+    def notes(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """Owner, type and description of each note."""
         for s in [s for s in self.segments if s.type == _PT_NOTE][:8]:
             notes, at = self._at(s.offset, min(s.size, 65536)), 0
             while at + 12 <= len(notes):
                 name, size, kind = struct.unpack_from("<3I", notes, at)
                 body = at + 12 + (-(-name // 4) * 4)
-                if kind == 3 and size <= 64 and notes[at + 12 : at + 12 + name] == b"GNU\0":
-                    return notes[body : body + size].hex() or None
+                yield notes[at + 12 : at + 12 + name], kind, notes[body : body + size]
                 at = body + (-(-size // 4) * 4)
-        return None
 
     def defines(self, name: str) -> bool:
         """Whether the loader would find this symbol in the file (`do_lookup_x`)."""
@@ -110,11 +114,9 @@ class Elf:
         return found
 
     def writable(self, most: int) -> bytes:
-        """The first bytes of the first segment that can be written to."""
-        for s in self.segments:
-            if s.type == _PT_LOAD and s.flags & 2:
-                return self._at(s.offset, min(s.size, most))
-        return b""
+        """The first bytes of each segment that can be written to."""
+        segments = (s for s in self.segments if s.type == _PT_LOAD and s.flags & 2)
+        return b"".join(self._at(s.offset, min(s.size, most)) for s in segments)
 
     def constants(self, most: int) -> bytes:
         """The first bytes of the pages that are only to be read."""
