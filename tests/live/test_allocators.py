@@ -45,6 +45,37 @@ func main() {
 	if p == nil || len(kept) == 0 { panic(p) }
 }
 """
+GO_LIBRARY = """
+package main
+import "C"
+var kept [][]byte
+//export work
+func work() { for i := 0; i < 40; i++ { kept = append(kept, make([]byte, 200000)) } }
+func main() {}
+"""
+OPENS = """
+#include <dlfcn.h>
+int main(int argc, char **argv) {
+	void *library = dlopen(argv[1], RTLD_NOW);
+	((void (*)(void))dlsym(library, "work"))();
+	return 0;
+}
+"""
+# What a static program asks the C library for that it has opened, and what itself.
+GUEST = """
+#include <dlfcn.h>
+#include <stdlib.h>
+int main(void) {
+	void *library = dlopen("libc.so.6", RTLD_NOW);
+	void *(*get)(size_t) = dlsym(library, "malloc");
+	void (*put)(void *) = dlsym(library, "free");
+	char *p = get(1000);
+	*p = 1;
+	put(get(5000000));
+	for (int i = 0; i < 2; i++) { p = malloc(300000); *p = 1; }
+	return 0;
+}
+"""
 JAVA = """
 class A { public static void main(String[] a) {
     byte[][] kept = new byte[50][];
@@ -194,6 +225,26 @@ def test_glibc_in_a_static_program(run: Callable[..., Traced]) -> None:
     assert [r.evidence for r in chunks(p)] == ["header"] * 3
 
 
+@pytest.mark.parametrize("option", ["-static", "-static-pie"])
+def test_a_c_library_that_a_static_program_opens(
+    tmp_path: Path, run: Callable[..., Traced], option: str
+) -> None:
+    """Each has a malloc, and what the one frees moves no threshold of the other."""
+    program = tmp_path / "a"
+    words: list[str | Path] = ["gcc", "-w", "-x", "c", "-", option, "-o", program]
+    subprocess.run(words, input=GUEST.encode(), check=True, stderr=subprocess.DEVNULL)
+    p = last(run(program))
+    assert "holds the text" in p.allocator.evidence
+    assert [a.name for a in p.allocators] == ["glibc", "glibc"]
+    assert [(r.bytes, r.verdict) for r in chunks(p)] == [
+        (5001216, "holds"), (303104, "holds"), (303104, "holds"),
+    ]  # fmt: skip
+    assert [r.reason for r in of_kind(p, "main-arena")] == ["inner-libc"]
+    inner = p.allocators[1].threshold
+    assert inner is not None
+    assert (p.threshold.low, inner.low) == (131072, 5001216)
+
+
 @pytest.mark.parametrize("form", ["musl", "musl-static"])
 def test_musl(run: Callable[..., Traced], form: str) -> None:
     needs("musl-gcc")
@@ -229,13 +280,12 @@ def test_musls_malloc_for_programs_that_never_free(
 # -- runtimes -----------------------------------------------------------------------------------
 
 
-def go(folder: Path, text: str) -> Path:
+def go(folder: Path, text: str, *options: str) -> Path:
     needs("go")
     source, program = folder / "a.go", folder / "a"
     source.write_text(text)
-    subprocess.run(
-        ["go", "build", "-o", program, source], check=True, capture_output=True, cwd=folder
-    )
+    words = ["go", "build", *options, "-o", program, source]
+    subprocess.run(words, check=True, capture_output=True, cwd=folder)
     return program
 
 
@@ -259,6 +309,27 @@ def test_go_with_c(tmp_path: Path, run: Callable[..., Traced]) -> None:
     assert [a.name for a in p.allocators] == ["glibc", "go"]
     assert {r.owner for r in of_kind(p, "runtime-heap")} == {"go"}
     assert [r.verdict for r in chunks(p)] == ["holds"]
+
+
+def test_go_that_is_position_independent(tmp_path: Path, run: Callable[..., Traced]) -> None:
+    """It has a loader and no C library; its build information is not where others have it."""
+    p = last(run(go(tmp_path, GO, "-buildmode=pie")))
+    assert [(a.name, bool(a.version)) for a in p.allocators] == [("go", True)]
+    theirs = of_kind(p, "runtime-heap")
+    assert {r.owner for r in theirs} == {"go"}
+    assert any(r.start == 0xC000000000 for r in theirs)
+
+
+def test_go_in_a_library(tmp_path: Path, run: Callable[..., Traced]) -> None:
+    library, program = go(tmp_path, GO_LIBRARY, "-buildmode=c-shared"), tmp_path / "prog"
+    words: list[str | Path] = ["gcc", "-x", "c", "-", "-o", program]
+    subprocess.run(words, input=OPENS.encode(), check=True)
+    p = last(run(program, library))
+    assert p.allocator.name == "glibc"
+    assert [a.name for a in p.allocators] == ["glibc", "go"]
+    assert {r.owner for r in of_kind(p, "runtime-heap")} == {"go"}
+    assert any(r.start == 0xC000000000 for r in of_kind(p, "runtime-heap"))
+    assert of_kind(p, "anon") == []
 
 
 def test_java(tmp_path: Path, run: Callable[..., Traced]) -> None:

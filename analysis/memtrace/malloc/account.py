@@ -13,6 +13,7 @@ import errno
 from typing import NamedTuple
 
 from memtrace.malloc import beginnings, older, origin
+from memtrace.malloc.allocator import RUNTIMES
 from memtrace.malloc.arenas import Arenas
 from memtrace.malloc.beginnings import Legacy
 from memtrace.malloc.caller import (
@@ -58,6 +59,8 @@ _REMEMBERED = 4096
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
 #: What lies right above the heap: what malloc maps where a brk has failed, or anything else.
 _BESIDE_THE_HEAP = ("main-arena", "malloc-chunk", "anon")
+#: What only programs without a loader hold of a C library.
+_LINKED_IN = frozenset({"glibc", "musl", "valgrind"})
 #: Whose munmap is not malloc's, and whose may be.
 CLONE_VFORK = 0x4000
 _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
@@ -624,14 +627,14 @@ class Account:
     def libc(self, seq: int, record: Libc) -> None:
         """A C library was identified."""
         self._told += 1
-        bases = older.bases(self.p.space, record.path)
-        static = self.callers.static and not self.p.start.assumed
-        early = self.p.attached and not self._calls
-        self.mallocs.libc(seq, record, bases, static=static, early=early)
         if record.name == "glibc":
             self.callers.add_libc(record.path)
         elif record.name == "musl":
             self.callers.add_musl(record.path)
+        bases = older.bases(self.p.space, record.path)
+        static = self.callers.static and not self.p.start.assumed
+        early = self.p.attached and not self._calls
+        self.mallocs.libc(seq, record, bases, static=static, early=early)
         self._judged.clear()
 
     def holds(self, seq: int, record: Allocator) -> None:
@@ -640,10 +643,13 @@ class Account:
         callers = self.callers
         early = self.loading if not self.p.attached else not self._calls
         if record.read:
-            callers.add_owner(record.path, record.name)
-            self.mallocs.holds(
-                seq, record, main=record.path == callers.exe, static=callers.static, early=early
+            callers.add_owner(
+                record.path, record.name, mixed=record.malloc and record.name in RUNTIMES
             )
+            main = record.path == callers.exe
+            if main and record.name in _LINKED_IN:
+                callers.is_static()  # an attach may have found the loader that a dlopen brought
+            self.mallocs.holds(seq, record, main=main, static=callers.static, early=early)
         else:
             callers.add_owner(record.path, owner_of(record.path) or "")
             self.mallocs.unread(record.path, seq, early=early)

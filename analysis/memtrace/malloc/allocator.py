@@ -64,6 +64,8 @@ OWN_RULES = {
     "tsan": _INSTRUMENTED,
     "msan": _INSTRUMENTED,
 }
+#: Whose memory is for objects of their own; malloc is never theirs.
+RUNTIMES = frozenset({"go", "jvm", "v8", "pymalloc"})
 _BUMP = "each request is served by a growth of the heap, whatever its size; nothing is given back"
 
 
@@ -126,6 +128,12 @@ def from_code(record: Code, seq: int) -> Allocator:
     if rule == NO_RULE and own is None:
         rule = None  # of a later version: nothing is known of it here
     return Allocator(name, record.version, rule, evidence, seq, record.path, record.build_id, own)
+
+
+def of_nobody(record: Code, seq: int) -> Allocator:
+    """Whoever's malloc a file defines that holds a runtime: not the runtime's."""
+    evidence = f"{base_name(record.path)} defines malloc (#{seq})"
+    return Allocator("unknown", None, None, evidence, seq, record.path, record.build_id)
 
 
 def from_library(path: str, seq: int) -> Allocator | None:

@@ -98,11 +98,12 @@ class Callers:
 
     `libc` holds the paths of mapped shared C libraries with glibc's calling habits; `malloc` the
     places in them whose mmaps bore a chunk header. `owners`: whose code files hold, by path; None
-    where nobody looked into them, and their names must tell.
+    where nobody looked into them, and their names must tell. `mixed`: those of them that hold a
+    runtime and a malloc besides.
     """
 
     __slots__ = (
-        "_known", "exe", "framed", "libc", "loader", "malloc", "musl", "owners", "resolve",
+        "_known", "exe", "framed", "libc", "loader", "malloc", "mixed", "musl", "owners", "resolve",
         "sites", "static",
     )  # fmt: skip
 
@@ -120,6 +121,7 @@ class Callers:
         self.musl: set[str] = set()
         self.framed = framed
         self.owners: dict[str, str] | None = {} if code else None
+        self.mixed: set[str] = set()
         self._known: dict[int, Caller] = {}
 
     def add_libc(self, path: str) -> None:
@@ -129,15 +131,25 @@ class Callers:
             self._known.clear()
 
     def add_musl(self, path: str) -> None:
-        """A shared musl is mapped: loader, C library and malloc in one."""
+        """A shared musl is mapped: loader, C library and malloc in one. Its name may not have told
+        that it is the loader: it may be libc.so, or the program that was executed.
+        """
         self.musl.add(path)
+        self.static = False
         self._known.clear()
 
-    def add_owner(self, path: str, name: str) -> None:
-        """A file holds an allocator's code."""
+    def add_owner(self, path: str, name: str, *, mixed: bool = False) -> None:
+        """A file holds an allocator's code; `mixed`: a runtime's, and a malloc besides."""
         if self.owners is not None and name:
             self.owners[path] = name
+            if mixed:
+                self.mixed.add(path)
             self._known.clear()
+
+    def is_static(self) -> None:
+        """The program has no loader; one that is mapped came with a dlopen."""
+        self.static = True
+        self._known.clear()
 
     def owner(self, path: str) -> str | None:
         """Whose code a file holds."""
@@ -148,6 +160,7 @@ class Callers:
         child = Callers(self.sites, self.resolve, self.exe, self.loader, framed=self.framed)
         child.libc, child.malloc, child.musl = set(self.libc), set(self.malloc), set(self.musl)
         child.owners = None if self.owners is None else dict(self.owners)
+        child.static, child.mixed = self.static, set(self.mixed)
         return child
 
     def of(self, site: int | Site | None) -> Caller:
@@ -168,19 +181,22 @@ class Callers:
         return None if at is None or at[0] is None else (at[0].path, at[1])
 
     def copy(self, site: int | Site | None) -> tuple[str, int | None] | None:
-        """The C library that made the call, and its base where the file is mapped twice."""
+        """The C library that made the call, and its base where the file is mapped twice; of a
+        static program that one's own file.
+        """
         found = self.sites.get(site) if isinstance(site, int) else site
         at = None if found is None else self.resolve(found.ip)
-        if found is None or at is None or at[0] is None or at[0].path not in self.libc:
+        if found is None or at is None or at[0] is None:
             return None
-        return at[0].path, found.base
+        own = self.static and at[0].path == self.exe
+        return (at[0].path, found.base) if own or at[0].path in self.libc else None
 
     def text(self, site: int | Site | None) -> tuple[str, int] | None:
-        """The place in the program's own file that the call was made from, as far as known."""
+        """The place in a file with Go's runtime that the call was made from, as far as known."""
         found = self.sites.get(site) if isinstance(site, int) else site
         for place in () if found is None else (found.ip, found.ret):
             at = self.resolve(place)
-            if at is not None and at[0] is not None and at[0].path == self.exe:
+            if at is not None and at[0] is not None and self.owner(at[0].path) == "go":
                 return at[0].path, at[1]
         return None
 
@@ -209,7 +225,7 @@ class Callers:
         owner = self.owner(path)
         if path == self.exe and self.static:
             return STATIC, owner
-        if owner is not None and owner == owner_of(path):
+        if owner is not None and owner == owner_of(path) and path not in self.mixed:
             return ALLOCATOR, owner
         if path == self.exe:
             return PROGRAM, owner

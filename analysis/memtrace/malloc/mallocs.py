@@ -150,6 +150,9 @@ class Mallocs:
         if not whole and not (record.malloc and early):
             self._hold(found)
             return
+        if not whole and found.name in allocator.RUNTIMES:
+            self._hold(found)
+            found = allocator.of_nobody(record, seq)
         attached = isinstance(self.start, Attach)
         asked = allocator.preloaded(record.path, self.start.env.get("LD_PRELOAD", ""))
         if attached and not main and not asked:
@@ -166,9 +169,24 @@ class Mallocs:
             self._withdraw(found)
             return
         self._withdraw(found)
+        if whole:  # a header may have told of it before
+            self.every = [a for a in self.every if a.path]
         self._serves(found)
         if not whole:
             self.claimed = found
+        elif self.glibc:
+            self._linked_in(record.path, seq)
+
+    def _linked_in(self, path: str, seq: int) -> None:
+        """The program's own copy of glibc is the one that serves it; what it opens is a guest."""
+        copies, others = self.copies, [(p, b) for p, bs in self.copies.bases.items() for b in bs]
+        copies.bases[path], copies.main = [0], (path, 0)
+        copies.told = copies.told and not others  # which came before the attach
+        self._paths.add(path)
+        self._copies += 1
+        for key in others:
+            self._inner(key, seq, once_more=False)
+        self._changed()
 
     def mapped(self, path: str, base: int, seq: int) -> None:
         """A library's text was mapped, with its file's first byte at `base`."""
@@ -283,7 +301,7 @@ class Mallocs:
     def works(self, seq: int, evidence: str) -> None:
         """Glibc's malloc is seen at work, though it was not known to serve this process."""
         known = next((a for a in self.every if a.name == "glibc"), None)
-        if known is None or (self.claimed is None and not self._chosen):
+        if known is None or (self.claimed is None and not self._chosen) or not self.one_glibc:
             return
         self.rivals.clear()
         seen = replace(known, evidence=f"{known.evidence}; {evidence}")
@@ -297,7 +315,11 @@ class Mallocs:
             self.every.append(found)
 
     def header_proves(self, seq: int, where: str) -> None:
-        """The header of a chunk: glibc's malloc is the one at work."""
+        """The header of a chunk: glibc's malloc is the one at work, if it is the only one: of two
+        copies the other one may have made it for what dlmopen loaded.
+        """
+        if not self.one_glibc:
+            return
         known = next((a for a in self.every if a.name == "glibc"), None)
         self.rivals.clear()
         evidence = f"a malloc chunk header ({where})"

@@ -263,6 +263,57 @@ def test_what_a_static_program_holds_serves(looked: Scene) -> None:
     )  # fmt: skip
 
 
+def test_a_dlopen_by_a_static_program_brings_a_guest(looked: Scene) -> None:
+    """What the guest frees moves its own threshold, and not the program's."""
+    looked.exec(maps=ALONE)
+    holds(looked, EXE, "glibc", malloc=False, how='holds the text "malloc(): corrupted top size"')
+    looked.brk(0x21000, by="inline")
+    libc(looked)
+    a = looked.mmap(5001216)
+    looked.seen(looked.seq, 5001218).munmap(a, 5001216)
+    looked.mmap(303104, "inline")
+    born = looked.seq
+    looked.seen(born, 303106).mmap(8192, "inline")
+    p = looked.exit().process()
+    assert [x.name for x in p.allocators] == ["glibc", "glibc"]
+    assert (p.threshold.low, p.threshold.high) == (131072, 131072)
+    inner = p.allocators[1].threshold
+    assert inner is not None
+    assert (inner.low, inner.high) == (5001216, 5001216)
+    (r,) = [r for r in p.regions if r.born_seq == born]
+    assert (r.kind, r.verdict) == ("malloc-chunk", "holds")
+
+
+def test_the_chunk_of_a_guest_does_not_tell_whose_malloc_serves(looked: Scene) -> None:
+    """The program has a malloc of its own, and dlmopen has brought a second glibc that is used."""
+    looked.exec()
+    holds(looked, EXE)
+    libc(looked)
+    libc(looked, path="/opt/libc.so.6")
+    a = looked.mmap(CHUNK, "raw /opt/libc.so.6")
+    looked.seen(looked.seq, CHUNK | 2).munmap(a, CHUNK, "program")
+    looked.brk(0x21000)
+    p = looked.exit().process()
+    assert (p.allocator.name, p.allocator.rule) == ("unknown", None)
+    assert p.threshold.low is None
+    (r,) = [r for r in p.regions if r.start == a]
+    assert (r.kind, r.verdict) == ("malloc-chunk", "unknown")
+
+
+@pytest.mark.parametrize("name", ["v8", "pymalloc", "jvm"])
+def test_a_runtime_is_no_malloc(looked: Scene, name: str) -> None:
+    """A program that holds a runtime may define malloc besides: that is not the runtime's."""
+    exe = {"v8": "/bin/node", "pymalloc": "/bin/python3.9", "jvm": "/bin/libjvm.so"}[name]
+    looked.exec(exe=exe, maps=[line.replace(EXE, exe) for line in MAPS])
+    holds(looked, exe, name)
+    libc(looked)
+    looked.mmap(1 << 20, exe)
+    p, r = looked.process(), looked.region(looked.seq)
+    assert (p.allocator.name, p.allocator.rule) == ("unknown", None)
+    assert p.allocator.evidence.endswith("defines malloc (#2)")
+    assert (r.kind, r.candidates) == ("unknown", ["runtime-heap", "anon"])
+
+
 # -- Go -----------------------------------------------------------------------------------------
 
 
@@ -343,6 +394,18 @@ def test_a_name_does_not_outweigh_a_header(looked: Scene) -> None:
     assert (r.kind, r.evidence) == ("malloc-chunk", "header")
 
 
+def test_gos_runtime_in_a_library(looked: Scene) -> None:
+    looked.exec()
+    libc(looked)
+    looked.brk(0x21000)
+    looked.library("/lib/libgo.so")
+    holds(looked, "/lib/libgo.so", "go", malloc=False, how="has a Go build ID")
+    looked.mmap(64 << 20, "/lib/libgo.so", prot=0, at=0xC000000000, ret=0xC000000000)
+    r = looked.region(looked.seq)
+    assert (r.kind, r.owner, r.verdict) == ("runtime-heap", "go", "not-applicable")
+    assert [x.name for x in looked.process().allocators] == ["glibc", "go"]
+
+
 # -- attach -------------------------------------------------------------------------------------
 
 
@@ -379,3 +442,43 @@ def test_a_dlopen_after_an_attach_leaves_glibc_at_work(looked: Scene) -> None:
     looked.library(JEMALLOC)
     holds(looked, JEMALLOC, "jemalloc")
     assert looked.process().allocator.name == "glibc"
+
+
+def test_an_attach_to_a_static_program_that_has_opened_a_c_library(looked: Scene) -> None:
+    """The loader that is mapped came with it, and serves nobody else."""
+    looked.attach([])
+    holds(looked, EXE, "glibc", malloc=False, how='holds the text "malloc(): corrupted top size"')
+    looked.mmap(303104, "inline")
+    born = looked.seq
+    looked.seen(born, 303106).mmap(5001216)
+    a = looked.top
+    looked.seen(looked.seq, 5001218).munmap(a, 5001216)
+    p = looked.exit().process()
+    assert p.allocator.evidence.startswith("prog holds the text")
+    assert (p.threshold.low, p.threshold.fixed_by) == (131072, None)
+    assert "contradiction" not in {r.verdict for r in p.regions}
+    (r,) = [r for r in p.regions if r.born_seq == born]
+    assert r.kind == "malloc-chunk"
+
+
+def test_an_attach_lists_a_static_programs_malloc_once(looked: Scene) -> None:
+    chunk = 0x7FD000000000
+    lines = [f"{chunk:x}-{chunk + CHUNK:x} rw-p 00000000 00:00 0"]
+    looked.attach(lines, chunks=[(chunk, CHUNK | 2)], libc="")
+    looked.records[0].maps[:] = [*ALONE, *lines]  # type: ignore[union-attr]
+    holds(looked, EXE, "glibc", malloc=False, how='holds the text "malloc(): corrupted top size"')
+    p = looked.exit().process()
+    assert [x.evidence for x in p.allocators] == [p.allocator.evidence]
+    assert p.allocator.evidence.startswith("prog holds")
+
+
+@pytest.mark.parametrize("path", [MUSL, "/usr/lib/x86_64-linux-musl/libc.so"])
+def test_an_attach_knows_musl_under_any_name(looked: Scene, path: str) -> None:
+    looked.attach([], libc="", exe=EXE)
+    looked.records[0].maps[:] = [  # type: ignore[union-attr]
+        line.replace(LD, path)
+        for line in looked.records[0].maps  # type: ignore[union-attr]
+    ]
+    libc(looked, "musl", path, "1.2.3")
+    p = looked.exit().process()
+    assert (p.allocator.name, p.allocator.rule) == ("musl", "not-applicable")
