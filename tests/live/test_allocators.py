@@ -284,7 +284,7 @@ def go(folder: Path, text: str, *options: str) -> Path:
     needs("go")
     source, program = folder / "a.go", folder / "a"
     source.write_text(text)
-    words = ["go", "build", *options, "-o", program, source]
+    words: list[str | Path] = ["go", "build", *options, "-o", program, source]
     subprocess.run(words, check=True, capture_output=True, cwd=folder)
     return program
 

@@ -164,7 +164,8 @@ def start(p: ProcessRow) -> str:
         return "glibc's default; nothing in the environment sets it"
     name = where.get(t.fixed_by, "the huge page setting")
     if p.attached is not None:
-        name += ", unless mallopt was called before the attach"
+        # /proc/PID/environ is memory of the program's, where it may write.
+        name += ", unless the program wrote that there itself, or called mallopt, before the attach"
     if t.initial == 128 * 1024:
         return f"glibc's default; fixed there by {name}"
     if p.attached is not None:
