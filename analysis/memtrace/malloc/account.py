@@ -632,7 +632,10 @@ class Account:
         elif record.name == "musl":
             self.callers.add_musl(record.path)
         bases = older.bases(self.p.space, record.path)
-        static = self.callers.static and not self.p.start.assumed
+        if self.p.start.assumed:
+            static = not self.loading and not self.p.attached  # it has a heap, and no C library
+        else:
+            static = self.callers.static
         early = self.p.attached and not self._calls
         self.mallocs.libc(seq, record, bases, static=static, early=early)
         self._judged.clear()

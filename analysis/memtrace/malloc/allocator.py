@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memtrace.malloc.caller import MALLOCS, base_name, owner_of
 from memtrace.malloc.glibc import Version, parse_version
@@ -109,6 +109,12 @@ def from_libc(record: Libc, seq: int) -> Allocator:
         record.name, record.version, rule, f"mapped {record.path} (#{seq})", seq, record.path,
         record.build_id, OWN_RULES.get(record.name),
     )  # fmt: skip
+
+
+def of_log(libc: Allocator) -> Allocator:
+    """The malloc of a C library that an imported log shows; the files were not looked into."""
+    evidence = f"{libc.evidence}; a malloc of the program's own would not show in the log"
+    return replace(libc, evidence=evidence)
 
 
 def from_code(record: Code, seq: int) -> Allocator:

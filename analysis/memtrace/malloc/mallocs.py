@@ -126,6 +126,8 @@ class Mallocs:
         found = allocator.from_libc(record, seq)
         older = isinstance(self.start, Attach) and self.start.assumed  # what was there is not known
         free = self.serving.name == "unknown" and not self.rivals and not self._chosen
+        if self.start.assumed:
+            found = allocator.of_log(found)
         if free and not older and not static:
             self._serves(found)
             # musl's is mapped first, because it is the loader, and searched last.

@@ -65,6 +65,7 @@ def test_nothing_is_said_of_the_threshold_where_the_environment_is_unknown(log: 
     p = one(log.exit().report())
     assert p.allocator.name == "glibc"
     assert p.allocator.version is None
+    assert "a malloc of the program's own would not show in the log" in p.allocator.evidence
     t = p.threshold
     assert (t.initial, t.low, t.high, t.fixed_by, t.history) == (None, None, None, None, [])
     assert {s.verdict for s in p.heap.steps} == {"unknown"}
@@ -108,6 +109,16 @@ def test_a_library_that_is_opened_later_does_not_replace_malloc(log: Log) -> Non
     log.call("brk", [HEAP + 0x21000], HEAP + 0x21000)
     log.call("mmap", [0, 0x200000, 5, 2, 3, 0], 0x7FD000000000, file=jemalloc)
     assert one(log.exit().report()).allocator.name == "glibc"
+
+
+def test_a_c_library_that_a_static_program_opens_does_not_serve_it(log: Log) -> None:
+    log.begin()
+    log.call("brk", [HEAP + 0x21000], HEAP + 0x21000)
+    log.call("mmap", [0, 0x200000, 5, 2, 3, 0], 0x7FD000000000, file=LIBC)
+    log.life(Libc(t=log._t(), mm=1, path=LIBC, version=None))
+    p = one(log.exit().report())
+    assert p.allocator.name == "unknown"
+    assert [a.name for a in p.allocators] == ["glibc"]
 
 
 def test_a_library_that_the_loader_maps_does(log: Log) -> None:
