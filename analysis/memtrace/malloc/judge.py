@@ -46,10 +46,10 @@ class Judge:
     `glibc`: the process's malloc is glibc's. `mmap_failed`: this thread's call just before was an
     mmap of malloc's of so many bytes, and failed; 0: it was not. `chunks`: malloc's mapped chunks
     alive, with other threads the most there ever were, for one may have been freed since this one
-    looked; `unseen` bytes may hold more of them. `vm`: pages mapped after the call. `several`: there
-    are other threads, which may have raised T by a free whose munmap is to come: for a chunk of
-    `in_flight` bytes at most. `advised`: this thread's malloc_trim gave free pages of the heap back just before. `other`: the
-    process's malloc is another one, and no glibc is there.
+    looked; `unseen` bytes may hold more of them. `vm`: pages mapped after the call. `several`:
+    there are other threads, which may have raised T by a free whose munmap is to come: for a chunk
+    of `in_flight` bytes at most. `advised`: this thread's malloc_trim gave free pages of the heap
+    back just before. `other`: the process's malloc is another one, and no glibc is there.
     """
 
     caller: Caller
@@ -158,7 +158,7 @@ class Judge:
             return Ruling("unknown", None, roles.UNKNOWN)
         huge = second is False and self._huge_end(before, old, size)
         if huge or (second is not False and before is not None and before[0] == tid):
-            if second:
+            if second and before is not None:
                 self._tell_first(heap, before[1], size)
                 return Ruling("explained", "alignment", roles.ALIGNMENT)
             # The second of two, or one like any other: where both follow the rule, it does.

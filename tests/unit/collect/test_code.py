@@ -158,6 +158,7 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
     made = link(tmp_path, "void *malloc(unsigned long n) { return 0; }")
     finder, ino = CodeFinder(), made.stat().st_ino
     first = finder.look(os.getpid(), "fe:00", ino, str(made))
+    assert first is not None
     assert first["malloc"]
     assert finder.look(os.getpid(), "fe:00", ino, str(made)) is first
 
@@ -204,7 +205,8 @@ def test_a_file_made_to_be_read_for_ever_is_not(tmp_path: Path) -> None:
     made = link(tmp_path, "void *malloc(unsigned long n) { return 0; }", "-Wl,--hash-style=sysv")
     data = bytearray(made.read_bytes())
     with made.open("rb") as f:
-        where: Any = ELFFile(f).get_section_by_name(".hash")["sh_offset"]
+        section: Any = ELFFile(f).get_section_by_name(".hash")
+        where = section["sh_offset"]
     buckets, chains = struct.unpack_from("<2I", data, where)
     for i in range(buckets + chains):
         struct.pack_into("<I", data, where + 8 + 4 * i, 1)
