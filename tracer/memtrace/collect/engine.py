@@ -267,7 +267,7 @@ class Engine:
                     and evidence
                     and e[7] == 0x22
                     and e[6] == _PROT_RW
-                    and not e[4] | e[5] & 4095
+                    and not e[4]
                 ):
                     tracee.fresh = (ret, e[5], mm.calls)
                     mm.fresh[tid] = tracee

@@ -14,6 +14,7 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import I386, NATIVE
 from memtrace.collect.channel import Channel
 from memtrace.collect.freed import MOST, MOST_I386, freed_chunk
+from memtrace.collect.mallocng import meta_of
 from memtrace.collect.options import NEVER, Options
 from memtrace.collect.ptrace import (
     ENTRY_ARG0,
@@ -33,6 +34,8 @@ _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
 _MMAP = {NATIVE.audit: 9, I386.audit: 192}  # mmap2: the same arguments, pages of offset
 _LAST = ("exec", "exit", "detach")
 _PROT_RW, _PLAIN_ANON = 3, 0x22
+#: What `alloc_meta` calls for one more page of metadata, and how many of them there are at most.
+_FOR_META, _MMAPS, _META_CALLS = ("brk", "mprotect"), ("mmap", "mmap2"), 4
 
 
 class Observer:
@@ -97,7 +100,7 @@ class Observer:
         mm.calls += 1
         if (
             e[ENTRY_NR] == _MMAP.get(e[ENTRY_OP] >> 32) and not -4096 < ret < 0 and not flags
-            and e[7] == _PLAIN_ANON and e[6] == _PROT_RW and not e[4] | e[5] & 4095
+            and e[7] == _PLAIN_ANON and e[6] == _PROT_RW and not e[4]
             and self.options.evidence
         ):  # fmt: skip
             tracee.fresh = (ret if tracee.abi is NATIVE else ret & 0xFFFFFFFF, e[5], mm.calls)
@@ -227,39 +230,50 @@ class Observer:
 
     # -- chunk headers --------------------------------------------------------------------------
 
-    def peek(self, tracee: Tracee, *, final: bool) -> None:
-        """Read the words at a fresh mapping and queue them. Only a present page is read, so the
-        peek faults nothing in and cannot block in userfaultfd."""
+    def peek(self, tracee: Tracee, *, final: bool, next_call: bool = False) -> None:
+        """Read the words at a fresh mapping and queue what they prove: the size word of a chunk of
+        glibc's, or the address of a group's meta of musl's (`mallocng`), whose low bits are 0. Only
+        a present page is read, so the peek faults nothing in and cannot block in userfaultfd.
+
+        Args:
+            tracee: whose mapping it is.
+            final: look no more, whatever is there.
+            next_call: its own next call begins; if that may be musl's malloc making room for the
+                meta, before it writes to what it has mapped, a page that is not there is waited
+                for.
+        """
         mm = tracee.mm
         if tracee.fresh is None:
             return
         address, length, call = tracee.fresh
-        words = self._words(mm, address, 8 if tracee.abi is I386 else 0)
-        word0, word1 = words or (0, 0)
-        is_chunk = bool(word1 & 2) and (word1 & ~7) in (length, length - 16, length - 8)
+        data, i386 = self._first(mm, address), tracee.abi is I386
+        if data is None:
+            waits = next_call and mm.calls - call < _META_CALLS and _may_be_for_meta(tracee)
+            if final and not waits:
+                tracee.fresh = None
+                mm.fresh.pop(tracee.tid, None)
+            return
+        word0, word1 = struct.unpack_from("<II", data, 8) if i386 else struct.unpack("<QQ", data)
+        of_glibc = not length & 4095  # musl's malloc leaves the rounding to the kernel
+        is_chunk = of_glibc and word1 & 2 and (word1 & ~7) in (length, length - 16, length - 8)
         if final or is_chunk:
             tracee.fresh = None
             mm.fresh.pop(tracee.tid, None)
-            if words is not None:
-                self.channel.out += wire.HEADER_MESSAGE.pack(
-                    wire.HEADER, mm.id, call, word0, word1 if is_chunk else 0
-                )
+            if not is_chunk:
+                word1 = meta_of(address, length, data, mm.present, i386=i386)
+            if word1 or of_glibc:
+                self.channel.out += wire.HEADER_MESSAGE.pack(wire.HEADER, mm.id, call, word0, word1)
 
-    def _words(self, mm: Mm, address: int, offset: int) -> tuple[int, int] | None:
+    def _first(self, mm: Mm, address: int) -> bytes | None:
+        """The first 16 bytes of a mapping, if its page is there."""
         try:
             entry = os.pread(mm.pagemap_fd, 8, address // PAGE * 8)
             if len(entry) == 8 and not int.from_bytes(entry, "little") & _PRESENT:
                 return None
-            data = os.pread(mm.mem_fd, 16, address + offset)
+            data = os.pread(mm.mem_fd, 16, address)
         except OSError:
             return None
-        if len(data) < 16:
-            return None
-        if offset:
-            word0, word1 = struct.unpack_from("<II", data)
-            return word0, word1
-        word0, word1 = struct.unpack("<QQ", data)
-        return word0, word1
+        return data if len(data) == 16 else None
 
     def freed(self, tracee: Tracee) -> None:
         """At the entry of a munmap of more than `Mm.freed`: the size of the chunk, if it is one."""
@@ -278,7 +292,7 @@ class Observer:
     def peek_before(self, tracee: Tracee) -> None:
         """At a call's entry: the thread's own fresh mapping, and any other the call touches."""
         if tracee.fresh is not None:
-            self.peek(tracee, final=True)
+            self.peek(tracee, final=True, next_call=True)
         mm = tracee.mm
         if mm.fresh:
             e = tracee.entry
@@ -286,7 +300,8 @@ class Observer:
             high = low + e[ENTRY_ARG0 + 1]
             for other in list(mm.fresh.values()):
                 if (
-                    other.fresh is not None
+                    other is not tracee
+                    and other.fresh is not None
                     and low < other.fresh[0] + other.fresh[1]
                     and other.fresh[0] < high
                 ):
@@ -296,6 +311,15 @@ class Observer:
         """Before a snapshot."""
         for other in list(mm.fresh.values()):
             self.peek(other, final=False)
+
+
+def _may_be_for_meta(tracee: Tracee) -> bool:
+    """Whether the call that begins is one by which `alloc_meta` gets a page: brk, a reservation, or
+    the opening of a part of one. A chunk of glibc's has its header before.
+    """
+    e = tracee.entry
+    name = tracee.abi.names.get(e[ENTRY_NR], "")
+    return name in _FOR_META or (name in _MMAPS and not e[6])
 
 
 def _in_exit_stop(tracee: Tracee) -> bool:
