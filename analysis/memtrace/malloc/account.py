@@ -32,6 +32,7 @@ from memtrace.malloc.copies import Key
 from memtrace.malloc.heap import Heap
 from memtrace.malloc.judge import Judge
 from memtrace.malloc.limits import Refusals
+from memtrace.malloc.mallocng import Metadata
 from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.populated import locks_future
@@ -85,7 +86,8 @@ class Failed(NamedTuple):
     length: int = 0
 
 
-#: What a mapping is, whether it has the shape of a chunk, and where in libc the mmap returned to.
+#: What a mapping is, whether it has the shape of what a malloc maps, and where in libc the mmap
+#: returned to.
 Judged = tuple[Decision, bool, tuple[str, int] | None]
 
 
@@ -132,6 +134,7 @@ class Account:
         if legacy is not None:
             self.runtimes.inherit(legacy.runtimes)
         self.walks = Walks()
+        self.metadata = Metadata(page)
         self.loading: bool = legacy is not None and legacy.loading
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
@@ -359,6 +362,8 @@ class Account:
         self._advised.discard(tid)
         labelled, second = self.heap.loose, self.heap.perhaps_second(tid)
         step = self.heap.moved(seq, t, tid, call.args[0], call.ret, self.p.space, judge, change)
+        if step is not None and not m.glibc:
+            self.metadata.grew(self.heap, step, self.callers.instruction(call.site))
         if step is not None and step.asked > step.end:
             # Of two growths malloc does without the second.
             malloc = caller.who == LIBC and caller.outer == LIBC and not second
@@ -504,6 +509,8 @@ class Account:
         if shaped:
             self.chunks.waiting[seq] = r
             r.site = site
+            if args[1] % self.page:
+                r.unrounded = True
             if d.kind == "malloc-chunk" and self._elsewhere(r):
                 d = _ELSEWHERE
         self._decided(r, d)
@@ -535,7 +542,7 @@ class Account:
                 scene = scene._replace(one_libc=not self.mallocs.inner(r.libc))
             d = origin.of_mmap(args, attr, caller, scene, is_library=library)
             site = self.callers.place(call.site) if caller.who == LIBC else None
-            judged = d, origin.is_chunk_shape(args, self.page), site
+            judged = d, origin.is_group_shape(args) and args[1] > 0, site
             if not is_file and args[2]:  # of no access may be an arena's (`_in_arena`)
                 if len(self._judged) >= _REMEMBERED:
                     self._judged.clear()
@@ -545,6 +552,8 @@ class Account:
             return d
         self.chunks.waiting[seq] = r
         r.site = site
+        if args[1] % self.page:
+            r.unrounded = True
         if d.kind == "malloc-chunk" and self._elsewhere(r):
             return _ELSEWHERE
         return d
@@ -660,9 +669,13 @@ class Account:
         self._judged.clear()
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
-        """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
+        """What was read in the mapping born at `mmap_seq`: the size word of a chunk; the address of
+        a meta of musl's malloc, whose low bits are 0; or 0: no header.
+        """
         self._told += 1
         self.chunks.header(seq, mmap_seq, word)
+        if word and not word & 7 and not self.mallocs.glibc:
+            self.metadata.proven(self.heap, word)
 
     def clone(self, seq: int, record: Clone) -> None:
         """A task starts on a stack of its own."""
@@ -682,6 +695,7 @@ class Account:
     def finish(self) -> None:
         """The last moment of the map: the living get their extents, verdicts their last word."""
         self.mallocs.finish()
+        self.metadata.finish(self.heap)
         self.regions.finish()
         extents: dict[int, tuple[int, int]] = {}
         for s, e, _, tag in self.p.space.pieces():

@@ -191,6 +191,12 @@ class Callers:
         own = self.static and at[0].path == self.exe
         return (at[0].path, found.base) if own or at[0].path in self.libc else None
 
+    def instruction(self, site: int | Site | None) -> tuple[str, int] | None:
+        """The system call instruction: file and offset."""
+        found = self.sites.get(site) if isinstance(site, int) else site
+        at = None if found is None else self.resolve(found.ip)
+        return None if at is None or at[0] is None else (at[0].path, at[1])
+
     def text(self, site: int | Site | None) -> tuple[str, int] | None:
         """The place in a file with Go's runtime that the call was made from, as far as known."""
         found = self.sites.get(site) if isinstance(site, int) else site

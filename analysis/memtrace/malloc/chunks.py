@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memtrace.malloc import origin
 from memtrace.malloc.caller import ALLOCATOR, LIBRARY, LOADER, PROGRAM, Callers
 from memtrace.malloc.regions import Region, Regions
-from memtrace.malloc.verdicts import hold
+from memtrace.malloc.verdicts import hold, rule_on
 
 if TYPE_CHECKING:
     from memtrace.malloc.copies import Key
@@ -58,14 +58,19 @@ class Chunks:
         r.t_low, r.t_high = threshold.low, threshold.high if threshold.unseen else None
 
     def header(self, seq: int, mmap_seq: int, word: int) -> None:
-        """The size word read in the mapping born at `mmap_seq`; 0: it was no header."""
+        """What was read in the mapping born at `mmap_seq`: the size word of a chunk; the address of
+        a meta of musl's malloc, whose low bits are 0; or 0: no header.
+        """
         r = self.waiting.get(mmap_seq)
         if r is None:
             return
         mallocs = self._mallocs
+        if word and not word & 7:
+            self._group(seq, mmap_seq, r)
+            return
         it, layout = mallocs.of(r.libc), mallocs.of(r.libc).layout
         possible = mallocs.serving.name in ("glibc", "unknown") or mallocs.claimed is not None
-        if possible and layout.known and word and (
+        if possible and not r.unrounded and layout.known and word and (
             layout.is_header(word, r.length) or layout.is_header(word, r.bytes)
         ):  # fmt: skip
             del self.waiting[mmap_seq]
@@ -91,6 +96,17 @@ class Chunks:
                 self._regions.become(r, "main-arena", "caller")
                 r.verdict, r.reason = "explained", "inner-libc"
             self._regions.settle(r)
+
+    def _group(self, seq: int, mmap_seq: int, r: Region) -> None:
+        """It begins with what musl's malloc writes where it has mapped a group of slots."""
+        del self.waiting[mmap_seq]
+        if r.kind == "malloc-chunk":
+            self._doubt(r)
+        if r.kind == "unknown" and r.site is None:  # musl's wrappers tell no caller
+            self._regions.become(r, "runtime-heap", "header", "musl")
+            rule_on(r)
+            self._mallocs.group_proves(seq, f"#{mmap_seq}")
+        self._regions.settle(r)
 
     def perhaps_freed(
         self, seq: int, t: int, args: list[int], change: Change, copy: Key | None = None

@@ -327,6 +327,17 @@ class Mallocs:
         evidence = f"a malloc chunk header ({where})"
         self._serves(known or Allocator("glibc", None, allocator.GLIBC_RULE, evidence, seq))
 
+    def group_proves(self, seq: int, where: str) -> None:
+        """The header of a group of slots: musl's malloc is at work. If another one was chosen, the
+        loader alone may have it (`__libc_malloc`).
+        """
+        if self._chosen or self.every or self.open or self.serving.name != "unknown":
+            return
+        evidence, own = f"the header of a mallocng group ({where})", allocator.OWN_RULES["musl"]
+        self._serves(
+            Allocator("musl", None, allocator.NO_RULE, evidence, seq, own_rule=own)
+        )
+
     def finish(self) -> None:
         """No more calls come: what was never seen at work is not known to serve."""
         if self.claimed is not None and self.serving is self.claimed:

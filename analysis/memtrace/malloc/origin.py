@@ -94,6 +94,11 @@ def is_chunk_shape(args: list[int], page: int) -> bool:
     )
 
 
+def is_group_shape(args: list[int]) -> bool:
+    """Whether mmap was called as musl's malloc calls it: that leaves the rounding to the kernel."""
+    return len(args) >= 4 and args[0] == 0 and args[2] == PROT_RW and args[3] == PLAIN
+
+
 def is_reserve(args: list[int], heap_max: int = HEAP_MAX) -> bool:
     """Whether mmap was called as `alloc_new_heap` does: 128 MiB anywhere, or 64 MiB at a hint (of
     an i386 program 2 MiB and 1 MiB).
@@ -140,7 +145,8 @@ def of_mmap(
         return _of_owner(args, caller.owner or "")
     if caller.owner is not None and caller.owner != "glibc":
         # One text holds an allocator and more: which of them called is not told.
-        return Decision("unknown", "none", None, ("runtime-heap", "anon"))
+        wait = "header" if caller.owner == "musl" and is_group_shape(args) else ""
+        return Decision("unknown", "none", None, ("runtime-heap", "anon"), wait)
     if caller.who == LIBC:
         return _of_libc(args, scene)
     if caller.who == PROGRAM or caller.who == LIBRARY:
@@ -181,10 +187,11 @@ def _of_owner(args: list[int], owner: str) -> Decision:
 def _untold(args: list[int], scene: Scene) -> Decision:
     if is_reserve(args, scene.heap_max) and not scene.other:
         return Decision("unknown", "none", None, ("arena", "anon"), "reserve")
+    wait = "header" if is_group_shape(args) else ""
     if scene.other:
-        return Decision("unknown", "none", None, ("runtime-heap", "anon"))
+        return Decision("unknown", "none", None, ("runtime-heap", "anon"), wait)
     if not is_chunk_shape(args, scene.page):
-        return Decision("unknown", "none")
+        return Decision("unknown", "none", wait=wait)
     if scene.brk_failed:
         return Decision("unknown", "none", None, ("malloc-chunk", "main-arena", "anon"), "header")
     return Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")

@@ -33,7 +33,8 @@ class Region:
     counted, in `sum`; if not, it may be after `until` calls. `site`: where in the C library the
     mmap returned to; `libc`: which copy of it, where there are several and that is told. `older`:
     than the trace, found at an attach, as is a forked child's copy. `resized`: by an mremap, also
-    one before the fork; `stuck`: the kernel refused one.
+    one before the fork; `stuck`: the kernel refused one. `unrounded`: the length asked for was no
+    number of pages, so that it is no chunk of glibc's.
     """
 
     # What stays as it is here for most regions is no store per birth.
@@ -49,7 +50,7 @@ class Region:
     candidates: tuple[str, ...] = ()
     reason: str | None = None
     settled = True
-    locked = inherited = no_arena = older = resized = stuck = False
+    locked = inherited = no_arena = older = resized = stuck = unrounded = False
     site: tuple[str, int] | None = None
     libc: tuple[str, int] | None = None
     t_low: int | None = None
