@@ -251,7 +251,8 @@ def test_musl(run: Callable[..., Traced], form: str) -> None:
     p = last(run(driver(form), *OPS))
     assert (p.allocator.name, p.allocator.rule) == ("musl", "not-applicable")
     assert chunks(p) == []
-    assert kinds(p) <= {"heap", "unknown", "guard"}
+    assert kinds(p) <= {"heap", "runtime-heap", "unknown", "guard"}
+    assert {(r.owner, r.evidence) for r in of_kind(p, "runtime-heap")} == {("musl", "header")}
     assert p.kinds["heap"].count == 1
     assert {r.verdict for r in p.regions} == {"not-applicable"}
     assert {s.verdict for s in p.heap.steps} == {"not-applicable"}
