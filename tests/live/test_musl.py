@@ -22,16 +22,26 @@ OWN = r"""
 #include <stdlib.h>
 #include <sys/mman.h>
 struct record { struct owner *owner; long n; };
-struct owner { struct owner *prev, *next; struct record *record; unsigned a, b; unsigned long w; };
+struct owner {
+    struct owner *prev, *next;
+    struct record *record;
+    unsigned int a, b;
+    unsigned long w;
+};
+static char *get(size_t length)
+{
+    return mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
 int main(void)
 {
     size_t sizes[] = { 4096, 16384, 131072, 200020, 200704, 5000020 };
-    char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct owner *owners = (struct owner *)(page + 24);  /* where the slots of a page of metas are */
+    char *page = get(8192);
+    struct owner *owners = (struct owner *)(page + 24);  /* as the slots of metas lie */
     for (int i = 0; i < 6; i++) {
-        struct record *r = mmap(NULL, sizes[i], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        struct record *r = (struct record *)get(sizes[i]);
+        unsigned long w = 63 << 6 | 32 | (sizes[i] + 4095) / 4096 << 12;
         r->owner = &owners[i];
-        owners[i] = (struct owner){ NULL, NULL, r, 0, 0, 63 << 6 | 32 | (sizes[i] + 4095) / 4096 << 12 };
+        owners[i] = (struct owner){ NULL, NULL, r, 0, 0, w };
         printf("%lu\n", (unsigned long)r);
     }
     munmap(page + 4096, 4096);
@@ -76,7 +86,9 @@ def test_what_is_freed_moved_and_mapped_anew(drv: Drive, form: str) -> None:
     needs("musl-gcc")
     d = drv("m200000 m300000 f0 m200000 r1,5000000 r1,140000 m150000 f2 f1", form)
     p = d.process
-    large = [r for r in p.regions if r.peak_bytes >= 140000 and r.born_seq > 2 and r.kind != "library"]
+    large = [
+        r for r in p.regions if r.peak_bytes >= 140000 and r.born_seq > 2 and r.kind != "library"
+    ]
     groups = [r for r in large if r.kind not in ("stack", "heap", "loader")]
     assert len(groups) >= 4
     assert {(r.kind, r.owner, r.evidence) for r in groups} == {THEIRS[:3]}
@@ -115,7 +127,7 @@ def test_what_the_program_maps_itself_is_unknown(drv: Drive, form: str) -> None:
 def test_two_pointers_to_one_another_prove_nothing(
     tmp_path: Path, run: Callable[..., Traced], compiler: str
 ) -> None:
-    needs(compiler.split()[0])
+    needs(compiler.partition(" ")[0])
     source, program = tmp_path / "own.c", tmp_path / "own"
     source.write_text(OWN)
     subprocess.run([*compiler.split(), "-O1", source, "-o", program], check=True)
@@ -142,4 +154,4 @@ def test_a_static_program_without_symbols(tmp_path: Path, run: Callable[..., Tra
         ("other-allocator", "not-applicable", "other-allocator")
     }
     assert {r.verdict for r in p.regions} == {"not-applicable"}
-    assert [r.bytes for r in of_kind(p, "runtime-heap")][0] == 200704
+    assert next(r.bytes for r in of_kind(p, "runtime-heap")) == 200704

@@ -334,9 +334,7 @@ class Mallocs:
         if self._chosen or self.every or self.open or self.serving.name != "unknown":
             return
         evidence, own = f"the header of a mallocng group ({where})", allocator.OWN_RULES["musl"]
-        self._serves(
-            Allocator("musl", None, allocator.NO_RULE, evidence, seq, own_rule=own)
-        )
+        self._serves(Allocator("musl", None, allocator.NO_RULE, evidence, seq, own_rule=own))
 
     def finish(self) -> None:
         """No more calls come: what was never seen at work is not known to serve."""

@@ -245,6 +245,103 @@ def test_a_threads_next_call_reads_its_own_wherever_it_goes(mm: Mm, place: Place
     assert sent(o) == [wire.HeaderMessage(1, 3, 0, 0)]
 
 
+# -- groups of musl's malloc --------------------------------------------------------------------
+
+
+def group(place: Place, length: int) -> int:
+    """Write what musl's malloc writes into the first page of a place, its meta into the fourth; the
+    meta's address.
+    """
+    area = place.address + 3 * PAGE
+    meta = area + 24 + 40
+    word = 63 << 6 | 1 << 5 | -(-length // PAGE) << 12
+    place.memory[:16] = words(meta, 0)
+    place.memory[3 * PAGE : 3 * PAGE + 104] = words(
+        7, 0, 101, *[0] * 5, meta, meta, place.address, 0, word
+    )
+    return meta
+
+
+@pytest.mark.parametrize("length", [2 * PAGE, PAGE + 20])
+def test_the_meta_of_a_group_is_told_at_last(mm: Mm, place: Place, length: int) -> None:
+    meta = group(place, length)
+    o, tracee = observer(), fresh(mm, place, length=length)
+    o.peek(tracee, final=False)  # as every word that is no chunk's
+    assert sent(o) == []
+    o.peek(tracee, final=True)
+    assert sent(o) == [wire.HeaderMessage(1, 3, meta, meta)]
+    assert (mm.fresh, tracee.fresh) == ({}, None)
+
+
+def test_a_meta_whose_page_is_not_there_is_not_touched(mm: Mm, place: Place) -> None:
+    meta = place.address + 3 * PAGE + 24
+    place.memory[:16] = words(meta, 0)
+    o, tracee = observer(), fresh(mm, place)
+    o.peek(tracee, final=True)
+    assert sent(o) == [wire.HeaderMessage(1, 3, meta, 0)]
+    index = meta // PAGE * 8
+    assert int.from_bytes(os.pread(mm.pagemap_fd, 8, index), "little") >> 62 == 0
+
+
+def test_of_a_length_that_no_chunk_has_nothing_else_is_told(mm: Mm, place: Place) -> None:
+    length = PAGE + 24  # and a word that would be a chunk's of that length
+    place.memory[:16] = words(0, length | 2)
+    o, tracee = observer(), fresh(mm, place, length=length)
+    o.peek(tracee, final=False)
+    assert mm.fresh == {500: tracee}
+    o.peek(tracee, final=True)
+    assert sent(o) == []
+    assert tracee.fresh is None
+
+
+#: alloc_meta: brk(0), brk(new), a guard, or a reservation and its opening.
+FOR_META = [(12, [0]), (12, [2**40]), (9, [2**40, PAGE, 0, 0x32]), (10, [2**40, PAGE, 3])]
+
+
+def test_what_malloc_does_for_a_meta_comes_before_the_header(mm: Mm, place: Place) -> None:
+    o, tracee = observer(), fresh(mm, place)
+    mm.calls = 3
+    for number, arguments in FOR_META:
+        tracee.entry[:] = entry_of(number, arguments)
+        o.peek_before(tracee)
+        mm.calls += 1
+        assert mm.fresh == {500: tracee}
+    meta = group(place, 2 * PAGE)
+    tracee.entry[:] = entry_of(12, [0])
+    o.peek_before(tracee)
+    assert sent(o) == [wire.HeaderMessage(1, 3, meta, meta)]
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "calls"),
+    [
+        pytest.param(11, [2**40, PAGE], 0, id="munmap"),
+        pytest.param(28, [2**40, PAGE, 4], 0, id="madvise"),
+        pytest.param(9, [0, PAGE, 3, 0x22], 0, id="another mapping"),
+        pytest.param(12, [0], 4, id="too many calls"),
+    ],
+)
+def test_other_calls_end_the_wait(
+    mm: Mm, place: Place, number: int, arguments: list[int], calls: int
+) -> None:
+    o, tracee = observer(), fresh(mm, place)
+    mm.calls = 3 + calls
+    tracee.entry[:] = entry_of(number, arguments)
+    o.peek_before(tracee)
+    assert (mm.fresh, tracee.fresh) == ({}, None)
+
+
+def test_another_threads_call_on_it_ends_the_wait(mm: Mm, place: Place) -> None:
+    o, tracee, other = observer(), fresh(mm, place), Tracee(501, 100, mm)
+    mm.calls = 3
+    tracee.entry[:] = entry_of(12, [0])
+    o.peek_before(tracee)
+    assert mm.fresh == {500: tracee}
+    other.entry[:] = entry_of(11, [place.address, PAGE])
+    o.peek_before(other)
+    assert (mm.fresh, tracee.fresh) == ({}, None)
+
+
 # -- what is read back --------------------------------------------------------------------------
 
 

@@ -262,13 +262,7 @@ class Engine:
                 mm.calls += 1
                 if going is not None:
                     self._proceed(going)
-                if (
-                    nr == _NR_MMAP
-                    and evidence
-                    and e[7] == 0x22
-                    and e[6] == _PROT_RW
-                    and not e[4]
-                ):
+                if nr == _NR_MMAP and evidence and e[7] == 0x22 and e[6] == _PROT_RW and not e[4]:
                     tracee.fresh = (ret, e[5], mm.calls)
                     mm.fresh[tid] = tracee
                 if len(out) > block:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What musl's malloc writes where it has mapped a group of slots, or one allocation alone.
 
-mallocng (musl 1.2.1 and later) begins each with the address of its `struct meta`, whose `mem` points
-back (`alloc_group`, and `malloc` from MMAP_THRESHOLD on). Two pointers to one another may be in any
-program's data. These are more: `maplen` is the mapping's length in pages, and the meta is a slot of
-a `struct meta_area`, which begins its page and says how many slots fill it (`alloc_meta`).
+mallocng (musl 1.2.1 and later) begins each with the address of its `struct meta`, whose `mem`
+points back (`alloc_group`, and `malloc` from MMAP_THRESHOLD on). Two pointers to one another may be
+in any program's data. There is more: `maplen` is the mapping's length in pages, and the meta is a
+slot of a `struct meta_area`, which begins its page and says how many slots fill it (`alloc_meta`).
 """
 
 from __future__ import annotations
