@@ -3,7 +3,7 @@
 
 It stands for a program on x86-64: what it maps gets the addresses the kernel could have given.
 Who calls is named: "malloc" (from libc's text), "loader", "program" (through libc's wrapper),
-"sbrk" (the program's own), "inline" (the system call
+"sbrk" (the program's own), "sbrk of PATH", "inline" (the system call
 instruction stands in the program), "thread" (a function that libc's start_thread called, by a
 jump), "raw PATH" (as inline, in that file), or the path of a library.
 """
@@ -316,6 +316,8 @@ class Scene:
         }
         if by == "":
             return None
+        if by.startswith("sbrk of "):
+            places[by] = place(LIBC, 0x100), place(LIBC, 0x210), place(by[8:], 0x300)
         if by.startswith("raw "):
             places[by] = place(by[4:], 0x100), place(by[4:], 0x200), None
         words = places.get(by, (place(LIBC, 0x100), place(by, 0x200), None))

@@ -195,8 +195,14 @@ _REFUSED = {
         "a mapping is in the way",
         "memtrace maps TRACE --at SEQ  shows what lies above the heap",
     ),
-    "RLIMIT_DATA": ("RLIMIT_DATA excludes it", "ulimit -d unlimited  in the shell that starts it"),
-    "RLIMIT_AS": ("RLIMIT_AS excludes it", "ulimit -v unlimited  in the shell that starts it"),
+    "RLIMIT_DATA": (
+        "the recorded RLIMIT_DATA excludes it",
+        "ulimit -d unlimited  in the shell that starts it",
+    ),
+    "RLIMIT_AS": (
+        "the recorded RLIMIT_AS excludes it",
+        "ulimit -v unlimited  in the shell that starts it",
+    ),
 }
 _CANDIDATES = {
     "stack-guard-gap": "the gap below a stack (stack_guard_gap)",

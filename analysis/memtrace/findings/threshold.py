@@ -222,10 +222,12 @@ def contradicted(f: Facts) -> Finding | None:
     stood = "" if low is None or high is None else f" ({_interval(low, high)})"
     grew = any(s.seq == at.seq for s in f.heap.steps)
     if grew:
-        what = "the heap grew for a request that should have been a mapping"
+        what = "the heap grew by more than a request below it needs, with top_pad as configured"
     else:
         what = "a mapping or a growth of the heap does not follow it"
     causes = "mallopt makes no system call, and may be why"
+    if grew:
+        causes += " (M_MMAP_THRESHOLD, M_MMAP_MAX, M_TOP_PAD)"
     if not f.whole:
         causes += "; so may be what this trace has lost"
     text = (
@@ -236,7 +238,8 @@ def contradicted(f: Facts) -> Finding | None:
     return Finding(
         rule="MT111",
         severity=WARNING,
-        headline=f"the threshold as configured is contradicted at #{at.seq}; the cause is unknown",
+        headline=f"the threshold rule as configured is contradicted at #{at.seq}; "
+        "the cause is unknown",
         message=text,
         evidence=seqs([set_by, at.seq]),
         remedy="grep the program and its libraries for mallopt: nm -D PROG | grep mallopt",
@@ -253,10 +256,10 @@ CONTRADICTED = Rule(
     contradicted,
     """\
 A mapping that malloc made is smaller than the threshold can have been, or the heap grew by more
-than a request below the threshold can need. Then the threshold was not what the environment and
-the recorded frees say. Both events are named: the last one that the old value rests on, and the one
-that excludes it. What moved the threshold is not known: mallopt makes no system call and leaves no
-record, and memtrace does not guess.
+than a request below the threshold can need. Then the threshold (or, for a growth, top_pad or
+M_MMAP_MAX) was not what the environment and the recorded frees say. Both events are named: the last
+one that the old value rests on, and the one that excludes it. What moved the threshold is not
+known: mallopt makes no system call and leaves no record, and memtrace does not guess.
 
 How it is decided. Each mapped chunk (proven by its header or its caller) and each growth by
 malloc is held against the interval in which the threshold must lie. What has another lawful cause

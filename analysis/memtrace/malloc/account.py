@@ -653,6 +653,8 @@ class Account:
         """A file was looked into: it defines malloc, or holds the code of an allocator."""
         self._told += 1
         callers = self.callers
+        if not record.read or (record.malloc and record.name in ("", "unknown")):
+            callers.add_malloc(record.path)
         early = self.loading if not self.p.attached else not self._calls
         if record.read:
             callers.add_owner(

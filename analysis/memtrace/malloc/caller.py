@@ -78,6 +78,7 @@ class Caller(NamedTuple):
     `outer` is the same for the caller's caller where the trace has it (sbrk's caller, for brk).
     `framed`: `outer` is sbrk's return address by call frame information.
     `direct`: the system call instruction itself stands in that text, not in the C library's.
+    `mallocs`: the file of that text, or of `outer`, defines a malloc that no name tells.
     """
 
     who: str
@@ -86,6 +87,7 @@ class Caller(NamedTuple):
     outer_owner: str | None = None
     direct: bool = False
     framed: bool = False
+    mallocs: bool = False
 
 
 NOBODY = Caller(UNKNOWN)
@@ -103,8 +105,8 @@ class Callers:
     """
 
     __slots__ = (
-        "_known", "exe", "framed", "libc", "loader", "malloc", "mixed", "musl", "owners", "resolve",
-        "sites", "static",
+        "_known", "defining", "exe", "framed", "libc", "loader", "malloc", "mixed", "musl",
+        "owners", "resolve", "sites", "static",
     )  # fmt: skip
 
     def __init__(
@@ -122,7 +124,13 @@ class Callers:
         self.framed = framed
         self.owners: dict[str, str] | None = {} if code else None
         self.mixed: set[str] = set()
+        self.defining: set[str] = set()  # files that define malloc, or may
         self._known: dict[int, Caller] = {}
+
+    def add_malloc(self, path: str) -> None:
+        """A file defines malloc, or may."""
+        self.defining.add(path)
+        self._known.clear()
 
     def add_libc(self, path: str) -> None:
         """A shared glibc was mapped."""
@@ -159,6 +167,7 @@ class Callers:
         """The child's copy."""
         child = Callers(self.sites, self.resolve, self.exe, self.loader, framed=self.framed)
         child.libc, child.malloc, child.musl = set(self.libc), set(self.malloc), set(self.musl)
+        child.defining = set(self.defining)
         child.owners = None if self.owners is None else dict(self.owners)
         child.static, child.mixed = self.static, set(self.mixed)
         return child
@@ -209,13 +218,18 @@ class Callers:
     def _judge(self, site: Site) -> Caller:
         who, owner = self._text(site.ip)
         if who != LIBC:
-            return Caller(who, owner, direct=True)
+            return Caller(who, owner, direct=True, mallocs=self._mallocs(site.ip))
         who, owner = self._text(site.ret)
         if who != LIBC:
-            return Caller(who, owner)
+            return Caller(who, owner, mallocs=self._mallocs(site.ret))
         if site.direct is False:
             return NOBODY  # a function of the program may have ended in a jump to mmap
-        return Caller(who, owner, *self._text(site.outer), framed=self.framed)
+        mallocs = self._mallocs(site.outer)
+        return Caller(who, owner, *self._text(site.outer), framed=self.framed, mallocs=mallocs)
+
+    def _mallocs(self, place: Place | None) -> bool:
+        found = self.resolve(place)
+        return found is not None and found[0] is not None and found[0].path in self.defining
 
     def _text(self, place: Place | None) -> tuple[str, str | None]:
         found = self.resolve(place)

@@ -78,7 +78,7 @@ class Judge:
             # A file that holds an allocator's code among its own.
             return "elsewhere" if self.other or c.who != UNKNOWN else "unknown"
         if c.who in (PROGRAM, LIBRARY):
-            return "foreign"
+            return "unknown" if c.mallocs else "foreign"
         if c.who != LIBC:
             return "elsewhere" if self.other else "unknown"
         if c.outer == LIBC:
@@ -88,7 +88,7 @@ class Judge:
         # Without call frame information sbrk's frame is known for 2.36 only; elsewhere the word may
         # be anything.
         known = c.framed or self.layout.version == (2, 36)
-        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and known:
+        if c.outer in (PROGRAM, LIBRARY, ALLOCATOR) and known and not c.mallocs:
             return "foreign"
         return "unknown"
 

@@ -47,8 +47,8 @@ _VERDICTS = {
 }
 _REFUSED = {
     "next-mapping": "a mapping is in the way",
-    "RLIMIT_DATA": "it would be over RLIMIT_DATA",
-    "RLIMIT_AS": "it would be over RLIMIT_AS",
+    "RLIMIT_DATA": "it would be over the recorded RLIMIT_DATA",
+    "RLIMIT_AS": "it would be over the recorded RLIMIT_AS",
 }
 _LIMITS = {
     "stack-guard-gap": "the gap below a stack",

@@ -482,3 +482,18 @@ def test_an_attach_knows_musl_under_any_name(looked: Scene, path: str) -> None:
     libc(looked, "musl", path, "1.2.3")
     p = looked.exit().process()
     assert (p.allocator.name, p.allocator.rule) == ("musl", "not-applicable")
+
+
+def test_the_break_of_a_malloc_that_nobody_knows_is_not_called_foreign(looked: Scene) -> None:
+    # LD_PRELOAD=mine.so: its malloc calls sbrk; any other library's sbrk is not malloc's
+    looked.header.frames = True
+    looked.exec()
+    looked.library("/lib/mine.so")
+    holds(looked, "/lib/mine.so")
+    libc(looked)
+    looked.brk(0x1000, by="sbrk of /lib/mine.so")
+    looked.brk(0x1000, by="sbrk")
+    p = looked.exit().process()
+    assert [(s.role, s.verdict) for s in p.heap.steps] == [
+        ("unknown", "unknown"), ("foreign-sbrk", "not-applicable"),
+    ]  # fmt: skip

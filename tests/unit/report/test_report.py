@@ -155,7 +155,8 @@ def test_a_contradiction_is_said_without_a_cause(scene: Scene) -> None:
     scene.brk(0x21000)
     seq = scene.brk(0x10C000)
     flat = " ".join(checked_text(scene.report()).split())
-    assert f"the threshold as configured is contradicted at #{seq}; the cause is unknown" in flat
+    said = f"the threshold rule as configured is contradicted at #{seq}; the cause is unknown"
+    assert said in flat
 
 
 def test_incomplete_is_said(scene: Scene) -> None:
