@@ -114,7 +114,7 @@ class ChunkFacts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArenaFacts:
     """A heap of a thread arena that is there at the end, not copied by fork. `seq`: the mmap that
-    reserved it, or the attach that found it, None if not known; `peak`: the most that was open.
+    reserved it, or the walk that showed it, None if not known; `peak`: the most that was open.
     Bytes.
     """
 
@@ -281,7 +281,7 @@ def _arenas(a: Account) -> tuple[ArenaFacts, ...]:
             base=x.base,
             reserved=x.reserved,
             peak=x.committed_peak,
-            seq=x.born_seq or None,
+            seq=x.shown_seq or x.born_seq or None,
         )
         for x in a.arenas.alive.values()
         if not x.inherited

@@ -206,6 +206,7 @@ _REFUSED = {
 }
 _CANDIDATES = {
     "stack-guard-gap": "the gap below a stack (stack_guard_gap)",
+    "RLIMIT_MEMLOCK": "RLIMIT_MEMLOCK (after mlockall)",
     "overcommit": "what the machine can promise (vm.overcommit_memory)",
     "max-map-count": "the number of mappings (vm.max_map_count)",
 }

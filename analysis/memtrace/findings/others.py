@@ -30,8 +30,9 @@ def alive_at_exit(f: Facts) -> Finding | None:
         return None
     seq, size = c.largest[0]
     text = (
-        f"{plural(c.alive, 'chunk')} that malloc had mapped, {format_size(c.bytes)} in all, were "
-        f"still mapped when the process exited; the largest has {format_size(size)} (#{seq}). The "
+        f"{plural(c.alive, 'chunk')} that malloc had mapped, {format_size(c.bytes)} in all, "
+        f"{'was' if c.alive == 1 else 'were'} still mapped when the process exited; the largest "
+        f"has {format_size(size)} (#{seq}). The "
         f"exit gives them back: a leak it is only in a program that should have freed them."
     )
     if not f.whole:

@@ -43,13 +43,13 @@ from memtrace.malloc.tags import Tags
 from memtrace.malloc.threads import Threads
 from memtrace.malloc.threshold import Threshold
 from memtrace.malloc.verdicts import excluded, hold, last_word, rule_on
-from memtrace.malloc.walks import Walks
+from memtrace.malloc.walks import Walks, is_sound
 from memtrace.replay.process import Process
 from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_READ, Change
 from memtrace.space.canonical import Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc, Site
+from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc, Site, Walk
 from memtrace.trace.sizes import round_up
 
 #: Ways of mapping whose judgement is remembered.
@@ -149,6 +149,26 @@ class Account:
         self._seen: Scene | None = None  # the last one
         # Mappings without a file are judged alike if they are made alike, from one place.
         self._judged: dict[tuple[object, ...], Judged] = {}
+
+    def walked(self, seq: int, t: int, record: Walk) -> None:
+        """Malloc's heaps were read. An arena's, whose chunks hold together up to its end, shows
+        what a reservation is that is older than the trace.
+        """
+        self.walks.add(seq, t, record)
+        bases = {
+            h.base: h.opened
+            for h in record.heaps
+            if h.kind == "arena" and h.complete and h.opened is not None and is_sound(h)
+        }
+        if not bases:
+            return
+        size = self.arenas.size
+        for r in list(self.regions.alive.values()):
+            opened = bases.get(r.start)
+            if opened is None or not r.older or r.kind != "unknown" or r.bytes != size:
+                continue
+            self.regions.become(r, "arena", "header")
+            self.arenas.found(r.start, min(opened, size), r.born_seq, seq, inherited=r.inherited)
 
     # -- birth ----------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class Accounts(Observer):
         elif isinstance(record, Clone):
             self._account(p).clone(seq, record)
         elif isinstance(record, Walk):
-            self._account(p).walks.add(seq, t, record)
+            self._account(p).walked(seq, t, record)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """A snapshot."""

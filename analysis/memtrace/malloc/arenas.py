@@ -24,7 +24,8 @@ class Arena:
 
     `committed` is None once madvise(MADV_DONTNEED) shrank it: growing back to the old mark makes no
     call. `tid` is the thread whose malloc reserved it, by the mmap `born_seq`; `died_seq` unmapped
-    it, when it was empty. `shrinks` times it gave `given_back` bytes back. Sizes in bytes.
+    it, when it was empty. `shrinks` times it gave `given_back` bytes back. `shown_seq`: the walk
+    that showed what a reservation older than the trace is. Sizes in bytes.
     """
 
     base: int
@@ -37,6 +38,7 @@ class Arena:
     given_back: int = 0
     died_seq: int | None = None
     inherited: bool = False
+    shown_seq: int | None = None
 
     def opened(self, end: int) -> None:
         """An mprotect made everything up to `end` usable (`grow_heap`)."""
@@ -74,6 +76,18 @@ class Arenas:
             self.all.append(arena)
         arena.opened(address + length)
         return arena
+
+    def found(self, base: int, opened: int, born_seq: int, seq: int, *, inherited: bool) -> None:
+        """The walk `seq` has shown that an older reservation is a heap (`heap_info`), of which
+        `opened` bytes were ever opened (`mprotect_size`).
+        """
+        if base in self.alive:
+            return
+        arena = Arena(
+            base, None, born_seq, self.size, opened, opened, inherited=inherited, shown_seq=seq
+        )
+        self.alive[base] = arena
+        self.all.append(arena)
 
     def shrunk(self, address: int, length: int) -> None:
         """madvise(MADV_DONTNEED) (`shrink_heap`): how much is in use is unknown from here on."""

@@ -35,7 +35,7 @@ _REASONS = {
     "top-pad": "as M_TOP_PAD pads",
     "alignment": "alignment, 2nd of 2",
     "trim": "free end given back",
-    "malloc-trim-or-mallopt": "malloc_trim, mallopt",
+    "malloc-trim-or-mallopt": "malloc_trim/mallopt",
     "foreign-sbrk": "sbrk, not malloc's",
     "other-allocator": "other allocator's",
     "aligned-or-mallopt": "memalign or mallopt",

@@ -111,6 +111,13 @@ def untold(most: int) -> tuple[str, str]:
     )
 
 
+def perhaps_arenas(p: ProcessRow) -> bool:
+    """Whether older regions may be arenas, and no walk has looked."""
+    return not p.walks and any(
+        r.older and r.kind == "unknown" and "arena" in r.candidates for r in p.regions
+    )
+
+
 def perhaps_chunks(p: ProcessRow) -> str:
     """What the chunks stated may leave out: older regions without a header that was found."""
     n = sum(r.older and r.kind == "unknown" and "malloc-chunk" in r.candidates for r in p.regions)
@@ -283,9 +290,10 @@ def unseen(shown: list[ProcessRow]) -> list[str]:
         out.append("why a growth of the heap was refused, where no recorded limit excludes it")
     unknown = sum(p.kinds["unknown"].count for p in shown if "unknown" in p.kinds)
     if unknown:
-        out.append(
-            f"what {plural(unknown, 'region is', 'regions are')} for: no evidence was recorded"
-        )
+        text = f"what {plural(unknown, 'region is', 'regions are')} for: no evidence was recorded"
+        if any(perhaps_arenas(p) for p in shown):
+            text += " (attach --heap-walk tells which are thread arenas)"
+        out.append(text)
     if all(p.assumed for p in shown):
         out.append("resident memory: the log has no page counts")
     else:

@@ -6,9 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from memtrace.malloc import heap
 from memtrace.malloc.churn import NEAR
+from memtrace.report import text
 from memtrace.trace.records import Ext, Snap, Walk, WalkedHeap
 from memtrace.trace.sizes import format_size
 
@@ -578,3 +580,50 @@ def test_what_a_runtime_had_at_one_time_is_no_sum_of_all_lives(scene: Scene) -> 
     assert "6 regions, at most 2 MiB at one time, belong to pymalloc" in finding.message
     assert scene.process().kinds["runtime-heap"].peak_bytes == 2 * MIB
     assert kept
+
+
+ARENA = 0x700000000000
+
+
+def attached_to_arenas(scene: Scene, count: int = 8) -> None:
+    """A program that has had arenas for long."""
+    lines = []
+    for base in range(ARENA, ARENA + (count << 26), 1 << 26):
+        lines.append(f"{base:x}-{base + FIRST:x} rw-p 00000000 00:00 0")
+        lines.append(f"{base + FIRST:x}-{base + (1 << 26):x} ---p 00000000 00:00 0")
+    scene.attach(lines)
+
+
+def test_what_a_walk_shows_to_be_arenas_are_arenas(scene: Scene) -> None:
+    attached_to_arenas(scene)
+    assert "MT104" not in found(scene)
+    heaps = [
+        WalkedHeap(
+            kind="arena", base=base, end=base + FIRST, opened=FIRST, arena=base, first=base + 0x8C0,
+            walked=base + FIRST, complete=True, chunks=1, used=1024, used_chunks=1, free=0,
+            free_chunks=0, largest_free=0, top=(base + PAGE, FIRST - PAGE), below_pin=0,
+            other=PAGE - 1024, resident=PAGE, free_resident=0, top_resident=0,
+        )
+        for base in range(ARENA, ARENA + (8 << 26), 1 << 26)
+    ]  # fmt: skip
+    broken = replace(heaps[0], complete=False, problem="a header does not hold")
+    scene.life(Walk(t=1000, mm=1, pid=1, tid=1, why="attach", heaps=[broken, *heaps[1:]]))
+    assert "MT104" not in found(scene)
+    assert scene.process().kinds["arena"].count == 7
+    scene.life(Walk(t=1000, mm=1, pid=1, tid=1, why="detach", heaps=heaps))
+    finding = found(scene)["MT104"]
+    assert finding.title == f"thread arenas reserve 512 MiB and opened {format_size(8 * FIRST)}"
+    assert finding.evidence == [scene.seq - 1, scene.seq]
+    process = scene.process()
+    assert {(a.reserved_bytes, a.committed_peak_bytes, a.tid) for a in process.arenas} == {
+        (64 * MIB, FIRST, None)
+    }
+    (row,) = [r for r in process.regions if r.start == ARENA]
+    assert (row.kind, row.evidence, row.older) == ("arena", "header", True)
+    assert process.kinds["arena"].peak_bytes == 8 * 64 * MIB
+
+
+def test_a_walk_that_is_not_there_is_named_as_what_would_tell(scene: Scene) -> None:
+    attached_to_arenas(scene)
+    printed = " ".join(text.render(scene.report()).split())
+    assert "(attach --heap-walk tells which are thread arenas)" in printed
