@@ -29,6 +29,7 @@ from memtrace.trace.sizes import PAGE
 if TYPE_CHECKING:
     from memtrace.collect.walking import Walks
 
+pread = os.pread  # bound: it is on the way of every large munmap
 _PRESENT = 3 << 62  # pagemap: present or swapped
 _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
 _MMAP = {NATIVE.audit: 9, I386.audit: 192}  # mmap2: the same arguments, pages of offset
@@ -252,6 +253,7 @@ class Observer:
             if final and not waits:
                 tracee.fresh = None
                 mm.fresh.pop(tracee.tid, None)
+                mm.no_chunk = tracee.tid, address, mm.calls
             return
         word0, word1 = struct.unpack_from("<II", data, 8) if i386 else struct.unpack("<QQ", data)
         of_glibc = not length & 4095  # musl's malloc leaves the rounding to the kernel
@@ -259,6 +261,8 @@ class Observer:
         if final or is_chunk:
             tracee.fresh = None
             mm.fresh.pop(tracee.tid, None)
+            if word1 & 7 != 2:
+                mm.no_chunk = tracee.tid, address, mm.calls
             if not is_chunk:
                 word1 = meta_of(address, length, data, mm.present, i386=i386)
             if word1 or of_glibc:
@@ -279,9 +283,17 @@ class Observer:
         """At the entry of a munmap of more than `Mm.freed`: the size of the chunk, if it is one."""
         mm, e = tracee.mm, tracee.entry
         address, length = e[ENTRY_ARG0], e[ENTRY_ARG0 + 1]
-        if address & (PAGE - 1) or length & (PAGE - 1):
+        if (address | length) & (PAGE - 1) or mm.no_chunk == (tracee.tid, address, mm.calls):
             return
         i386 = tracee.abi is I386
+        try:  # what is no chunk is told apart quickly: the target waits
+            if (
+                not pread(mm.pagemap_fd, 8, address // PAGE * 8)[7] & 0x80
+                or pread(mm.mem_fd, 1, address + (12 if i386 else 8))[0] & 7 != 2
+            ):
+                return
+        except (OSError, OverflowError, IndexError):
+            return
         words = freed_chunk(address, length, mm.present, i386=i386)
         if words is not None:
             size = (words[1] or words[0]) & ~7

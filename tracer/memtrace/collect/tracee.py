@@ -92,7 +92,9 @@ class Mm:
     stack growth, which no call tells (`grown.may_meet`); `stack_at` is where the main stack
     was last seen to begin, `in_stack` an address in it. `brk_told` is unset from an attach to the
     first brk. `freed` is the size of the largest mapped chunk that was looked at when it was freed:
-    what is no larger does not move malloc's threshold any more. `walk_due`: why its heaps are to be
+    what is no larger does not move malloc's threshold any more. `no_chunk`: of the fresh mapping
+    that was looked at last and is no chunk, whose it was, its address and the number of calls then:
+    a munmap that is the very next call need not look again. `walk_due`: why its heaps are to be
     walked at the next stop, "": they are not. `was_short`: a call has failed
     with ENOMEM.
     """
@@ -101,7 +103,7 @@ class Mm:
         "blind", "brk_told", "calls", "disordered", "exec_snap", "freed", "fresh", "growing_from",
         "holder", "id", "in_doubt", "in_stack",
         "keeper", "kept_ns", "last_snap_calls", "live", "maps_fd", "mem_fd", "next_snap",
-        "overlapping", "pagemap_fd",
+        "no_chunk", "overlapping", "pagemap_fd",
         "pid", "reads_exec", "seed_due", "seeded", "slot", "stack_at", "stacks", "statm_fd",
         "tids", "waiting", "walk_due", "walked", "was_short",
     )  # fmt: skip
@@ -132,6 +134,7 @@ class Mm:
         self.in_stack = self.stack_at = 0
         self.next_snap = 0
         self.freed = LEAST
+        self.no_chunk = 0, 0, 0
         self.walk_due = ""
         self.walked = Walked(0, seen=False)
         self.was_short = False
