@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.collect.heaps import BASE, PAGE, Image
 
 from memtrace.collect.chain import LAYOUT_32, LAYOUT_64, Layout
-from memtrace.collect.heapwalk import arenas, main_heap
+from memtrace.collect.heapwalk import arenas, heaps_at, main_heap
 from memtrace.trace.records import WalkedHeap
 
 LAYOUTS = (LAYOUT_64, LAYOUT_32)
@@ -183,5 +183,6 @@ def test_any_words_are_walked_to_an_end(data: st.DataObject) -> None:
     if row.complete:
         total = row.used, row.free, row.other, row.top[1] if row.top else 0
         assert sum(n or 0 for n in total) == image.end - image.base
-    list(arenas(image.memory(), [image.base]))
+    memory = image.memory()
+    list(arenas(memory, heaps_at(memory, [image.base])))
     image.assert_only_pages_in_memory_were_read()

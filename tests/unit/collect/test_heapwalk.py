@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tests.unit.collect.heaps import BASE, PAGE, Image
 
 from memtrace.collect.chain import LAYOUT_32, LAYOUT_64, NON_MAIN_ARENA, SWAPPED
-from memtrace.collect.heapwalk import arenas, main_heap
+from memtrace.collect.heapwalk import arenas, heaps_at, main_heap
 from memtrace.trace.records import WalkedHeap
 
 A64, B64 = 64 << 20, 128 << 20  # where arenas can be
@@ -25,6 +25,12 @@ def heap(image: Image, *, end: int = 0, breaks: list[int] | None = None) -> Walk
     assert row is not None
     image.assert_only_pages_in_memory_were_read()
     return row
+
+
+def rows_at(image: Image, *bases: int) -> list[WalkedHeap]:
+    """The heaps of arenas that begin there."""
+    memory = image.memory()
+    return list(arenas(memory, heaps_at(memory, bases)))
 
 
 def is_broken(row: WalkedHeap, problem: str) -> bool:
@@ -322,7 +328,7 @@ def one_arena(image: Image, base: int = A64, head: int = 0x30) -> int:
 def test_an_arena(head: int) -> None:
     image = Image(base=A64)
     first = one_arena(image, head=head)
-    (row,) = arenas(image.memory(), [A64])
+    (row,) = rows_at(image, A64)
     assert (row.kind, row.base, row.end, row.arena) == ("arena", A64, A64 + 33 * PAGE, A64)
     assert row.opened == 35 * PAGE
     assert (row.complete, row.first) == (True, first)
@@ -344,7 +350,7 @@ def test_an_arena_with_two_heaps_has_one_top() -> None:
     arena_heap(image, B64, 2 * PAGE, arena=A64 + 0x30, prev=A64)
     image.chunk(B64 + 0x30, 0x1000, used=True, flags=NON_MAIN_ARENA)
     image.chunk(B64 + 0x1030, 2 * PAGE - 0x1030, used=True)
-    old, new = arenas(image.memory(), [A64, B64])
+    old, new = rows_at(image, A64, B64)
     assert (old.complete, old.top, old.free) == (True, None, 0x400 + end - 32 - top)
     assert (old.other, old.arena) == (first - A64 + 32, A64)
     assert (new.complete, new.top, new.used) == (True, (B64 + 0x1030, PAGE - 0x30), 0x1000)
@@ -354,10 +360,10 @@ def test_an_arena_with_two_heaps_has_one_top() -> None:
 def test_what_is_no_arena_is_not_told_of() -> None:
     image = Image(base=A64)
     image.pad(A64 + 8 * PAGE)
-    assert list(arenas(image.memory(), [A64])) == []
+    assert rows_at(image, A64) == []
     arena_heap(image, A64, 8 * PAGE, arena=A64 + 0x30)  # two words that look like it, no chunks
-    assert list(arenas(image.memory(), [A64])) == []
-    assert list(arenas(image.memory(), [B64])) == []
+    assert rows_at(image, A64) == []
+    assert rows_at(image, B64) == []
 
 
 @pytest.mark.parametrize(
@@ -369,20 +375,20 @@ def test_a_heap_info_that_cannot_be(word: int, value: int) -> None:
     image = Image(base=A64)
     one_arena(image)
     image.word(A64 + 8 * word, value)
-    assert list(arenas(image.memory(), [A64])) == []
+    assert rows_at(image, A64) == []
 
 
 def test_an_arena_whose_chunks_do_not_hold() -> None:
     image = Image(base=A64)
     first = one_arena(image)
     image.word(first + 0x290 + 8, 0x61)  # a used chunk of an arena has NON_MAIN_ARENA
-    (row,) = arenas(image.memory(), [A64])
+    (row,) = rows_at(image, A64)
     assert is_broken(row, "is of another arena")
     image.word(first + 0x290 + 8, 0x10000065)
-    (row,) = arenas(image.memory(), [A64])
+    (row,) = rows_at(image, A64)
     assert is_broken(row, "reach over the end")
     image.word(first + 8, 0)
-    (row,) = arenas(image.memory(), [A64])
+    (row,) = rows_at(image, A64)
     assert is_broken(row, "no chunk of glibc's malloc begins")
 
 
@@ -393,7 +399,7 @@ def test_an_arenas_heap_without_the_top_it_should_have() -> None:
     image.chunk(top, end - 32 - top, used=False)
     image.word(end - 32 + 8, 0x10)
     image.word(end - 16 + 8, 1)
-    (row,) = arenas(image.memory(), [A64])
+    (row,) = rows_at(image, A64)
     assert is_broken(row, "the arena's top is not where it should be")
 
 
@@ -427,3 +433,50 @@ def test_fences_across_the_end_of_what_is_in_memory(image: Image) -> None:
     image.pad(BASE + 0x4000)
     image.states[BASE // PAGE + 1] = 0
     assert is_broken(heap(image, breaks=[BASE, BASE + 0x4000]), "no chunk follows")
+
+
+def test_a_break_that_somebody_has_put_at_the_end_of_the_world(image: Image) -> None:
+    """prctl(PR_SET_MM): there are more pages than can be looked at."""
+    image.chunks(BASE, 0x100, -0x1000, 0x20, (1 << 46) - 0x1120)
+    image.pad(BASE + 0x3000)
+    image.patience = 1000
+    row = heap(image, end=BASE + (1 << 46))
+    assert (row.complete, row.used, row.free, row.resident) == (True, 0x120, 0x1000, None)
+    assert row.top_resident is None
+
+
+def test_a_free_chunk_of_the_size_of_the_world_takes_its_time(image: Image) -> None:
+    image.word(BASE + 8, 1 << 45 | 1)
+    image.word(BASE + (1 << 13) + 8, 1)
+    image.patience = 100
+    end = BASE + (1 << 46)
+    memory = image.memory()
+    memory._read = lambda a, n: (
+        image._read(a, n) if a < BASE + (1 << 40) else (1 << 45).to_bytes(8, "little") * (n // 8)
+    )
+    memory._present = lambda a, n: bytes([1]) * (n // PAGE)
+    row = main_heap(memory, BASE, end, None)
+    assert row is not None
+    assert not row.complete
+    assert row.free_chunks in (None, 0)
+
+
+def test_many_foreign_parts_take_no_more_than_the_time(image: Image) -> None:
+    at, breaks = BASE, [BASE, BASE + PAGE]
+    for _ in range(3000):
+        image.chunk(at, 0x20, used=True)
+        for fence in (at + 0x20, at + 0x30):
+            image.word(fence + 8, 0x11)
+        breaks.append(at + 0x40)
+        at += 0x60  # somebody else's 32 bytes
+        image.pad(at)
+        breaks.append(at)
+    image.chunk(at, 0x1000, used=True)
+    image.pad(at + 0x1000)
+    everything = heap(image, breaks=breaks)
+    assert (everything.complete, everything.used_chunks) == (True, 3000)
+    image.patience = 100
+    row = heap(image, breaks=breaks)
+    assert (row.complete, row.walked) == (False, row.walked)
+    assert row.used_chunks is not None
+    assert row.used_chunks < 200

@@ -140,8 +140,40 @@ def test_where_arenas_can_begin() -> None:
 """
     heap_end, bases = walking._places(maps, LAYOUT_64)
     assert heap_end == 0x5555557B000
-    assert bases == [0x7F0000000000, 0x7F0004000000, 0x7F0008000000]
-    assert len(walking._places(maps, LAYOUT_32)[1]) > 60
+    assert [b for places in bases for b in places] == [
+        0x7F0000000000, 0x7F0004000000, 0x7F0008000000,
+    ]  # fmt: skip
+    assert sum(map(len, walking._places(maps, LAYOUT_32)[1])) > 60
+
+
+def test_the_name_of_a_file_is_no_line_of_its_own_and_no_heap() -> None:
+    maps = (
+        b"5555555a000-5555557b000 rw-p 00000000 00:00 0                            [heap]\n"
+        b"7f0000000000-7f0000001000 r--p 00000000 fe:00 9      /tmp/a\x0c rw-p 00000000 00:00 0\n"
+        b"7f0010000000-7f0010001000 r--p 00000000 fe:00 9      /tmp/b\x85[heap]\n"
+        b"7f0020000000-7f0020001000 r--p 00000000 fe:00 9      /tmp/c[heap]\n"
+    )
+    assert walking._places(maps, LAYOUT_64) == (0x5555557B000, [])
+
+
+def test_terabytes_that_are_mapped_are_not_looked_through(
+    sleeper: Tracee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sanitizer has them."""
+    shadow = b"10007fff8000-40007fff8000 rw-p 00000000 00:00 0 \n"
+    real, asked = procfs.read_fd, 0
+    monkeypatch.setattr(procfs, "read_fd", lambda fd: real(fd) + shadow)
+
+    def present(mm: Mm, address: int, length: int) -> bytes:
+        nonlocal asked
+        asked += length
+        return bytes(length // 4096)
+
+    monkeypatch.setattr(walking, "_present", present)
+    walks = Walks(Kept(-1, Wishes()))
+    walks.last(sleeper.mm, sleeper, "detach")
+    assert walk_of(walks)["left_out"] == 0
+    assert asked <= 1 << 30
 
 
 # -- a real process, asleep -----------------------------------------------------------------------

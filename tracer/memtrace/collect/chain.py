@@ -22,6 +22,7 @@ _FLAGS = 7
 _ALIGNMENT = 16  # MALLOC_ALIGNMENT
 _WINDOW_PAGES, _BLOCK_PAGES = 256, 4096
 
+OUT_OF_TIME = "there are more chunks than could be read in the time"
 #: The bytes at an address, fewer or None where they cannot be read.
 Read = Callable[[int, int], bytes | None]
 #: One byte for each page from an address on, for so many bytes: PRESENT, SWAPPED or 0.
@@ -90,11 +91,19 @@ class Memory:
         number = address // PAGE
         return self._pages(number)[number % _BLOCK_PAGES]
 
-    def resident(self, low: int, high: int) -> int:
-        """Bytes of pages in memory of the whole pages between two addresses."""
+    def holds(self, address: int) -> bool:
+        """Whether the page at an address is in memory; asked of it alone."""
+        return self._present(address // PAGE * PAGE, PAGE)[:1] == bytes((PRESENT,))
+
+    def resident(self, low: int, high: int) -> int | None:
+        """Bytes of pages in memory of the whole pages between two addresses; None if there are so
+        many that the time was over before they were counted.
+        """
         at, end = -(-low // PAGE), high // PAGE
         count = 0
         while at < end:
+            if at // _BLOCK_PAGES not in self._blocks and self.out_of_time():
+                return None
             offset = at % _BLOCK_PAGES
             stop = min(_BLOCK_PAGES, offset + end - at)
             count += self._pages(at).count(PRESENT, offset, stop)
@@ -225,7 +234,7 @@ def follow(
                 problem = f"the chunk at {p:#x} would reach over the end"
                 break
             if memory.out_of_time():
-                how, problem = End.TIME, "there are more chunks than could be read in the time"
+                how, problem = End.TIME, OUT_OF_TIME
                 break
             problem = memory.look(n) if n + 2 * word <= end else f"no chunk has room at {n:#x}"
             if problem:
@@ -260,12 +269,16 @@ def follow(
             if words[i] != size or not cur & PREV_INUSE:
                 how, problem = End.BROKEN, f"the chunk at {p:#x} is not what the next one says"
                 break
+            if size > PAGE:
+                resident = memory.resident(p + body, n)
+                if resident is None:
+                    how, problem = End.TIME, OUT_OF_TIME
+                    break
+                free_resident += resident
             free += size
             free_chunks += 1
             if size > largest:
                 largest = size
-            if size > PAGE:
-                free_resident += memory.resident(p + body, n)
             free_end, free_size = n, size
         chunks += 1
         before, p, cur = p, n, w

@@ -16,11 +16,21 @@ one that holds together, never repaired.
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memtrace.collect.chain import PREV_INUSE, SWAPPED, Chain, End, Memory, follow
+from memtrace.collect.chain import (
+    OUT_OF_TIME,
+    PREV_INUSE,
+    SWAPPED,
+    Chain,
+    End,
+    Memory,
+    follow,
+)
 from memtrace.trace.records import WalkedHeap
 from memtrace.trace.sizes import PAGE
 
@@ -47,6 +57,7 @@ def main_heap(
         return None
     parts: list[Chain] = []
     lately = () if breaks is None else breaks[-_FOREIGN:]
+    been = sorted(set(breaks or ()))
     at = start if breaks is None else _first_place(start, breaks)
     chain: Chain | None = follow(memory, memory.layout.align(at), end, arena=False, breaks=lately)
     searched = False
@@ -59,7 +70,10 @@ def main_heap(
         at, problem = chain.at, chain.problem
         if chain.end is not End.FENCE or end - at <= memory.layout.least:
             break
-        chain = _behind_fences(memory, at, end, breaks, lately)
+        if memory.out_of_time():
+            parts[-1].end, problem = End.TIME, OUT_OF_TIME
+            break
+        chain = _behind_fences(memory, at, end, been, lately)
         if chain is None and breaks is None:
             chain = _searched(memory, at, end, holes=True)
             searched = True
@@ -79,12 +93,13 @@ def _first_place(start: int, breaks: Sequence[int]) -> int:
 
 
 def _behind_fences(
-    memory: Memory, at: int, end: int, breaks: Sequence[int] | None, lately: Container[int]
+    memory: Memory, at: int, end: int, been: Sequence[int], lately: Container[int]
 ) -> Chain | None:
     """Where malloc goes on: there, or where the break has been since. None: there is no chunk at
     any of these places.
     """
-    for place in (at, *sorted({b for b in breaks or () if at < b < end})):
+    later = itertools.islice(been, bisect_right(been, at), bisect_left(been, end))
+    for place in itertools.chain((at,), later):
         chain = follow(memory, memory.layout.align(place), end, arena=False, breaks=lately)
         if chain.began:
             return chain
@@ -127,7 +142,7 @@ def _candidates(memory: Memory, at: int, until: int, end: int, *, holes: bool) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Heap:
+class Heap:
     """A heap_info at `base`: `head` is its own size, the other fields are its own."""
 
     base: int
@@ -138,14 +153,24 @@ class _Heap:
     head: int
 
 
-def arenas(memory: Memory, bases: Iterable[int]) -> Iterator[WalkedHeap]:
-    """The heaps of thread arenas among these addresses.
+def heaps_at(memory: Memory, bases: Iterable[int]) -> Iterator[Heap]:
+    """What may be heaps of thread arenas.
 
     Args:
         memory: of the target.
         bases: multiples of HEAP_MAX_SIZE that are mapped, read and write.
     """
-    heaps = {h.base: h for h in (_heap(memory, b) for b in bases) if h is not None}
+    for base in bases:
+        heap = _heap(memory, base)
+        if heap is not None:
+            yield heap
+        if memory.out_of_time():
+            break
+
+
+def arenas(memory: Memory, found: Iterable[Heap]) -> Iterator[WalkedHeap]:
+    """The heaps of thread arenas among these."""
+    heaps = {h.base: h for h in found}
     firsts = {h.base + h.head for h in heaps.values() if h.arena == h.base + h.head and not h.prev}
     older = {h.prev for h in heaps.values() if h.arena in firsts}
     for heap in heaps.values():
@@ -155,8 +180,10 @@ def arenas(memory: Memory, bases: Iterable[int]) -> Iterator[WalkedHeap]:
                 yield row
 
 
-def _heap(memory: Memory, base: int) -> _Heap | None:
+def _heap(memory: Memory, base: int) -> Heap | None:
     """What is at a base, if it can be a heap_info."""
+    if not memory.holds(base):
+        return None
     layout = memory.layout
     fields: list[int] = []
     for i in range(0, 6, 2):
@@ -175,10 +202,10 @@ def _heap(memory: Memory, base: int) -> _Heap | None:
         return None
     if place == layout.heads[0] and layout.word == 8 and page != PAGE:
         return None
-    return _Heap(base, arena, prev, size, opened, place)
+    return Heap(base, arena, prev, size, opened, place)
 
 
-def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | None:
+def _arena_heap(memory: Memory, heap: Heap, *, newest: bool) -> WalkedHeap | None:
     """One heap of an arena; None if the arena's first has no chunk where it must be: it is none."""
     end = heap.base + heap.size
     first = heap.base + heap.head
@@ -198,7 +225,7 @@ def _arena_heap(memory: Memory, heap: _Heap, *, newest: bool) -> WalkedHeap | No
     })  # fmt: skip
 
 
-def _behind_the_state(memory: Memory, heap: _Heap) -> int | None:
+def _behind_the_state(memory: Memory, heap: Heap) -> int | None:
     """The first chunk of an arena: behind its `malloc_state`, whose size differs from version to
     version, and whose last fields are `next`, `next_free`, `attached_threads`, `system_mem` and
     `max_system_mem`.
@@ -251,7 +278,7 @@ def _row(memory: Memory, parts: list[Chain], problem: str, fields: dict[str, Any
     return WalkedHeap(**fields)
 
 
-def _top_resident(memory: Memory, address: int, size: int) -> int:
+def _top_resident(memory: Memory, address: int, size: int) -> int | None:
     """What `systrim` could give back of the top: whole pages, at its end, all but MINSIZE of it."""
     end = address + size
     return memory.resident(end - max(size - memory.layout.least - 1, 0) // PAGE * PAGE, end)

@@ -12,15 +12,16 @@ Only pages in memory are read (pagemap), so that a walk faults nothing in.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 
 from memtrace.collect import procfs, wire
 from memtrace.collect.chain import LAYOUT_32, LAYOUT_64, PRESENT, SWAPPED, Layout, Memory
 from memtrace.collect.channel import Channel
-from memtrace.collect.heapwalk import arenas, main_heap
+from memtrace.collect.heapwalk import arenas, heaps_at, main_heap
 from memtrace.collect.tracee import Mm, Tracee
-from memtrace.trace.mapping import parse_line
+from memtrace.trace.mapping import decode_maps, parse_line
 from memtrace.trace.records import WalkedHeap
 from memtrace.trace.sizes import PAGE
 
@@ -29,7 +30,8 @@ from memtrace.trace.sizes import PAGE
 LIMIT_NS, SHARE, ALLOWANCE_NS = 2_000_000_000, 50, 250_000_000
 _NS_PER_BYTE = 6  # with chunks of 40 bytes
 _GROWN_BY = 1 << 20
-_MOST_HEAPS, _MOST_BREAKS, _MOST_TASKS = 1000, 100_000, 500
+_ANONYMOUS = ["rw-p", "00000000", "00:00", "0"]
+_MOST_HEAPS, _MOST_PLACES, _MOST_BREAKS, _MOST_TASKS = 1000, 50_000, 100_000, 500
 #: By the top byte of a pagemap entry: bit 63 present, bit 62 swapped.
 _STATES = bytes(PRESENT if b & 0x80 else SWAPPED if b & 0x40 else 0 for b in range(256))
 
@@ -131,22 +133,26 @@ class Walks:
         heap_end, bases = _places(raw, layout)
         main = main_heap(memory, start, walked.brk or heap_end, walked.breaks) if start else None
         found = [] if main is None else [main]
-        found += arenas(memory, bases[:_MOST_HEAPS])
-        return found, max(len(bases) - _MOST_HEAPS, 0)
+        # A program may have terabytes mapped (a sanitizer's shadow), few of them in memory.
+        places = itertools.islice(itertools.chain.from_iterable(bases), _MOST_PLACES)
+        begun = list(itertools.islice(heaps_at(memory, places), _MOST_HEAPS))
+        found += arenas(memory, begun)
+        return found, sum(1 for _ in heaps_at(memory, places))
 
 
-def _places(raw: bytes, layout: Layout) -> tuple[int, list[int]]:
+def _places(raw: bytes, layout: Layout) -> tuple[int, list[range]]:
     """(end of what maps calls [heap], where heaps of arenas can begin)."""
     heap_end = 0
-    bases: list[int] = []
-    for line in raw.decode("utf-8", "backslashreplace").splitlines():
-        if line.endswith("[heap]"):
+    bases: list[range] = []
+    for line in decode_maps(raw):
+        columns = line.split(None, 5)
+        path = columns[5] if len(columns) == 6 else ""
+        if path == "[heap]":
             heap_end = parse_line(line).end
-        elif " rw-p 00000000 00:00 0" in line:
+        elif columns[1:5] == _ANONYMOUS and (not path or path.startswith("[anon:")):
             m = parse_line(line)
-            if not m.path or m.path.startswith("[anon:"):
-                first = -(-m.start // layout.heap_max) * layout.heap_max
-                bases += range(first, m.end, layout.heap_max)
+            first = -(-m.start // layout.heap_max) * layout.heap_max
+            bases.append(range(first, m.end, layout.heap_max))
     return heap_end, bases
 
 
