@@ -237,6 +237,15 @@ def test_the_child_of_a_moment_is_spared(sleeper: Tracee) -> None:
     assert walk_of(walks)["why"] == "exit"
 
 
+def test_a_task_killed_while_it_was_looked_at_tells_nothing(sleeper: Tracee) -> None:
+    """Its memory may have gone in the midst of it."""
+    walks = Walks(Kept(-1, Wishes()))
+    walks.last(sleeper.mm, sleeper, "exit", lambda t: t is not sleeper)
+    assert not walks.channel.out
+    walks.last(sleeper.mm, sleeper, "exit", lambda _: True)
+    assert walk_of(walks)["why"] == "exit"
+
+
 def test_a_task_that_runs_is_told_from_one_that_sleeps(sleeper: Tracee) -> None:
     own = Mm(2, os.getpid())
     Tracee(os.getpid(), os.getpid(), own)

@@ -163,7 +163,7 @@ class Observer:
         self.reach(mm, tracee.tid)
         self.peek_all(mm)
         if self.walks is not None and why in _LAST:
-            self.walks.last(mm, tracee, why)
+            self.walks.last(mm, tracee, why, self.still_stands if why == "exit" else None)
             begun = time.monotonic_ns()
         raw = procfs.read_fd(mm.maps_fd)
         if why == "exit" and not self.still_stands(tracee):

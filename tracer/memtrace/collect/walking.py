@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 
 from memtrace.collect import procfs, wire
 from memtrace.collect.chain import LAYOUT_32, LAYOUT_64, PRESENT, SWAPPED, Layout, Memory
@@ -76,15 +77,18 @@ class Walks:
         if not holds and not again:
             mm.walk_due, walked.again = why, True
 
-    def last(self, mm: Mm, tracee: Tracee, why: str) -> None:
+    def last(
+        self, mm: Mm, tracee: Tracee, why: str, stands: Callable[[Tracee], bool] | None = None
+    ) -> None:
         """The mm is as it was at the end of its program, or of the recording. A child that has
-        lived for a moment is spared what its parent's heap takes.
+        lived for a moment is spared what its parent's heap takes. `stands`, asked when all has been
+        read: whether the task has not been killed meanwhile, and its memory with it.
         """
         walked = mm.walked
         if walked.forked and time.monotonic_ns() - walked.since < SHARE * walked.cost:
             return
         mm.walk_due = ""
-        self._walk(mm, tracee, why, tell_broken=True)
+        self._walk(mm, tracee, why, tell_broken=True, stands=stands)
 
     @staticmethod
     def all_sleep(mm: Mm) -> bool:
@@ -95,7 +99,10 @@ class Walks:
 
     # -- how ----------------------------------------------------------------------------------
 
-    def _walk(self, mm: Mm, tracee: Tracee, why: str, *, tell_broken: bool) -> bool:
+    def _walk(
+        self, mm: Mm, tracee: Tracee, why: str, *, tell_broken: bool,
+        stands: Callable[[Tracee], bool] | None = None,
+    ) -> bool:  # fmt: skip
         """Walk all heaps; whether they held together. Else the record is only sent if wanted."""
         begun = time.monotonic_ns()
         before = _running(mm)
@@ -107,7 +114,7 @@ class Walks:
         if heaps and heaps[0].kind == "main":
             walked.size = heaps[0].end - heaps[0].base
         broken = any(not h.complete for h in heaps)
-        if heaps and (tell_broken or not broken):
+        if heaps and (tell_broken or not broken) and (stands is None or stands(tracee)):
             self.channel.send(wire.life({
                 "rec": "walk", "t": begun - self.channel.start_ns, "mm": mm.id, "pid": tracee.pid,
                 "tid": tracee.tid, "why": why, "took": walked.cost, "still": still, "heaps": heaps,
