@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["looked"]
 
-THEIRS = ("runtime-heap", "musl", "header", "not-applicable", "other-allocator", [])
+THEIRS: tuple[object, ...] = (
+    "runtime-heap", "musl", "header", "not-applicable", "other-allocator", [],
+)  # fmt: skip
 META = HEAP + 0x1000 + 24
 RAW = f"raw {MUSL}"
 
@@ -70,7 +72,7 @@ def test_no_header_proves_nothing(looked: Scene, length: int) -> None:
     ],
 )
 def test_it_maps_in_one_way(looked: Scene, length: int, more: dict[str, int]) -> None:
-    musl(looked).mmap(length, RAW, **more)  # type: ignore[arg-type]
+    musl(looked).mmap(length, RAW, **more)
     seq = looked.seq
     after(looked.seen(seq, META))
     assert row(looked, seq)[:2] == ("unknown", None)
