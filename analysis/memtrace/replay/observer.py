@@ -53,7 +53,8 @@ class Observer:
         """
 
     def headers(self, p: Process, seq: int, headers: Sequence[tuple[int, int]]) -> None:
-        """Words peeked where malloc would have put a chunk header: (seq of the mmap, size word).
+        """Words peeked where malloc would have put a header: (seq of the mmap, size word of a chunk
+        or address of a meta of musl's; 0: neither).
 
         `p` is the process whose mmaps these were; `seq` the record that carried them.
         """

@@ -56,7 +56,9 @@ class LifeMessage(NamedTuple):
 
 
 class HeaderMessage(NamedTuple):
-    """The words at [addr] and [addr+8] of the mapping made by call number `call` of the mm."""
+    """The mapping made by call number `call` of the mm: the word that it begins with, and the size
+    word of its chunk, or the address of its meta (`mallocng`), or 0.
+    """
 
     mm: int
     call: int

@@ -77,7 +77,8 @@ class Ext(msgspec.Struct, omit_defaults=True, gc=False):
     `f`: the file behind the new mapping. `x`: `[low, high, lines]`, the range as re-read from the
     kernel after the call: it replaces the range, whatever the call's arguments say. `h`: headers
     of malloc chunks peeked since the last record, `[how many records back the mmap is, size word]`
-    each (0: the words there were no chunk header); the reader gives the mmap's sequence number.
+    each (low bits 0: the address of a meta of musl's malloc, which points back; 0: the words there
+    were no header); the reader gives the mmap's sequence number.
     `abi`: "i386" or "x32" when not the native one. `raw`: the name of the call actually made
     (mmap2, old_mmap, ipc). `name`: the string of prctl(PR_SET_VMA). `personality`: the caller's
     (personality(2)), where it is not that of the address space's beginning and calls before.
