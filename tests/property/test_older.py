@@ -61,6 +61,7 @@ def process(records: list[Call | Life]) -> ProcessRow:
 @given(
     st.lists(lines, max_size=12), st.integers(0, 40),
     st.lists(st.tuples(places, st.integers(1, 70)), max_size=8),
+    st.lists(st.tuples(places, st.integers(-1, 70)), max_size=8),
     st.lists(places, max_size=4),
     st.lists(st.tuples(places, st.integers(1, 100), st.integers(0, 2)), max_size=6),
 )  # fmt: skip
@@ -68,6 +69,7 @@ def test_the_regions_are_the_map(
     drawn: list[Line],
     heap: int,
     chunks: list[tuple[tuple[int, int], int]],
+    groups: list[tuple[tuple[int, int], int]],
     stacks: list[tuple[int, int]],
     calls: list[tuple[tuple[int, int], int, int]],
 ) -> None:
@@ -82,6 +84,7 @@ def test_the_regions_are_the_map(
                tids=[5, *range(6, 6 + len(stacks))], rlimits={"STACK": 8 << 20},
                stacks=[(6 + i, where(p) + 8) for i, p in enumerate(stacks)],
                chunks=[(where(p), size * PAGE | 2) for p, size in chunks],
+               groups=[(where(p), size * PAGE, 0x18) for p, size in groups],
                dontfork=[(where(p), where(p) + PAGE) for p in stacks]),
         Libc(t=0, mm=1, path="/f1", version="2.36"),
     ]  # fmt: skip
@@ -97,6 +100,8 @@ def test_the_regions_are_the_map(
     assert sum(r.bytes for r in heaps) == heap * PAGE
     claimed = {(where(p), size * PAGE) for p, size in chunks}
     assert {(r.start, r.bytes) for r in order if r.kind == "malloc-chunk"} <= claimed
+    claimed = {(where(p), size * PAGE) for p, size in groups}
+    assert {(r.start, r.bytes) for r in order if r.owner == "musl"} <= claimed
 
     for place, pages, what in calls:
         if what == 2:

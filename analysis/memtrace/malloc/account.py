@@ -194,8 +194,9 @@ class Account:
         for r in beginnings.found(space, seq, record, self.mallocs.layout):
             self.regions.born(r)
         there = {r.path for r in self.regions.alive.values() if r.kind == "library"}
-        static = self.callers.static and self.chunks.alive() > 0
-        self.mallocs.find(seq, sorted(there), header=static)
+        static = self.callers.static
+        header, group = static and self.chunks.alive() > 0, static and bool(record.groups)
+        self.mallocs.find(seq, sorted(there), header=header, group=group)
 
     @classmethod
     def heir(cls, p: Process, legacy: Legacy, page: int) -> Account:

@@ -118,7 +118,7 @@ def found(space: AddressSpace, seq: int, record: Attach, layout: Layout) -> list
         r.length = r.bytes = r.peak = f.size
         r.path, r.call, r.older = f.path, "attach", True
         d = f.decision
-        r.kind, r.evidence, r.candidates = d.kind, d.evidence, d.candidates
+        r.kind, r.evidence, r.owner, r.candidates, _ = d
         rule_on(r)
         there.append(r)
     return there

@@ -265,8 +265,12 @@ class Mallocs:
         self._withdraw(found)
         self._serves(found)
 
-    def find(self, seq: int, libraries: Iterable[str], *, header: bool) -> None:
-        """What is there at an attach; `header`: also a chunk of glibc's, in a static program."""
+    def find(
+        self, seq: int, libraries: Iterable[str], *, header: bool, group: bool = False
+    ) -> None:
+        """What is there at an attach; `header`: also a chunk of glibc's, in a static program;
+        `group`: a group of musl's.
+        """
         preload = self.start.env.get("LD_PRELOAD", "")
         for path in () if self.code else libraries:
             found = allocator.of_older(path, seq, preload)
@@ -282,6 +286,8 @@ class Mallocs:
             self.serving = allocator.undecided(self.rivals.values(), seq)
         elif header:
             self.header_proves(seq, "found at the attach")
+        elif group:
+            self.group_proves(seq, "found at the attach")
 
     # -- what decides ---------------------------------------------------------------------------
 

@@ -82,9 +82,10 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
     """
     _own_the_heap(space)
     chunks = set(_cut_chunks(space, record, layout))
+    groups = set(_cut_groups(space, record, layout.page, chunks))
     arenas = set(_join_arenas(space, _lines(space), layout.heap_max))
     lines = _lines(space)
-    stacks, guards = _stacks(lines, record, chunks | arenas | {space.heap_tag})
+    stacks, guards = _stacks(lines, record, chunks | groups | arenas | {space.heap_tag})
     runnable = executable(space)
     marked = bool(record.personality & READ_IMPLIES_EXEC)
     found: dict[int, Found] = {}
@@ -99,6 +100,8 @@ def regions(space: AddressSpace, record: Attach, layout: Layout) -> list[Found]:
         path = space.path_of(attr)
         if tag in chunks:
             d = Decision("malloc-chunk", "header")
+        elif tag in groups:
+            d = Decision("runtime-heap", "header", "musl")
         elif tag in arenas:
             d = Decision("unknown", "none", None, ("arena", "anon"))
         elif tag in stacks:
@@ -213,33 +216,65 @@ def _cut_chunks(space: AddressSpace, record: Attach, layout: Layout) -> Iterator
     least = settings(record.env, at_secure=record.at_secure, version=layout.version).threshold
     if least is None or record.env_lost:
         least = DEFAULT_THRESHOLD
-    runs: list[tuple[int, int]] = []
-    for line in _lines(space):
-        if line.tag == space.heap_tag or not _may_hold_chunks(line):
-            continue
-        if runs and runs[-1][1] == line.start:
-            runs[-1] = runs[-1][0], line.end
-        else:
-            runs.append((line.start, line.end))
+    runs = _runs(line for line in _lines(space) if _may_hold_chunks(line, space))
     position = 0
     for address, word in sorted(record.chunks):
         length = round_up(word & ~7)
         end = address + length
         if address < position or address % layout.page or not length or not layout.known:
             continue
-        i = bisect_right(runs, (address, end)) - 1
-        if i < len(runs) - 1 and runs[i + 1][0] == address:
-            i += 1
-        if i < 0 or end > runs[i][1] or not layout.is_header(word, length):
+        if not _inside(runs, address, end) or not layout.is_header(word, length):
             continue
         if layout.chunk(length)[1] < least:
             continue
-        position, tag = end, space.new_tag()
-        below, above = space.at(address - 1), space.at(end)
-        if below is not None and above is not None and below[3] == above[3]:
-            space.retag(end, _end_of(space, end, above[3]), space.new_tag())
-        space.retag(address, end, tag)
-        yield tag
+        position = end
+        yield _cut(space, address, end)
+
+
+def _cut_groups(
+    space: AddressSpace, record: Attach, page: int, chunks: set[int]
+) -> Iterator[int]:
+    """Give everything that musl's malloc had mapped a tag of its own; the tags."""
+    runs = _runs(
+        line for line in _lines(space) if line.tag not in chunks and _may_hold_chunks(line, space)
+    )
+    position = 0
+    for address, size, _ in sorted(record.groups):
+        end = address + size
+        if address < position or size <= 0 or (address | size) % page:
+            continue
+        if _inside(runs, address, end):
+            position = end
+            yield _cut(space, address, end)
+
+
+def _runs(lines: Iterable[Line]) -> list[tuple[int, int]]:
+    """The ranges that lines cover, those joined that touch one another."""
+    runs: list[tuple[int, int]] = []
+    for line in lines:
+        if runs and runs[-1][1] == line.start:
+            runs[-1] = runs[-1][0], line.end
+        else:
+            runs.append((line.start, line.end))
+    return runs
+
+
+def _inside(runs: list[tuple[int, int]], address: int, end: int) -> bool:
+    """Whether one of the ranges holds all of it."""
+    i = bisect_right(runs, (address, end)) - 1
+    if i < len(runs) - 1 and runs[i + 1][0] == address:
+        i += 1
+    return i >= 0 and end <= runs[i][1]
+
+
+def _cut(space: AddressSpace, address: int, end: int) -> int:
+    """A new tag for a range, which was part of a line."""
+    tag = space.new_tag()
+    below, above = space.at(address - 1), space.at(end)
+    if below is not None and above is not None and below[3] == above[3]:
+        space.retag(end, _end_of(space, end, above[3]), space.new_tag())
+    space.retag(address, end, tag)
+    return tag
 
 
 def _end_of(space: AddressSpace, start: int, tag: int) -> int:
@@ -252,7 +287,9 @@ def _end_of(space: AddressSpace, start: int, tag: int) -> int:
     return end
 
 
-def _may_hold_chunks(line: Line) -> bool:
+def _may_hold_chunks(line: Line, space: AddressSpace) -> bool:
+    if line.tag == space.heap_tag:
+        return False
     named = line.attr.name.startswith("[anon: glibc: malloc]")
     return line.open or (named and line.attr.perms == "rw-p")
 

@@ -354,6 +354,8 @@ def _damage(record: Start, space: AddressSpace, parsed: Sequence[tuple[int, int,
             return f"its {name} ranges are no ranges"
     if any(space.at(address) is None for address, _ in record.chunks):
         return "it has a chunk header where nothing is mapped"
+    if any(space.at(address) is None for address, _, _ in record.groups):
+        return "it has a group of musl's malloc where nothing is mapped"
     return ""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from memtrace.collect import procfs
+from memtrace.collect.mallocng import groups
 from memtrace.collect.tracee import Mm
 from memtrace.trace.mapping import parse_line
 from memtrace.trace.sizes import PAGE
@@ -43,6 +44,7 @@ def attach_fields(mm: Mm, tid: int, tids: Iterable[int]) -> tuple[dict[str, Any]
     fields |= {"pid": pid, "mm": mm.id, "tids": sorted(tids), "stacks": sorted(mm.stacks.items())}
     fields["dontfork"], fields["growsdown"] = vm_flags(procfs.read(f"/proc/{tid}/smaps"))
     fields["chunks"] = list(chunks(malloc_shaped(raw), lambda at: size_word(mm, at)))
+    fields["groups"] = list(groups(malloc_shaped(raw), mm.present))
     if overwritten(procfs.read(f"/proc/{tid}/environ")):
         fields["env_lost"] = True
     age = age_ns(pid)

@@ -183,7 +183,8 @@ class Attach(Start, tag="attach", kw_only=True):
     `tids`: the process's traced tasks. `stacks`: (task, its stack pointer) where it was seen
     stopped. `dontfork`, `growsdown`: ranges with VM_DONTCOPY and VM_GROWSDOWN (smaps' `dc`, `gd`).
     `chunks`: (address, size word) of headers of chunks that malloc had mapped: at a mapping's start
-    and chained from there (flag 2 set, a whole number of pages, inside the mapping). `age_ns`: how
+    and chained from there (flag 2 set, a whole number of pages, inside the mapping). `groups`:
+    (address, bytes, address of its meta) of what musl's malloc had mapped, likewise. `age_ns`: how
     long before the process was started. `why`: "attach" for the target, "fork" for a child whose
     parent is not known, "log" for a process that was there when an imported log began.
     """
@@ -193,6 +194,7 @@ class Attach(Start, tag="attach", kw_only=True):
     dontfork: list[tuple[int, int]] = []
     growsdown: list[tuple[int, int]] = []
     chunks: list[tuple[int, int]] = []
+    groups: list[tuple[int, int, int]] = []
     age_ns: int | None = None
     why: str = "attach"
 
