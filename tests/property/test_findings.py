@@ -76,7 +76,7 @@ FACTS = st.builds(
         max_size=12,
     ).map(tuple),
     arena_limit=st.builds(Limit, SOME, st.sampled_from(["environ", "cpus-online", None]), SOME),
-    other_heaps=st.lists(st.tuples(NAME, NUMBER, NUMBER), max_size=3).map(tuple),
+    other_heaps=st.lists(st.tuples(NAME, NUMBER, NUMBER, SEQ), max_size=3).map(tuple),
     fallbacks=st.lists(SEQ, max_size=3).map(tuple),
     churn=st.lists(
         st.builds(
