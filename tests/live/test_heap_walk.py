@@ -249,6 +249,55 @@ def test_an_attach_says_what_malloc_says(program: Path, tmp_path: Path) -> None:
     assert heap["top_resident"] == 0
 
 
+THREADS = """
+import threading
+met, done = threading.Barrier(5), threading.Event()
+def work():
+    block = bytearray(5000)  # malloc's: pymalloc serves 512 bytes at most
+    met.wait()
+    done.wait()
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+met.wait()
+print("there", flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("walk", [True, False])
+def test_an_attach_shows_which_reservations_are_arenas(
+    tmp_path: Path,
+    walk: bool,  # noqa: FBT001
+) -> None:
+    trace = tmp_path / "t.json"
+    options = ["--heap-walk"] if walk else []
+    with subprocess.Popen(
+        [PYTHON, "-c", THREADS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as p:
+        assert p.stdout is not None
+        assert p.stdout.readline() == "there\n"
+        maps = Path(f"/proc/{p.pid}/maps").read_text().splitlines()
+        cli("attach", "-q", "-o", trace, "--for", "200ms", *options, p.pid)
+        p.communicate("\n")
+    spans = [[int(x, 16) for x in line.split()[0].split("-")] for line in maps]
+    perms = [line.split()[1] for line in maps]
+    size = 64 << 20
+    reserved = {
+        a[0]
+        for a, b, rw, none in zip(spans, spans[1:], perms, perms[1:], strict=False)
+        if a[0] % size == 0
+        and (rw, none) == ("rw-p", "---p")
+        and a[1] == b[0] < a[0] + size <= b[1]
+    }
+    assert len(reserved) == 4
+    (process,) = json.loads(cli("report", "--format", "json", trace).stdout)["processes"]
+    found = {r["start"]: r for r in process["regions"] if r["start"] in reserved}
+    assert found.keys() == reserved
+    assert {r["kind"] for r in found.values()} == {"arena" if walk else "unknown"}
+    assert {a["base"] for a in process["arenas"]} == (reserved if walk else set())
+    assert all("arena" in r["candidates"] for r in found.values()) != walk
+
+
 # -- programs of daily use ------------------------------------------------------------------------
 
 
@@ -310,7 +359,7 @@ def test_the_chunk_that_pins_the_top_is_named(sample: Callable[..., Traced]) -> 
     assert heap["pin"]["address"] + 32 == heap["top"]["address"]
     assert walk["free_bytes"] == heap["free_bytes"]
     text = text_of(done)
-    assert f"the chunk right below, of 32 B at {heap['pin']['address']:#x}, is in use" in text
+    assert f"the chunk right below, of 32 B at {heap['pin']['address']:#x}, counts as used" in text
     assert "97 % are free below the top" in text
     assert "malloc_trim(0)" in text
     line = next(e for e in cli("events", done.path).stdout.splitlines() if "--- walk" in e)
