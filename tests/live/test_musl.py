@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.live.driving import Drive, Driven, of_kind, region_at
+from tests.live.attaching import attaching
+from tests.live.driving import Drive, Driven, driver, of_kind, region_at
 from tests.live.test_malloc_cases_elsewhere import needs
-from tests.live.tracing import Traced
+from tests.live.tracing import Traced, target
 
 from memtrace.report.model import ProcessRow
 
@@ -155,3 +157,36 @@ def test_a_static_program_without_symbols(tmp_path: Path, run: Callable[..., Tra
     }
     assert {r.verdict for r in p.regions} == {"not-applicable"}
     assert next(r.bytes for r in of_kind(p, "runtime-heap")) == 200704
+
+
+@FORMS
+def test_what_is_there_at_an_attach(tmp_path: Path, form: str) -> None:
+    needs("musl-gcc")
+    ops = "m5000 m131049 m200000 m300000 r3,5000000 wait m250000 f2 wait"
+    with target(tmp_path / "account", [driver(form), *ops.split()]) as t:
+        t.tells("op", 5)
+        with attaching(tmp_path / "t.json", t.process.pid) as a:
+            a.begun()
+            t.step()
+            t.tells("op", 7)
+            done = a.left(signal.SIGINT)
+        told = t.account("op")
+        t.step()
+        assert t.ended() == 0
+    done.assert_exact()
+    p = Driven(done).process
+    assert (p.allocator.name, p.allocator.rule) == ("musl", "not-applicable")
+    before = [o for o in told[:5] if o["op"] in "mr"]
+    attach = done.calls("attach")[0]["seq"]
+    groups = {r.start: r for r in p.regions if r.kind == "runtime-heap"}
+    assert {(r.owner, r.evidence) for r in groups.values()} == {("musl", "header")}
+    # What has moved since is where it was before.
+    for o in [before[0], before[1], before[2], before[4]]:
+        r = region_at(p, o["ptr"], attach)
+        assert (r.kind, r.older) == ("runtime-heap", True)
+    (large,) = [r for r in groups.values() if r.bytes == 5001216]
+    assert large.older
+    (freed,) = [r for r in groups.values() if r.died_seq is not None]
+    assert (freed.bytes, freed.older) == (200704, True)
+    (new,) = [r for r in groups.values() if not r.older]
+    assert new.bytes == 253952

@@ -231,9 +231,7 @@ def _cut_chunks(space: AddressSpace, record: Attach, layout: Layout) -> Iterator
         yield _cut(space, address, end)
 
 
-def _cut_groups(
-    space: AddressSpace, record: Attach, page: int, chunks: set[int]
-) -> Iterator[int]:
+def _cut_groups(space: AddressSpace, record: Attach, page: int, chunks: set[int]) -> Iterator[int]:
     """Give everything that musl's malloc had mapped a tag of its own; the tags."""
     runs = _runs(
         line for line in _lines(space) if line.tag not in chunks and _may_hold_chunks(line, space)

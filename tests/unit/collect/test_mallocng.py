@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from memtrace.collect.mallocng import meta_of
+from memtrace.collect.mallocng import groups, meta_of
 
 PAGE = 4096
 GROUP, AREA = 0x7F0000000000, 0x1001000
@@ -107,3 +107,24 @@ def test_another_word_costs_no_look(word: int) -> None:
 def test_a_page_that_is_not_there_proves_nothing(page: bytes | None) -> None:
     first = NATIVE.meta.to_bytes(16, "little")
     assert meta_of(GROUP, NATIVE.length, first, lambda _a, _n: page, i386=False) == 0
+
+
+def test_at_an_attach_groups_are_chained_as_far_as_they_reach() -> None:
+    first, second = NATIVE, replace(NATIVE, mem=GROUP + 49 * PAGE, slot=4, maplen=2, sizeclass=9)
+    size = 24 + 40 * 5
+    area = first.page()[: second.meta - AREA] + second.page()[second.meta - AREA : size]
+    memory = {AREA: area.ljust(PAGE, b"\0")}
+    heads = {GROUP: first.meta, GROUP + 49 * PAGE: second.meta, GROUP + 51 * PAGE: 5}
+
+    def read(address: int, size: int) -> bytes | None:
+        if address in heads:
+            return heads[address].to_bytes(8, "little") + bytes(8)
+        return memory.get(address, b"")
+
+    both = [(GROUP, 49 * PAGE, first.meta), (GROUP + 49 * PAGE, 2 * PAGE, second.meta)]
+    assert list(groups([(GROUP, GROUP + 60 * PAGE)], read)) == both
+    assert list(groups([(GROUP, GROUP + 51 * PAGE)], read)) == both
+    assert list(groups([(GROUP, GROUP + 50 * PAGE)], read)) == both[:1]
+    assert list(groups([(GROUP, GROUP + 48 * PAGE)], read)) == []
+    assert list(groups([(GROUP + PAGE, GROUP + 60 * PAGE)], read)) == []
+    assert list(groups([(GROUP, GROUP + 49 * PAGE)], lambda _a, _n: None)) == []

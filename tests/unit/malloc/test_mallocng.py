@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.conftest import HEAP, LD, MAPS
 from tests.unit.malloc.test_allocators import ALONE, JEMALLOC, MUSL, holds, libc, looked
+from tests.unit.malloc.test_older import line
 
 from memtrace.trace.records import Lost
 
@@ -30,7 +31,7 @@ def row(scene: Scene, seq: int) -> tuple[object, ...]:
 
 def musl(scene: Scene) -> Scene:
     """A dynamic program with musl."""
-    scene.exec(maps=[line.replace(LD, MUSL) for line in MAPS])
+    scene.exec(maps=[m.replace(LD, MUSL) for m in MAPS])
     libc(scene, "musl", MUSL, "1.2.3")
     return scene
 
@@ -193,3 +194,74 @@ def test_a_child_proves_its_own(looked: Scene) -> None:
     assert (r.kind, r.owner, r.evidence) == THEIRS[:3]
     (old,) = [r for r in looked.process(1).regions if r.inherited and r.kind == "runtime-heap"]
     assert old.owner == "musl"
+
+
+# -- an attach ----------------------------------------------------------------------------------
+
+AT = 0x7D0000000000
+
+
+def rows(scene: Scene) -> list[tuple[int, int, str, str | None, str]]:
+    """What lies above `AT`, below the libraries."""
+    return [
+        (r.start - AT, r.bytes, r.kind, r.owner, r.evidence)
+        for r in sorted(scene.process().regions, key=lambda r: r.start)
+        if AT <= r.start < AT + 0x1000000
+    ]
+
+
+def test_groups_found_at_an_attach_are_cut_out_of_their_line(scene: Scene) -> None:
+    maps = [line(AT, 0x50000)]
+    scene.attach(maps, libc="", groups=[(AT + 0x10000, 0x4000, META), (AT + 0x14000, 0x1000, META)])
+    musls = ("runtime-heap", "musl", "header")
+    assert rows(scene) == [
+        (0, 0x10000, "unknown", None, "none"),
+        (0x10000, 0x4000, *musls),
+        (0x14000, 0x1000, *musls),
+        (0x15000, 0x3B000, "unknown", None, "none"),
+    ]
+    scene.munmap(AT + 0x10000, 0x4000, RAW)
+    (r,) = [r for r in scene.process().regions if r.start == AT + 0x10000]
+    assert (r.died_seq, r.verdict, r.reason) == (scene.seq, *FOR_META[1:])
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param((AT + 0x4F000, 0x2000), id="beyond its line"),
+        pytest.param((AT + 8, 0x1000), id="not at a page"),
+        pytest.param((AT, 20), id="no number of pages"),
+        pytest.param((AT, 0), id="nothing"),
+        pytest.param((AT, -0x1000), id="less"),
+        pytest.param((AT + 0x100000, 0x1000), id="not to write to"),
+    ],
+)
+def test_what_can_be_no_group(scene: Scene, group: tuple[int, int]) -> None:
+    maps = [line(AT, 0x50000), line(AT + 0x100000, 0x1000, "r--p")]
+    scene.attach(maps, libc="", groups=[(*group, META)])
+    assert [r[:4] for r in rows(scene)] == [
+        (0, 0x50000, "unknown", None), (0x100000, 0x1000, "unknown", None),
+    ]  # fmt: skip
+
+
+def test_a_group_and_a_chunk_are_not_one_another(scene: Scene) -> None:
+    scene.attach([line(AT, 0x50000)], chunks=[(AT, 0x21002)], groups=[(AT, 0x21000, META)])
+    assert [r[:3] for r in rows(scene)] == [
+        (0, 0x21000, "malloc-chunk"), (0x21000, 0x2F000, "unknown"),
+    ]  # fmt: skip
+
+
+def test_a_static_program_is_known_by_a_group(looked: Scene) -> None:
+    looked.attach([line(AT, 0x50000)], libc="", groups=[(AT, 0x4000, META)])
+    looked.records[-1].maps = [m for m in looked.records[-1].maps if LD not in m]  # type: ignore[union-attr]
+    p = looked.process()
+    assert (p.allocator.name, p.allocator.rule) == ("musl", "not-applicable")
+    assert p.allocator.evidence == "the header of a mallocng group (found at the attach)"
+
+
+def test_a_dynamic_one_by_its_library(looked: Scene) -> None:
+    maps = [line(AT, 0x50000), line(AT - 0x100000, 0x60000, "r-xp", MUSL, 50)]
+    looked.attach(maps, libc="", groups=[(AT, 0x4000, META)])
+    libc(looked, "musl", MUSL, "1.2.3")
+    p = looked.process()
+    assert [(a.name, a.version) for a in p.allocators] == [("musl", "1.2.3")]
