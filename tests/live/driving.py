@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from tests.live.attaching import BUILT, HEADERS, outdated
 from tests.live.tracing import Event, Traced
 
@@ -48,6 +49,16 @@ def driver(form: str = "", name: str = "drv") -> Path:
             words = [compiler, *_FLAGS, *flags, source, "-o", made, *_LAST.get(form, ())]
             subprocess.run(words, check=True)
     return made
+
+
+def needs_32_bit() -> None:
+    """Skip where 32-bit programs cannot be built."""
+    made = subprocess.run(
+        ["gcc", "-m32", "-x", "c", "-o", "/dev/null", "-"], input=b"int main(void){return 0;}",
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("gcc makes no 32-bit programs here (gcc-multilib)")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.live.driving import Drive
-from tests.live.test_malloc_cases_elsewhere import needs_32_bit
+from tests.live.driving import Drive, needs_32_bit
 
 T = 131072
 MIB = 1 << 20

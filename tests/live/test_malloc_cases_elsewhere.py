@@ -11,12 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.live.driving import Drive, Driven, chunks, driver, kinds, of_kind, steps
+from tests.live.driving import (
+    Drive,
+    Driven,
+    chunks,
+    driver,
+    kinds,
+    needs_32_bit,
+    of_kind,
+    steps,
+)
 from tests.live.tracing import Traced
 
 from memtrace.report.model import ProcessRow
 
-PENDING = pytest.mark.xfail(strict=True, reason="this allocator is not told yet")
 LIBRARIES = {
     "jemalloc": "libjemalloc.so.2",
     "tcmalloc": "libtcmalloc_minimal.so.4",
@@ -52,15 +60,6 @@ def library(name: str) -> Path:
 def needs(program: str) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
-
-
-def needs_32_bit() -> None:
-    made = subprocess.run(
-        ["gcc", "-m32", "-x", "c", "-o", "/dev/null", "-"], input=b"int main(void){return 0;}",
-        capture_output=True, check=False,
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip("gcc makes no 32-bit programs here (gcc-multilib)")
 
 
 def assert_no_rule(p: ProcessRow) -> None:
@@ -228,7 +227,6 @@ def test_29_the_request_is_bounded_by_the_threshold_as_well(drv: Drive) -> None:
     assert max(r.request.min, 131072 - 4 - 15) == 131053
 
 
-@PENDING
 def test_29_the_heap_begins_with_two_growths(drv: Drive) -> None:
     needs_32_bit()
     d = drv("m100000 m131053", "i386")

@@ -18,7 +18,7 @@ from tests.unit.collect.test_libc import this_libc
 
 from memtrace.collect.code import CodeFinder, read
 from memtrace.collect.elf import Elf, NotElfError
-from memtrace.collect.frames import Frames
+from memtrace.collect.frames import Frame, Frames
 from memtrace.collect.libc import LibcFinder, calls_directly
 
 
@@ -192,7 +192,7 @@ def test_pipes_and_devices_are_not_opened(tmp_path: Path, monkeypatch: pytest.Mo
     for path in (str(pipe), "/dev/zero"):
         ino = os.stat(path).st_ino
         assert CodeFinder().look(os.getpid(), "fe:00", ino, path) is None
-        assert Frames().offset(os.getpid(), "fe:00", ino, path, 100) is None
+        assert Frames().at(os.getpid(), "fe:00", ino, path, 100, 8) == Frame()
         assert not calls_directly(os.getpid(), ino, path, 100, 200)
         assert LibcFinder().look_into(os.getpid(), "fe:00", ino, path) is None
     # It is not waited for somebody to write to it.

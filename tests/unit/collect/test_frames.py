@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.collect.test_libc import this_libc
 
 from memtrace.collect.elf import Elf, NotElfError
-from memtrace.collect.frames import Frames, return_address
+from memtrace.collect.frames import Frames, frame
 
 SOURCE = """
 extern long use(long);
@@ -31,7 +31,17 @@ long branches(long a) {
 """
 
 
-def told(path: str | Path) -> dict[int, int | None]:
+LIBC_32 = Path("/lib32/libc.so.6")
+
+
+def needs_32_bit() -> Path:
+    """The C library of 32-bit programs."""
+    if not LIBC_32.exists():
+        pytest.skip("no 32-bit C library is installed (gcc-multilib)")
+    return LIBC_32
+
+
+def told(path: str | Path, word: int = 8) -> dict[int, int | None]:
     """Address of each place where the rules change -> where the return address is from there on."""
     found: dict[int, int | None] = {}
     with open(path, "rb") as f:
@@ -45,12 +55,12 @@ def told(path: str | Path) -> dict[int, int | None]:
                     continue  # an instruction that pyelftools does not know
                 for line in lines:
                     cfa = line["cfa"]
-                    ours = cfa.expr is None and cfa.reg == 7
-                    found[line["pc"]] = cfa.offset - 8 if ours else None
+                    ours = cfa.expr is None and cfa.reg == (7 if word == 8 else 4)
+                    found[line["pc"]] = cfa.offset - word if ours else None
     return found
 
 
-def ours(path: str | Path, addresses: list[int]) -> dict[int, int | None]:
+def ours(path: str | Path, addresses: list[int], word: int = 8) -> dict[int, int | None]:
     with open(path, "rb") as f:
         elf = Elf(f.fileno())
         loads = [s for s in elf.segments if s.type == 1]
@@ -59,7 +69,7 @@ def ours(path: str | Path, addresses: list[int]) -> dict[int, int | None]:
             (s,) = [s for s in loads if s.address <= address < s.address + s.size]
             return address - s.address + s.offset
 
-        return {a: return_address(elf, place(a) + 1) for a in addresses}
+        return {a: frame(elf, place(a) + 1, word).back for a in addresses}
 
 
 def build(folder: Path, *options: str) -> Path:
@@ -80,30 +90,79 @@ def build(folder: Path, *options: str) -> Path:
     return made
 
 
+@pytest.mark.parametrize("word", [8, 4])
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O2"])
-def test_every_place_of_a_small_library(tmp_path: Path, level: str) -> None:
-    made = build(tmp_path, level)
-    expected = told(made)
+def test_every_place_of_a_small_library(tmp_path: Path, level: str, word: int) -> None:
+    if word == 4:
+        needs_32_bit()
+    made = build(tmp_path, level, *(["-m32"] if word == 4 else []))
+    expected = told(made, word)
     assert len({v for v in expected.values() if v is not None}) > 1
     assert None in expected.values()  # a frame that is told by another register, or by none
-    assert ours(made, list(expected)) == expected
+    assert ours(made, list(expected), word) == expected
+    assert set(ours(made, list(expected), 12 - word).values()) == {None}
 
 
-def test_this_machines_libc() -> None:
-    expected = told(this_libc())
+@pytest.mark.parametrize("word", [8, 4])
+def test_this_machines_libc(word: int) -> None:
+    path = this_libc() if word == 8 else needs_32_bit()
+    expected = told(path, word)
     addresses = sorted(expected)[::97]
     assert len(addresses) > 100
-    found = ours(this_libc(), addresses)
+    found = ours(path, addresses, word)
     assert {a: v for a, v in found.items() if v is not None} == {
-        a: expected[a] for a in addresses if expected[a] is not None
+        a: v for a in addresses if (v := expected[a]) is not None and v >= 0
     }
+
+
+WRAPPERS = """
+    .text
+f:  .cfi_startproc
+    push %ebx
+    .cfi_adjust_cfa_offset 4
+    mov $0x5b, %eax
+    call *%gs:0x10
+a:  mov $0x2d, %eax
+    call g
+b:  call *%eax
+c:  call *8(%esp)
+d:  call *0x1234(,%eax,4)
+e:  call *0x1234(%ebx)
+h:  call *(%esi)
+i:  jmp *%eax
+j:  .cfi_endproc
+g:  .cfi_startproc
+    ret
+k:  .cfi_endproc
+    .globl a, b, c, d, e, f, g, h, i, j, k
+"""
+
+
+def test_what_a_wrapper_loads_and_where_calls_end(tmp_path: Path) -> None:
+    needs_32_bit()
+    made = tmp_path / "a.so"
+    subprocess.run(
+        ["gcc", "-m32", "-x", "assembler", "-shared", "-nostdlib", "-o", made, "-"],
+        input=WRAPPERS.encode(), check=True,
+    )  # fmt: skip
+    with made.open("rb") as f:
+        symbols: Any = ELFFile(f).get_section_by_name(".dynsym")
+        at = {s.name: s["st_value"] for s in symbols.iter_symbols() if s.name}
+        elf = Elf(f.fileno())
+        (load,) = [s for s in elf.segments if s.type == 1 and s.flags & 1]
+        found = {n: frame(elf, v - load.address + load.offset, 4) for n, v in at.items()}
+    assert [n for n in sorted(found) if found[n].called] == ["a", "b", "c", "d", "e", "h", "i"]
+    assert found["a"].loads == {0x5B}
+    assert found["b"].loads == found["j"].loads == {0x5B, 0x2D}
+    assert found["k"].loads == set()
+    assert (found["a"].back, found["k"].back) == (4, 0)
 
 
 def test_a_file_without_tables_tells_nothing(tmp_path: Path) -> None:
     made = build(tmp_path, "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
     with made.open("rb") as f:
         elf = Elf(f.fileno())
-        assert {return_address(elf, place) for place in range(1, 0x3000, 7)} == {None}
+        assert {frame(elf, place, 8).back for place in range(1, 0x3000, 7)} == {None}
 
 
 def test_it_is_asked_of_the_mapped_file_alone(tmp_path: Path) -> None:
@@ -113,10 +172,10 @@ def test_it_is_asked_of_the_mapped_file_alone(tmp_path: Path) -> None:
         (s,) = [s for s in Elf(f.fileno()).segments if s.type == 1 and s.flags & 1]
     place, ino = at - s.address + s.offset + 1, made.stat().st_ino
     frames = Frames()
-    assert frames.offset(os.getpid(), "fe:00", ino, str(made), place) == back
-    assert frames.offset(os.getpid(), "fe:00", ino + 1, str(made), place) is None
-    assert frames.offset(os.getpid(), "fe:00", ino, "/nowhere", place) == back  # remembered
-    assert frames.offset(os.getpid(), "fe:01", ino, "/nowhere", place) is None
+    assert frames.at(os.getpid(), "fe:00", ino, str(made), place, 8).back == back
+    assert frames.at(os.getpid(), "fe:00", ino + 1, str(made), place, 8).back is None
+    assert frames.at(os.getpid(), "fe:00", ino, "/nowhere", place, 8).back == back  # remembered
+    assert frames.at(os.getpid(), "fe:01", ino, "/nowhere", place, 8).back is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -142,5 +201,5 @@ def test_broken_tables_give_an_answer(tmp_path: Path, data: st.DataObject) -> No
         except NotElfError:
             return
         for place in range(code.offset + 1, code.offset + code.size, 5):
-            found = return_address(elf, place)
+            found = frame(elf, place, 8).back
             assert found is None or found >= 0

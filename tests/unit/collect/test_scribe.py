@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.unit.collect.messages import I386, call, words
+from tests.unit.collect.messages import I386, X86_64, call, words
 
 from memtrace.collect import wire
 from memtrace.collect.abi import NAMES
@@ -360,18 +360,38 @@ def test_code_without_a_file_is_its_address() -> None:
     assert sites(desk)[1] == Site(1, (None, ANON + 4), (None, ANON + 8))
 
 
-@pytest.mark.parametrize(("name", "depth"), [("brk", 4), ("mremap", 11)])
-def test_the_outer_caller_stands_further_up_the_frame(name: str, depth: int) -> None:
+def test_mremaps_outer_caller_stands_further_up_the_frame() -> None:
     desk = Desk()
     stack = [0x99] * 12
-    stack[0], stack[depth] = LIB + 8, TEXT + 0x30
-    size = 5 if name == "brk" else 12
-    args = [HEAP] if name == "brk" else [ANON, PAGE, PAGE, 0]
-    desk.call(name, args, args[0], ip=LIB, stack=words(*stack[:size]))
+    stack[0], stack[11] = LIB + 8, TEXT + 0x30
+    desk.call("mremap", [ANON, PAGE, PAGE, 0], ANON, ip=LIB, stack=words(*stack))
     (site,) = sites(desk)
     assert isinstance(site, Site)
     assert site.ret == (1, 0x20008)
     assert site.outer == (FileId(2, "fe:00", 11, "/bin/prog"), 0x1030)
+
+
+def test_sbrks_caller_is_not_told_without_the_files_tables() -> None:
+    desk = Desk()
+    stack = words(LIB + 8, 0, 0, 0, TEXT + 0x30)
+    desk.call("brk", [HEAP], HEAP, ip=LIB, stack=stack)
+    (site,) = sites(desk)
+    assert isinstance(site, Site)
+    assert (site.ret, site.outer) == ((1, 0x20008), None)
+
+
+@pytest.mark.parametrize("arch", [X86_64, I386])
+def test_a_call_of_the_other_interface_is_unwound_by_its_own_rules(arch: int) -> None:
+    desk = Desk()
+    nr = {X86_64: 11, I386: 91}[arch]
+    code, word = bytes.fromhex("5d5a59c300000000"), words(TEXT + 0x10)
+    stack = word if arch == X86_64 else code + word
+    desk.call(nr, [ANON, PAGE], 0, arch=arch, ip=LIB + 2, stack=stack)
+    (site,) = sites(desk)
+    assert isinstance(site, Site)
+    assert site.ip == (FileId(1, "fe:00", 12, "/lib/libc.so.6"), 0x20002)
+    # Nothing is taken for a return address of 32-bit code because it stands there.
+    assert site.ret == (None if arch == I386 else (FileId(2, "fe:00", 11, "/bin/prog"), 0x1010))
 
 
 @pytest.mark.parametrize("how", ["munmap", "mprotect", "mmap"])

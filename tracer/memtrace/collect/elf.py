@@ -51,6 +51,7 @@ class Elf:
         if len(head) < 52 or head[:4] != b"\x7fELF" or head[5] != 1:
             raise NotElfError
         self.wide = head[4] == 2
+        self.machine = int.from_bytes(head[18:20], "little")
         try:
             self.segments = list(self._segments(head))
             self._dynamic = self._read_dynamic()

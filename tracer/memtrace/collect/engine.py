@@ -22,7 +22,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from memtrace.collect import broken_off, filters, grown, ptrace, readback, turns, untraced, wire
+from memtrace.collect import (
+    broken_off,
+    filters,
+    grown,
+    ptrace,
+    readback,
+    turns,
+    untraced,
+    vsyscall,
+    wire,
+)
 from memtrace.collect.abi import (
     ABIS,
     CLONE_UNTRACED,
@@ -45,6 +55,7 @@ from memtrace.collect.ptrace import (
     DETACH,
     ENTRY_ARG0,
     ENTRY_DATA,
+    ENTRY_IP,
     ENTRY_NR,
     ENTRY_OP,
     ENTRY_SIZE,
@@ -373,8 +384,10 @@ class Engine:
         self.observer.reach(mm, tracee.tid)
         tracee.looks = role is Role.MEMORY and grown.may_meet(tracee, name, args)
         if self.options.evidence:
-            size = _STACK_BYTES.get(nr, 8) if abi is NATIVE else 8
-            tracee.stack = mm.bytes_at(e[ENTRY_SP], size)
+            if abi is NATIVE:
+                tracee.stack = mm.bytes_at(e[ENTRY_SP], _STACK_BYTES.get(nr, 8))
+            else:
+                tracee.stack = vsyscall.read(mm, e[ENTRY_IP], e[ENTRY_SP])
             if mm.fresh:
                 self.observer.peek_before(tracee)
             if name == "munmap" and args[1] > mm.freed:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import NamedTuple
 
 from memtrace.collect.elf import Elf, NotElfError
 from memtrace.collect.mapped import open_mapped
 
 _PT_GNU_EH_FRAME = 0x6474E550
-_RSP = 7  # its DWARF number on x86-64
+#: By the bytes of a word: (EM_X86_64 or EM_386, ELFCLASS64, the stack pointer's DWARF number).
+_MACHINES = {8: (62, True, 7), 4: (3, False, 4)}
 _PCREL_SDATA4, _DATAREL_SDATA4, _UDATA4 = 0x1B, 0x3B, 0x03
 _MOST = 1 << 16  # bytes of one description
 
@@ -24,47 +26,95 @@ class _Unknown(Exception):  # noqa: N818 - never leaves this module
     """The tables do not tell, or not in a way that is read here."""
 
 
+class Frame(NamedTuple):
+    """A function as it is at one of its places.
+
+    `back`: bytes from the stack pointer to the return address; None if that is not told. `loads`:
+    the numbers that the code before the place, from the function's beginning on, puts into eax
+    (`mov $number, %eax`). `called`: the instruction that ends there is a call.
+    """
+
+    back: int | None = None
+    loads: frozenset[int] = frozenset()
+    called: bool = False
+
+
 class Frames:
     """Answers once per file and place."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int], int | None] = {}
+        self._known: dict[tuple[str, int, int, int], Frame] = {}
 
-    def offset(self, pid: int, dev: str, ino: int, path: str, place: int) -> int | None:
-        """Bytes from the stack pointer to the return address, at the instruction that ends at file
-        offset `place`; None if that is not told.
+    def at(self, pid: int, dev: str, ino: int, path: str, place: int, word: int) -> Frame:
+        """The function whose instruction ends at file offset `place`. `word`: bytes of an address
+        in the calling code, 8 (x86-64) or 4 (i386); a file of the other kind tells nothing.
         """
-        key = dev, ino, place
+        key = dev, ino, place, word
         if key not in self._known:
-            self._known[key] = self._look(pid, ino, path, place)
+            self._known[key] = self._look(pid, ino, path, place, word)
         return self._known[key]
 
     @staticmethod
-    def _look(pid: int, ino: int, path: str, place: int) -> int | None:
+    def _look(pid: int, ino: int, path: str, place: int, word: int) -> Frame:
         fd = open_mapped(pid, ino, path)
         if fd is None:
-            return None
+            return Frame()
         try:
-            return return_address(Elf(fd), place)
+            return frame(Elf(fd), place, word)
         except NotElfError:
-            return None
+            return Frame()
         finally:
             os.close(fd)
 
 
-def return_address(elf: Elf, place: int) -> int | None:
-    """Bytes from the stack pointer to the return address, at the instruction that ends at file
-    offset `place`; None if the file does not tell. x86-64.
-    """
+def frame(elf: Elf, place: int, word: int) -> Frame:
+    """The function whose instruction ends at file offset `place`, as far as the file tells."""
     address = elf.address(place - 1)
-    if address is None or not elf.wide:
-        return None
+    machine, wide, stack_pointer = _MACHINES[word]
+    if address is None or (elf.machine, elf.wide) != (machine, wide):
+        return Frame()
+    called = _is_call(elf.read(max(address - 6, 0), min(address, 6) + 1))
     try:
-        register, offset = _cfa(elf, _find(elf, address), address)
+        begin, register, offset = _cfa(elf, _find(elf, address), address)
     except (struct.error, IndexError, ValueError, _Unknown):
-        return None
+        return Frame(called=called)
+    loads = frozenset(_loaded(elf.read(begin, min(address + 1 - begin, _MOST))))
     # The return address is the word below the canonical frame address.
-    return offset - 8 if register == _RSP and 8 <= offset < 1 << 20 else None
+    told = register == stack_pointer and word <= offset < 1 << 20
+    return Frame(offset - word if told else None, loads, called)
+
+
+def _is_call(code: bytes) -> bool:
+    """Whether code ends in a call: `e8 rel32`, or `ff /2` with the bytes of its operand."""
+    if code[-5:-4] == b"\xe8":
+        return True
+    for size in (2, 3, 4, 6, 7):
+        at = len(code) - size
+        if (
+            at >= 0
+            and code[at] == 0xFF
+            and code[at + 1] & 0x38 == 0x10
+            and size == 2 + _operand(code[at + 1], code[at + 2 :])
+        ):
+            return True
+    return False
+
+
+def _operand(modrm: int, rest: bytes) -> int:
+    """How many bytes of an operand follow its ModRM byte."""
+    mode, register = modrm >> 6, modrm & 7
+    sib = mode != 3 and register == 4
+    direct = mode == 0 and (register == 5 or (sib and rest[:1] and rest[0] & 7 == 5))
+    return sib + (4 if direct or mode == 2 else mode == 1)
+
+
+def _loaded(code: bytes) -> list[int]:
+    """What `mov $number, %eax` puts into eax, wherever these bytes stand."""
+    found, at = [], code.find(b"\xb8")
+    while 0 <= at <= len(code) - 5:
+        found.append(int.from_bytes(code[at + 1 : at + 5], "little"))
+        at = code.find(b"\xb8", at + 1)
+    return found
 
 
 def _find(elf: Elf, address: int) -> int:
@@ -91,8 +141,10 @@ def _find(elf: Elf, address: int) -> int:
     return header.address + int(at)
 
 
-def _cfa(elf: Elf, at: int, address: int) -> tuple[int, int]:
-    """(register, offset): the canonical frame address at `address` by the description at `at`."""
+def _cfa(elf: Elf, at: int, address: int) -> tuple[int, int, int]:
+    """(beginning of the function, register, offset): the canonical frame address at `address` by
+    the description at `at`.
+    """
     size, back = struct.unpack("<2I", elf.read(at, 8))
     if not 8 <= size < _MOST:
         raise _Unknown
@@ -105,7 +157,7 @@ def _cfa(elf: Elf, at: int, address: int) -> tuple[int, int]:
         raise _Unknown
     augmentation, position = _uleb(body, 8)
     rule = _run(common.program, common, None, 0, address - begin)
-    return _run(body[position + augmentation :], common, rule, 0, address - begin)
+    return begin, *_run(body[position + augmentation :], common, rule, 0, address - begin)
 
 
 class _Common:
@@ -133,7 +185,8 @@ class _Common:
             if letter == "L":
                 position += 1
             elif letter == "P":
-                if body[position] & 0xF not in (0x3, 0xB):
+                # Four bytes: data4, or in 32-bit code that is not to be moved, an address.
+                if body[position] & 0xF not in ((0x3, 0xB) if elf.wide else (0x0, 0x3, 0xB)):
                     raise _Unknown
                 position += 5
             elif letter not in "SB":

@@ -56,7 +56,7 @@ _libc.ptrace.restype = ctypes.c_long
 #: struct ptrace_syscall_info, entry and seccomp form, as eleven words:
 #: op | arch << 32, ip, sp, nr, six arguments, seccomp data.
 SyscallEntry = ctypes.c_uint64 * 11
-ENTRY_OP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0, ENTRY_DATA = 0, 2, 3, 4, 10
+ENTRY_OP, ENTRY_IP, ENTRY_SP, ENTRY_NR, ENTRY_ARG0, ENTRY_DATA = 0, 1, 2, 3, 4, 10
 ENTRY_SIZE = 88
 #: The exit form as signed words; word 3 is the return value.
 SyscallExit = ctypes.c_int64 * 6

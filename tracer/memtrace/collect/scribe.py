@@ -18,9 +18,9 @@ from memtrace.collect import procfs, wire
 from memtrace.collect.abi import INDEX
 from memtrace.collect.code import CodeFinder
 from memtrace.collect.decode import decode
-from memtrace.collect.frames import Frames
-from memtrace.collect.libc import LibcFinder, calls_directly
+from memtrace.collect.libc import LibcFinder
 from memtrace.collect.redact import Redaction
+from memtrace.collect.sites import Known, Sites
 from memtrace.space.address_space import AddressSpace
 from memtrace.space.calls import MAP_ANONYMOUS, PROT_EXEC, Change, apply, prot_perms
 from memtrace.space.canonical import MapsCache
@@ -37,27 +37,19 @@ from memtrace.trace.records import (
     FileId,
     Life,
     LifeRecord,
-    Site,
     Start,
 )
 from memtrace.trace.sizes import PAGE, round_up
 
 _MAX_UNPEEKED = 4096
-_MAX_SITES = 65536
-_SBRK_CALLER, _MREMAP_CALLER = 32, 88  # bytes from the stack pointer
-_NOT_ASKED = -1
-
-
-#: (dev, inode, path, offset in the file), or the bare address.
-Place = tuple[str, int, str, int] | int
 
 
 class Model:
     """What the writer keeps of one mm."""
 
     __slots__ = (
-        "asked", "calls", "code", "frames", "freed", "libcs", "malloc", "offset", "older", "pid",
-        "sites", "space", "twice",
+        "asked", "calls", "code", "freed", "known", "libcs", "malloc", "offset", "older", "pid",
+        "space",
     )  # fmt: skip
 
     def __init__(self, pid: int) -> None:
@@ -68,18 +60,10 @@ class Model:
         self.code: set[tuple[str, int]] = set()
         self.malloc: dict[int, int] = {}
         self.freed: dict[int, tuple[int, int]] = {}  # by the address that a munmap begins at
-        self.sites: dict[tuple[int, int, int], int] = {}
         self.asked = False
         self.offset = 0
         self.older = False  # than the trace
-        #: By (dev, inode): whether the file's text is mapped at more than one place, once asked.
-        self.twice: dict[tuple[str, int], bool] = {}
-        self.frames: dict[int, int | None] = {}
-
-    def forget_code(self) -> None:
-        """Code has come or gone: addresses mean something else."""
-        self.sites.clear()
-        self.frames.clear()
+        self.known = Known(pid, self.space)
 
 
 class Scribe:
@@ -121,7 +105,7 @@ class Scribe:
         self._headers: list[tuple[int, int]] = []
         self._libc = find_libc or LibcFinder()
         self._code = find_code or CodeFinder()
-        self._frames = Frames()
+        self._sites = Sites(self._interner)
         self._redaction = redaction
 
     @property
@@ -174,9 +158,7 @@ class Scribe:
                 file = self._backing(space, ext, used, extra["b"])
         change = apply(space, name, used, ret, ext, file, self._cache)
         if change is not None and _touches_code(change):
-            model.forget_code()
-            for piece in (*change.removed, *change.added):
-                model.twice.pop((piece[2].dev, piece[2].ino), None)
+            model.known.code_changed(change)
         seq = self.seq = self.seq + 1
         if model.freed and name == "munmap" and (freed := model.freed.pop(used[0], None)):
             ext = ext or Ext()
@@ -189,7 +171,7 @@ class Scribe:
         vm, rss = self._count_pages(model, m)
         t = m.t1 - self._start
         written = used[:4] if name == "mmap" and used[4:] == MMAP_TAIL else used
-        site = self._site(model, m.entry, m.stack, name)
+        site = self._sites.of(model.known, m, name)
         dt, dur = t - self._t, m.t1 - m.t0
         self._append(Call(dt, dur, m.tid, m.mm, INDEX[name], written, ret, site, vm, rss, ext))
         self._t = t
@@ -240,57 +222,6 @@ class Scribe:
                 return ref if isinstance(ref, FileId) else FileId(ref, attr.dev, attr.ino, path)
         ext.x = (low, high, lines)
         return None
-
-    def _site(
-        self, model: Model, entry: tuple[int, ...], stack: bytes, name: str
-    ) -> int | Site | None:
-        if not stack:
-            return None
-        at = self._return_address(model, entry[1]) or 0
-        ret = int.from_bytes(stack[at : at + 8], "little")
-        outer = 0
-        if name == "brk" or name == "mremap":
-            further = _MREMAP_CALLER
-            if name == "brk":
-                frame = self._return_address(model, ret)
-                further = _SBRK_CALLER if frame is None else at + 8 + frame
-            outer = int.from_bytes(stack[further : further + 8], "little")
-        key = (entry[1], ret, outer)
-        known = model.sites.get(key)
-        if known is not None:
-            return known
-        space = model.space
-        places = (
-            _place(space, entry[1]) or entry[1],
-            _place(space, ret),
-            _place(space, outer) if outer else None,
-        )
-        direct = None
-        if name == "mmap":
-            direct = _is_direct(model.pid, places[0], places[1])
-        elif name == "brk":
-            direct = _is_direct(model.pid, places[1], places[2])
-        ip, base = places[0], None
-        if isinstance(ip, tuple) and _mapped_twice(model, ip[:2]):
-            base = entry[1] - ip[3]
-        number, definition = self._interner.site(*places, direct=direct, base=base)
-        if len(model.sites) > _MAX_SITES:
-            model.sites.clear()
-        model.sites[key] = number
-        return definition or number
-
-    def _return_address(self, model: Model, address: int) -> int | None:
-        """Bytes from the stack pointer to the return address, in code that goes on at `address`."""
-        known = model.frames.get(address, _NOT_ASKED)
-        if known != _NOT_ASKED:
-            return known
-        place, found = _place(model.space, address), None
-        if isinstance(place, tuple):
-            found = self._frames.offset(model.pid, *place)
-        if len(model.frames) > _MAX_SITES:
-            model.frames.clear()
-        model.frames[address] = found
-        return found
 
     def _look_for_libc(self, mm: int, model: Model, dev: str, ino: int, path: str) -> None:
         if (dev, ino) not in model.libcs:  # not another segment of it
@@ -343,7 +274,8 @@ class Scribe:
             model = self._models[fields["child_mm"]] = Model(fields["child"])
             if parent is not None:
                 model.space = parent.space.fork()
-                model.twice = parent.twice.copy()
+                model.known = Known(model.pid, model.space)
+                model.known.twice = parent.known.twice.copy()
                 model.offset = 0
         elif rec == "gone":
             self._models.pop(fields["mm"], None)
@@ -393,8 +325,7 @@ class Scribe:
         if result.drift is None:
             self.counts["exact"] += 1
         else:
-            model.forget_code()  # it may be where the model did not have it
-            model.twice.clear()
+            model.known.forget()  # code may be where the model did not have it
             if len(self.drift) < 100:
                 self.drift.append((self.seq, fields["mm"]))
         if "vm" in fields:
@@ -428,39 +359,7 @@ class Scribe:
 _NO_EXT = Ext()
 
 
-def _is_direct(pid: int, ip: Place | None, ret: Place | None) -> bool | None:
-    """`Site.direct`: asked where both places are in one file, once per site and address space."""
-    if not isinstance(ip, tuple) or not isinstance(ret, tuple) or ip[:2] != ret[:2]:
-        return None
-    return calls_directly(pid, ret[1], ret[2], ret[3], ip[3])
-
-
 def _touches_code(change: Change) -> bool:
     return any(p[2].perms[2] == "x" for p in change.removed) or any(
         p[2].perms[2] == "x" for p in change.added
     )
-
-
-def _mapped_twice(model: Model, file: tuple[str, int]) -> bool:
-    """Whether the text of a file is mapped at more than one place. All of the map is looked through
-    for it, but only when the file's own text has come or gone: programs that make code map none.
-    """
-    known = model.twice.get(file)
-    if known is None:
-        pieces = (a for _, _, a, _ in model.space.pieces() if a.perms[2] == "x")
-        places = {a.delta for a in pieces if (a.dev, a.ino) == file}
-        known = model.twice[file] = len(places) > 1
-    return known
-
-
-def _place(space: AddressSpace, address: int) -> Place | None:
-    """A code address as (dev, inode, path, file offset); the bare address in code without a file;
-    None when it points to no code.
-    """
-    piece = space.at(address)
-    if piece is None or piece[2].perms[2] != "x":
-        return None
-    attr = piece[2]
-    if not attr.is_file:
-        return address
-    return attr.dev, attr.ino, space.paths.get((attr.dev, attr.ino), ""), address + attr.delta

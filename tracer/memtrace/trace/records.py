@@ -55,12 +55,15 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     where the call frame information of its file says that it is (glibc's munmap and brk push
     nothing, its mmap in some builds two registers); without such information, and in traces of
     before, the word at the stack pointer. `outer` is a further word of the frame: for brk sbrk's
-    return address (else [sp+0x20]), for mremap [sp+0x58].
+    return address by the same information (None without it; in traces of before, [sp+0x20]), for
+    mremap [sp+0x58]. Of an i386 call `ip` is in the function that put the call's number into eax,
+    after its call of the vdso's `__kernel_vsyscall` or of what calls that; `ret`, and `outer` of a
+    brk, are told by call frame information or not at all.
     `direct`, for an mmap whose `ip` and `ret` are in one file: whether the instruction before `ret`
     was seen to call the function that `ip` is in. False: `ret` may be the caller of a function that
-    ended in a jump to mmap. For a brk the same of `ret` and `outer`, and sbrk. `base`, where the
-    file of `ip` is mapped to be executed more than once: the address that its first byte has, or
-    would have, in the mapping of `ip`.
+    ended in a jump to mmap. For a brk the same of `ret` and `outer`, and sbrk; and of `ip` and
+    `ret`, and brk. `base`, where the file of `ip` is mapped to be executed more than once: the
+    address that its first byte has, or would have, in the mapping of `ip`.
     """
 
     id: int
