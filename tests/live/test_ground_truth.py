@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.live.driving import Driven, driver
+from tests.live.driving import Driven, driver, needs_32_bit
 from tests.live.tracing import ROOT, Traced
-from tests.live.truth import DEFAULT, Env, Found, check
+from tests.live.truth import DEFAULT, I386, Env, Found, check
 
 #: Requests of each thread in a run.
 REQUESTS = 3000
@@ -39,6 +39,7 @@ class Setting:
         forks: children that go on by themselves.
         most: bytes of the largest requests.
         aligned: of 100 requests are memalign's.
+        form: of the driver (`driving.FORMS`).
     """
 
     env: dict[str, str] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Setting:
     forks: int = 0
     most: int = 4 << 20
     aligned: int = 0
+    form: str = ""
 
 
 def _environ(name: str, value: int, **means: Any) -> Setting:
@@ -87,6 +89,8 @@ SETTINGS = {
     ),
     "tunable trim": _tunable("glibc.malloc.trim_threshold=65536", source="tunable"),
     "no tcache": _tunable("glibc.malloc.tcache_count=0"),
+    "i386": Setting(means=Env(abi=I386), most=1 << 20, aligned=3, forks=1, form="i386"),
+    "i386, threads": Setting(means=Env(abi=I386), threads=3, most=600 << 10, form="i386"),
 }
 
 
@@ -98,7 +102,10 @@ def words(seed: int, setting: Setting) -> list[str]:
 def drive(run: Callable[..., Traced], seed: int, setting: Setting) -> Driven:
     """A traced run of the driver."""
     folder = os.environ.get("MEMTRACE_LIBC")
-    argv: list[str | Path] = [driver("portable" if folder else "", "random_mallocs")]
+    if setting.form == "i386":
+        needs_32_bit()
+        folder = None
+    argv: list[str | Path] = [driver("portable" if folder else setting.form, "random_mallocs")]
     if folder:
         argv[:0] = [f"{folder}/ld-linux-x86-64.so.2", "--library-path", folder]
     done = run(*argv, *words(seed, setting), env=setting.env)

@@ -21,19 +21,38 @@ from tests.live.tracing import Event
 
 Json = dict[str, Any]
 DEFAULT = 128 * 1024
-MAX = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX, 64-bit
-MINSIZE = 32
-#: The tcache of a thread (tcache_perthread_struct): the first that malloc asks for, up to 2.42.
-TCACHE = 0x290
 
 
-def chunk_size(request: int) -> int:
-    """`request2size`, 64-bit.
+@dataclass(frozen=True)
+class Abi:
+    """What differs in 32-bit programs.
 
-    >>> chunk_size(0), chunk_size(24), chunk_size(25), chunk_size(131049)
-    (32, 32, 48, 131072)
+    Attributes:
+        word: bytes of a size field.
+        minsize: of the smallest chunk.
+        most: DEFAULT_MMAP_THRESHOLD_MAX.
+        tcache: the chunk of a thread's tcache (tcache_perthread_struct): the first that malloc
+            asks for, up to 2.42.
     """
-    return max(MINSIZE, (request + 8 + 15) & ~15)
+
+    word: int
+    minsize: int
+    most: int
+    tcache: int
+
+    def chunk_size(self, request: int) -> int:
+        """`request2size`.
+
+        >>> [X86_64.chunk_size(n) for n in (0, 24, 25, 131049)]
+        [32, 32, 48, 131072]
+        >>> [I386.chunk_size(n) for n in (0, 12, 13, 131053)]
+        [16, 16, 32, 131072]
+        """
+        return max(self.minsize, (request + self.word + 15) & ~15)
+
+
+X86_64, I386 = Abi(8, 32, 32 << 20, 0x290), Abi(4, 16, 512 << 10, 0x190)
+MINSIZE, TCACHE, chunk_size = X86_64.minsize, X86_64.tcache, X86_64.chunk_size
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,7 @@ class Env:
     """What the environment that a driver was given means, as the test knows that gave it.
 
     Attributes:
+        abi: of the driver.
         source: None, or where a setting came from that freezes the threshold.
         tcache: whether malloc's first request is its own, for the thread's cache.
         keeps: whether that cache may keep mapped chunks.
@@ -52,6 +72,7 @@ class Env:
     mmap_max: int = 65536
     tcache: bool = True
     keeps: bool = False
+    abi: Abi = X86_64
 
 
 @dataclass(slots=True)
@@ -59,6 +80,7 @@ class Op:
     """A line of the account. `at`: the record of its call, or a half after the one before."""
 
     line: Event
+    abi: Abi = X86_64
     at: float = 0.0
     born: int | None = None  # the mmap of the chunk that it got
     moved: tuple[int, int] | None = None  # an mremap: its record, and where the chunk was
@@ -67,11 +89,12 @@ class Op:
     @property
     def asked(self) -> int:
         """The chunk that malloc was asked for (`_int_memalign` asks for more)."""
+        chunk_size, minsize = self.abi.chunk_size, self.abi.minsize
         size = chunk_size(self.line["request"])
         align = self.line.get("align", 0)
         if align > 16:
-            align = max(MINSIZE, 1 << (align - 1).bit_length())
-            return chunk_size(size + align + MINSIZE)
+            align = max(minsize, 1 << (align - 1).bit_length())
+            return chunk_size(size + align + minsize)
         return size
 
 
@@ -165,7 +188,7 @@ class _Process:
         self.lines = lines
         self.by_tid: dict[int, list[Op]] = defaultdict(list)
         for line in lines:
-            self.by_tid[line["tid"]].append(Op(line))
+            self.by_tid[line["tid"]].append(Op(line, env.abi))
         #: ld.so has a malloc of its own until the program runs (elf/dl-minimal.c).
         self.loaders = {
             e["seq"] for made in calls.values() for e in made
@@ -280,8 +303,9 @@ class _Process:
             found.counts["intervals"] += 1
             asked = line["request"]
             if line.get("align", 0) > 16:  # it bounds what the aligned function asks for
-                asked = op.asked - 8
-                low, high = chunk_size(low) - 8, chunk_size(high) - 8
+                abi = self.env.abi
+                asked = op.asked - abi.word
+                low, high = (abi.chunk_size(n) - abi.word for n in (low, high))
             found.must(low <= asked <= high, "interval of the request", where)
         self._verdict(op, state, r)
 
@@ -335,7 +359,7 @@ class _Process:
             after = next((o for o in ops if o.at > seq and o.at == int(o.at)), None)
             if after is not None and after.gone is not None and after.line["op"] == "f":
                 size = after.line["old_chunk"]
-                now = max(now, size if size <= MAX else 0)
+                now = max(now, size if size <= self.env.abi.most else 0)
         return now
 
     def _at(self, at: float) -> int:
@@ -459,7 +483,7 @@ class _Process:
         found.must(role != "first-heap" or not state.grown, "a first heap", where)
         sizes = [op.asked] if name in "mcar" else []
         if not state.grown and env.tcache:
-            sizes.append(TCACHE)
+            sizes.append(env.abi.tcache)
         if role in ("first-heap", "growth") and s.get("chunk") is not None:
             found.counts["bounds"] += 1
             low, high = s["chunk"]["min"], s["chunk"]["max"]
@@ -590,7 +614,7 @@ def _after(state: State, op: Op, env: Env) -> State:
             alive[line["map_start"]] = op.born, line["map_length"]
     if name == "f" and op.gone is not None and env.source is None:
         raw, size = line["old_size_field"], line["old_chunk"]
-        if state.threshold < raw <= MAX:
+        if state.threshold < raw <= env.abi.most:
             rose = size > state.threshold  # flags count: a chunk as large as T "raises" it, too
             changes |= {"threshold": size, "rises": state.rises + rose, "moved": True}
             changes["aligned"] = state.aligned or line["old_ptr"] - line["old_map_start"] != 16
