@@ -234,7 +234,9 @@ def test_a_file_made_to_be_read_for_ever_is_not(tmp_path: Path) -> None:
     assert reads <= 300 << 20
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+)
 @given(st.data())
 def test_a_broken_file_gives_an_answer(tmp_path: Path, data: st.DataObject) -> None:
     made = tmp_path / "whole.so"

@@ -178,7 +178,9 @@ def test_it_is_asked_of_the_mapped_file_alone(tmp_path: Path) -> None:
     assert frames.at(os.getpid(), "fe:01", ino, "/nowhere", place, 8).back is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+)
 @given(st.data())
 def test_broken_tables_give_an_answer(tmp_path: Path, data: st.DataObject) -> None:
     made = tmp_path / "a.so"
