@@ -6,6 +6,9 @@ under `memtrace run`; and the report beside that truth.
 from __future__ import annotations
 
 import fcntl
+import functools
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,11 +38,38 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "musl-static": ("musl-gcc", "-pthread", "-static"),
     "portable": ("gcc", "-DPORTABLE", "-nostartfiles"),
 }
+#: The version of this machine's glibc, as a report has it.
+GLIBC = (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ")
 _LAST = {"portable": ("-Wl,--no-as-needed", "-l:libpthread.so.0")}
 
 
+@functools.cache
+def lacking(form: str) -> str:
+    """What is not installed of what builds programs of this form, or ""."""
+    if form in ("", "portable"):
+        return ""  # the C compiler is there (`make test` needs it)
+    compiler, *flags = FORMS[form]
+    if shutil.which(compiler) is None:
+        return f"{compiler} is not installed"
+    words = [
+        compiler,
+        *(f for f in flags if f in ("-m32", "-static")),
+        "-x",
+        "c",
+        "-o",
+        "/dev/null",
+    ]
+    text = b"#include <stdlib.h>\nint main(void) { return 0; }"
+    made = subprocess.run([*words, "-"], input=text, capture_output=True, check=False)
+    return f"{' '.join(FORMS[form])} makes no programs here" if made.returncode else ""
+
+
 def driver(form: str = "", name: str = "drv") -> Path:
-    """The program of tests/live/NAME.c in one of its forms; built by one worker, others wait."""
+    """The program of tests/live/NAME.c in one of its forms; built by one worker, others wait. Skips
+    the test where the compiler cannot do it.
+    """
+    if reason := lacking(form):
+        pytest.skip(reason)
     source, made = HERE / f"{name}.c", BUILT / (f"{name}-{form}" if form else name)
     BUILT.mkdir(parents=True, exist_ok=True)
     with (BUILT / ".lock").open("w") as lock:

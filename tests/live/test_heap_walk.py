@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 from tests.live.attaching import assert_detached, attaching, built
+from tests.live.driving import lacking
 from tests.live.programs import PYTHON
 from tests.live.tracing import ROOT, Event, Traced, cli, target
 
@@ -22,6 +24,7 @@ from memtrace.report import json as report_json
 PAGE = 4096
 SOURCE = Path(__file__).with_name("heap_walk.c")
 FLAGS = {"dynamic": (), "static": ("-static",), "i386": ("-m32",)}
+FORMS_OF = {"dynamic": "", "static": "static", "i386": "i386"}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("heap_walk")
     made = {}
     for name, flags in FLAGS.items():
+        if lacking(FORMS_OF[name]):
+            continue
         made[name] = folder / name
         subprocess.run(
             ["gcc", "-std=c11", "-O1", "-pthread", *flags, f"-I{ROOT / 'samples'}", SOURCE, "-o",
@@ -42,6 +47,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=FLAGS)
 def program(request: pytest.FixtureRequest, programs: dict[str, Path]) -> Path:
     """One of them."""
+    if reason := lacking(FORMS_OF[request.param]):
+        pytest.skip(reason)
     made: Path = programs[request.param]
     return made
 
@@ -312,6 +319,8 @@ def test_an_attach_shows_which_reservations_are_arenas(
     ids=lambda argv: Path(argv[0]).name,
 )  # fmt: skip
 def test_programs_of_daily_use(run: Callable[..., Traced], argv: tuple[str, ...]) -> None:
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed")
     done = run(*argv, options=("--heap-walk",))
     heaps = walked(done)
     assert all(h["complete"] for h in heaps), heaps

@@ -8,7 +8,7 @@ A chunk of malloc has `chunk_size(request)` bytes; T is the threshold (`mp_.mmap
 from __future__ import annotations
 
 import pytest
-from tests.live.driving import Drive, Driven, chunks, grown, kinds, moves, region_at, steps
+from tests.live.driving import GLIBC, Drive, Driven, chunks, grown, kinds, moves, region_at, steps
 from tests.live.truth import chunk_size
 
 from memtrace.report.model import ProcessRow
@@ -19,7 +19,7 @@ FIRST = (0x21000, "holds", None)
 
 def assert_glibc(p: ProcessRow) -> None:
     a = p.allocator
-    assert (a.name, a.version, a.rule) == ("glibc", "2.36", "mmap-threshold")
+    assert (a.name, a.version, a.rule) == ("glibc", GLIBC, "mmap-threshold")
 
 
 def assert_chunk(d: Driven, index: int, verdict: str = "holds", reason: str | None = None) -> None:

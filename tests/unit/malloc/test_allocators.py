@@ -340,6 +340,15 @@ def test_gos_runtime_is_known_by_the_place_that_reserves_its_first_arena(looked:
     assert len(found) == 4
 
 
+def test_a_forked_child_of_a_go_program_has_the_same_runtime(looked: Scene) -> None:
+    go(looked)
+    looked.mmap(64 << 20, "inline", prot=0, at=0xC000000000, ret=0xC000000000)
+    looked.fork(2).as_(2, 2)
+    looked.mmap(262144, "inline")
+    (r,) = [r for r in looked.process(1).regions if r.born_seq == looked.seq]
+    assert (r.kind, r.owner) == ("runtime-heap", "go")
+
+
 def test_what_a_go_program_maps_elsewhere_is_its_own(looked: Scene) -> None:
     go(looked)
     looked.mmap(64 << 20, "inline", prot=0, at=0xC000000000, ret=0xC000000000)
