@@ -77,7 +77,7 @@ FACTS = st.builds(
     ).map(tuple),
     arena_limit=st.builds(Limit, SOME, st.sampled_from(["environ", "cpus-online", None]), SOME),
     other_heaps=st.lists(st.tuples(NAME, NUMBER, NUMBER, SEQ), max_size=3).map(tuple),
-    fallbacks=st.lists(SEQ, max_size=3).map(tuple),
+    fallbacks=st.lists(st.tuples(SEQ, NUMBER), max_size=3).map(tuple),
     churn=st.lists(
         st.builds(
             Pairs, st.sampled_from(KINDS), NAME, NUMBER, NUMBER, st.tuples(SEQ, SEQ), SEQ, NUMBER
