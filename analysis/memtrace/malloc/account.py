@@ -394,21 +394,20 @@ class Account:
         if change is not None:
             self._follow(seq, t, call, "brk", change)
 
-    def _jumped(self, call: Call) -> bool:
-        """Whether a munmap may be free's though the word at the stack pointer is not libc's: before
-        2.33, which made it keep errno, free may end in a jump to munmap, and that word is that of
-        its own caller.
+    def _unmapper(self, call: Call) -> tuple[str, bool]:
+        """Who unmaps, and whether that may be free though the word at the stack pointer is not
+        libc's: before 2.33, which made it keep errno, free may end in a jump to munmap, and that
+        word is that of its own caller.
         """
-        caller, version = self.callers.of(call.site), self.mallocs.layout.version
-        old = version is None or version < (2, 33)
-        return old and caller.who in _ELSEWHERE_THAN_LIBC and not caller.direct
-
-    def _unmapper(self, call: Call) -> str:
-        """Who unmaps."""
-        return UNKNOWN if self._jumped(call) else self.callers.of(call.site).who
+        caller = self.callers.of(call.site)
+        if caller.who in _ELSEWHERE_THAN_LIBC and not caller.direct:
+            version = self.mallocs.layout.version
+            if version is None or version < (2, 33):
+                return UNKNOWN, True
+        return caller.who, False
 
     def _unmapped(self, seq: int, t: int, call: Call, change: Change) -> None:
-        who, removed = self._unmapper(call), change.removed
+        (who, jumped), removed = self._unmapper(call), change.removed
         if len(removed) != 1 or change.added:
             if who in _ELSEWHERE_THAN_LIBC:
                 self.chunks.unmapped_elsewhere(change)
@@ -430,7 +429,7 @@ class Account:
                 self.chunks.waiting.pop(r.born_seq, None)
             if seq - r.born_seq <= NEAR:
                 self.churn.gone(seq, t, r)
-            self._gone_by_munmap(seq, t, call, who, r)
+            self._gone_by_munmap(seq, t, call, who, r, jumped=jumped)
 
     def _labelled(self, change: Change, before: int) -> Change:
         """The first brk after an attach told what of the [heap] line was the heap, up to `before`:
@@ -642,15 +641,19 @@ class Account:
         if self.chunks.waiting:
             self.chunks.waiting.pop(r.born_seq, None)
         if name == "munmap":
-            self._gone_by_munmap(seq, t, call, self._unmapper(call), r)
+            who, jumped = self._unmapper(call)
+            self._gone_by_munmap(seq, t, call, who, r, jumped=jumped)
 
-    def _gone_by_munmap(self, seq: int, t: int, call: Call, who: str, r: Region) -> None:
+    def _gone_by_munmap(
+        self, seq: int, t: int, call: Call, who: str, r: Region, *, jumped: bool
+    ) -> None:
         args, ext = call.args, call.ext
         if self.arenas.alive and len(args) > 1:
             self.arenas.unmapped(args[0], args[0] + args[1], seq)
-        freed = None if ext is None else ext.freed
-        copy = self._copy(call.site)
-        self.chunks.unmapped(seq, t, args, who, r, freed, copy, jumped=self._jumped(call))
+        if r.kind == "malloc-chunk":
+            freed = None if ext is None else ext.freed
+            copy = self._copy(call.site)
+            self.chunks.unmapped(seq, t, args, who, r, freed, copy, jumped=jumped)
 
     # -- other records --------------------------------------------------------------------------
 

@@ -212,6 +212,9 @@ class Threshold:
         if self.fixed_by is not None or self.low is None:
             return
         self._last_free = seq
+        least = self.low if word is None or self.floor is None else min(self.low, self.floor)
+        if length <= least and sure and not (self.contradicted or self.doubted):
+            return  # it is no larger than the threshold, whatever it was
         before = self.low, self.high, self.trim()
         if word is not None:
             low = layout.raised_by(self.low, word)
