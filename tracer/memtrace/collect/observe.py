@@ -263,8 +263,9 @@ class Observer:
             mm.fresh.pop(tracee.tid, None)
             if word1 & 7 != 2:
                 mm.no_chunk = tracee.tid, address, mm.calls
-            if not is_chunk:
-                word1 = meta_of(address, length, data, mm.present, i386=i386)
+            if not is_chunk:  # a meta's address is a multiple of 8
+                found = not data[0] & 7 and meta_of(address, length, data, mm.present, i386=i386)
+                word1 = found or 0
             if word1 or of_glibc:
                 self.channel.out += wire.HEADER_MESSAGE.pack(wire.HEADER, mm.id, call, word0, word1)
 
