@@ -190,3 +190,16 @@ def test_what_is_there_at_an_attach(tmp_path: Path, form: str) -> None:
     assert (freed.bytes, freed.older) == (200704, True)
     (new,) = [r for r in groups.values() if not r.older]
     assert new.bytes == 253952
+
+
+@FORMS
+def test_what_is_freed_at_once_is_not_told(drv: Drive, form: str) -> None:
+    needs("musl-gcc")
+    d = drv("m60000 m200000 f1 m200000 f2 m200000", form)
+    p = d.process
+    (kept,) = [r for r in p.regions if r.bytes == 200704 and r.died_seq is None]
+    assert (kept.kind, kept.owner, kept.evidence) == THEIRS[:3]
+    gone = [r for r in p.regions if r.bytes == 200704 and r.died_seq is not None]
+    assert len(gone) == 2
+    assert {(r.kind, r.verdict) for r in gone} == {("unknown", "not-applicable")}
+    assert all("runtime-heap" in r.candidates for r in gone)

@@ -5,6 +5,8 @@ mallocng (musl 1.2.1 and later) begins each with the address of its `struct meta
 points back (`alloc_group`, and `malloc` from MMAP_THRESHOLD on). Two pointers to one another may be
 in any program's data. There is more: `maplen` is the mapping's length in pages, and the meta is a
 slot of a `struct meta_area`, which begins its page and says how many slots fill it (`alloc_meta`).
+Free clears the meta before it unmaps (`free_meta`): what is freed before its thread makes another
+call is not told.
 """
 
 from __future__ import annotations
