@@ -146,6 +146,31 @@ def test_the_loader_is_nobodys_malloc() -> None:
     assert all(held(Path(os.fsdecode(path))) == {} for path in loaders)
 
 
+def test_a_loader_that_defines_malloc_for_itself(tmp_path: Path) -> None:
+    """As glibc's did before 2.31: no program is served by it."""
+    own = "void *malloc(unsigned long n) { return (void *)n; } int _rtld_global;"
+    assert held(link(tmp_path, own)) == {}
+
+
+def test_one_of_its_messages_is_not_glibcs_malloc(tmp_path: Path) -> None:
+    """A static program with a malloc of its own may say the same somewhere."""
+    program = tmp_path / "a"
+    main = 'const char said[] = "munmap_chunk(): invalid pointer"; void _start(void) {}'
+    words = ["gcc", "-x", "c", "-static", "-nostdlib", "-o", program, "-"]
+    subprocess.run(words, input=main.encode(), check=True)
+    assert held(program, main=True) == {}
+
+
+@pytest.mark.parametrize("before", range(0, 13, 4))
+def test_a_text_across_two_reads_is_found(tmp_path: Path, before: int) -> None:
+    """Files are searched by the MiB."""
+    made, text = link(tmp_path, "int x;"), b"<jemalloc>: "
+    data = made.read_bytes()
+    made.write_bytes(data + bytes((1 << 20) - len(data) - before) + text)
+    with made.open("rb") as f:
+        assert Elf(f.fileno()).search((text,), constants=False) == {text}
+
+
 def test_what_is_no_elf_file_or_another_one_holds_nothing(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_bytes(b"malloc\0" * 100)

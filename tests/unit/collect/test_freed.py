@@ -121,3 +121,10 @@ def test_a_chunk_that_realloc_has_resized_is_told_by_its_own_header() -> None:
     words[at + 8] = (grown - (at - BASE)) | 2
     found = freed_chunk(BASE, grown, reader(OLD, words), i386=False)
     assert found == (first, (inner & ~7) + 5 * PAGE | 2)
+
+
+def test_an_aligned_chunk_of_huge_pages_is_told() -> None:
+    """Since 2.43 the lowest bit of the word before the size says that the chunk is of such."""
+    length, words, first, inner = allocated(NEW, BASE, 4 << 20, 1 << 16)
+    words[max(words) - 8] |= 1
+    assert freed_chunk(BASE, length, reader(NEW, words), i386=False) == (first, inner)

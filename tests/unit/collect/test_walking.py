@@ -251,3 +251,24 @@ def test_a_task_that_runs_is_told_from_one_that_sleeps(sleeper: Tracee) -> None:
     Tracee(os.getpid(), os.getpid(), own)
     assert not Walks.all_sleep(own)
     assert Walks.all_sleep(sleeper.mm)
+
+
+def test_a_task_that_has_run_meanwhile_is_told(
+    sleeper: Tracee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([{sleeper.pid: (1, 0)}, {sleeper.pid: (2, 0)}])
+    monkeypatch.setattr(walking, "_running", lambda mm: next(counts))
+    walks = Walks(Kept(-1, Wishes()))
+    walks.last(sleeper.mm, sleeper, "detach")
+    assert walk_of(walks)["still"] is False
+
+
+def test_where_the_break_was_is_forgotten_when_the_heap_is_somewhere_else(sleeper: Tracee) -> None:
+    """prctl(PR_SET_MM) sets where it begins."""
+    walked = sleeper.mm.walked
+    walked.start, walked.breaks, walked.brk = START, [START + 4096], START + 4096
+    walks = Walks(Kept(-1, Wishes()))
+    walks.last(sleeper.mm, sleeper, "detach")
+    (heap,) = walk_of(walks)["heaps"]
+    assert heap["complete"]
+    assert (walked.start, walked.breaks, walked.brk) == (heap["base"], None, 0)
