@@ -156,7 +156,7 @@ def test_one_of_its_messages_is_not_glibcs_malloc(tmp_path: Path) -> None:
     """A static program with a malloc of its own may say the same somewhere."""
     program = tmp_path / "a"
     main = 'const char said[] = "munmap_chunk(): invalid pointer"; void _start(void) {}'
-    words = ["gcc", "-x", "c", "-static", "-nostdlib", "-o", program, "-"]
+    words: list[str | Path] = ["gcc", "-x", "c", "-static", "-nostdlib", "-o", program, "-"]
     subprocess.run(words, input=main.encode(), check=True)
     assert held(program, main=True) == {}
 

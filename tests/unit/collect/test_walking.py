@@ -271,4 +271,5 @@ def test_where_the_break_was_is_forgotten_when_the_heap_is_somewhere_else(sleepe
     walks.last(sleeper.mm, sleeper, "detach")
     (heap,) = walk_of(walks)["heaps"]
     assert heap["complete"]
-    assert (walked.start, walked.breaks, walked.brk) == (heap["base"], None, 0)
+    after: Any = walked
+    assert (after.start, after.breaks, after.brk) == (heap["base"], None, 0)
