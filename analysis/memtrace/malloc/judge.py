@@ -39,6 +39,14 @@ class Ruling(NamedTuple):
     chunk: Span | None = None
 
 
+#: Of the moves of the break that are not malloc's, by who made them.
+_OTHERS = {
+    "allocator": Ruling("not-applicable", "other-allocator", roles.OTHER),
+    "foreign": Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN),
+    "elsewhere": Ruling("not-applicable", None, roles.UNKNOWN),
+}
+
+
 @dataclass(slots=True)
 class Judge:
     """What is known at a brk call that decides what is said of it.
@@ -108,16 +116,7 @@ class Judge:
         if whose == "malloc" and self.glibc:
             reason = "trim" if self._perhaps_by_free(heap, end) else "malloc-trim-or-mallopt"
             return Ruling("explained", reason, roles.SHRINK)
-        if whose == "allocator":
-            return Ruling("not-applicable", "other-allocator", roles.OTHER)
-        if whose == "foreign":
-            heap.pair = heap.own
-            return Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN)
-        if whose == "elsewhere":
-            heap.pair = heap.own
-            return Ruling("not-applicable", None, roles.UNKNOWN)
-        self._perhaps_foreign(heap)
-        return Ruling("unknown", None, roles.UNKNOWN)
+        return self._not_mallocs(heap, whose)
 
     def _perhaps_by_free(self, heap: Heap, end: int) -> bool:
         """Whether free may have left this end of the heap: its top had the trim threshold's size at
@@ -144,18 +143,8 @@ class Judge:
         whose = self._whose()
         before, heap.last_growth = heap.last_growth, (tid, size)
         second, heap.second = heap.second, False
-        if whose == "allocator":
-            heap.pair = heap.own
-            return Ruling("not-applicable", "other-allocator", roles.OTHER)
-        if whose == "foreign":
-            heap.pair = heap.own
-            return Ruling("not-applicable", "foreign-sbrk", roles.FOREIGN)
-        if whose == "elsewhere":
-            heap.pair = heap.own
-            return Ruling("not-applicable", None, roles.UNKNOWN)
         if whose != "malloc" or not self.glibc:
-            self._perhaps_foreign(heap)
-            return Ruling("unknown", None, roles.UNKNOWN)
+            return self._not_mallocs(heap, whose)
         huge = second is False and self._huge_end(before, old, size)
         if huge or (second is not False and before is not None and before[0] == tid):
             if second and before is not None:
@@ -179,10 +168,15 @@ class Judge:
         return self._malloc_grew(heap, seq, t, old, size, first=first)
 
     @staticmethod
-    def _perhaps_foreign(heap: Heap) -> None:
-        """The break moved, and not surely by malloc: its next growth may come in two."""
+    def _not_mallocs(heap: Heap, whose: str) -> Ruling:
+        """The break moved, not by malloc or not surely: its next growth comes in two, or may."""
+        ruling = _OTHERS.get(whose)
+        if ruling is not None:
+            heap.pair = heap.own
+            return ruling
         if not heap.pair and heap.own is not False:
             heap.pair = None
+        return Ruling("unknown", None, roles.UNKNOWN)
 
     def _malloc_grew(
         self, heap: Heap, seq: int, t: int, old: int, size: int, *, first: bool
