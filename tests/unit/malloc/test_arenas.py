@@ -135,6 +135,8 @@ LIMITS: list[tuple[dict[str, Any], str, int | None, int | None, str | None]] = [
     ({}, "2.41", 2, 16, "cpus-online"),
     ({}, "2.31", 4, 32, "cpus-online"),
     ({}, "2.36", 2, 16, "cpus-allowed"),
+    ({}, "2.38", 2, 16, "cpus-allowed"),
+    ({}, "2.39", 2, 16, "cpus-online"),
     ({}, "2.36", None, None, None),
     # The limit is looked at when there are more than arena_test: one more can be there.
     ({}, "2.41", 1, 9, "cpus-online"),
