@@ -120,3 +120,18 @@ def test_one_thread_alone_knows_that_it_may_map_again(scene: Scene) -> None:
     scene.brk(0xD0000)
     step = scene.exit().process().heap.steps[-1]
     assert (step.delta, step.verdict) == (0xD0000, "contradiction")
+
+
+def test_a_header_that_comes_late_does_not_undo_what_has_moved_since(scene: Scene) -> None:
+    """That T was lower at the mapping says nothing of what a free has made of it since."""
+    scene.glibc().brk(0x21000)
+    a = scene.mmap(802816)
+    scene.seen(scene.seq, 802816 | 2).munmap(a, 802816)
+    scene.mmap(135168, "thread")  # from another place in libc: only its header tells
+    born = scene.seq
+    b = scene.mmap(3002368)
+    scene.seen(scene.seq, 3002368 | 2).munmap(b, 3002368)
+    scene.seen(born, 135168 | 2).mmap(8192, "program")
+    p = scene.exit().process()
+    assert born in [m.seq for m in p.threshold.history]
+    assert p.threshold.high is None or p.threshold.high >= 3002368
