@@ -17,11 +17,17 @@ BASE = 0x7F0000000000
 
 
 class Told:
-    """What a story made of events: `records` in order, as (name, what) pairs; `story` itself."""
+    """What a story made of events: `records` in order, as (name, what) pairs; `story` itself. Of
+    calls in `ahead` it is told before that they will end so.
+    """
 
-    def __init__(self, events: Iterable[ev.Event], **options: Any) -> None:
+    def __init__(
+        self, events: Iterable[ev.Event], *, ahead: Iterable[ev.Forked] = (), **options: Any
+    ) -> None:
         self.contents: list[Row | Life] = []
         self.story = Story(self._take, Clock(), **options)
+        for call in ahead:
+            self.story.ahead(call)
         for e in events:
             self.story.feed([e])
         self.story.finish()

@@ -143,6 +143,15 @@ def test_a_child_may_live_all_its_life_before_its_parents_call_has_ended() -> No
     assert told.story.reason == ""
 
 
+def test_a_child_may_have_ended_before_the_file_of_its_parent_says_that_it_was_born() -> None:
+    # strace -ff: a call's line has its beginning and its end, and the child's file its own time.
+    n = Lines()
+    begin, fork = n.exec(1), n.fork(1, 2)
+    told = Told([begin, n.mmap(2, BASE), n.end(2), fork, n.mmap(1, BASE), n.end(1)], ahead=[fork])
+    assert [type(r) for r in told.lives] == [Exec, Fork, Exit, Gone, Exit, Gone]
+    assert told.story.reason == ""
+
+
 def test_two_forks_in_flight_wait_for_the_line_that_names_the_child() -> None:
     n = Lines()
     told = Told([

@@ -45,6 +45,7 @@ class Lineage:
         self._ahead: dict[int, ev.Forked] = {}
         self._forking: dict[Task, ev.Entered] = {}
         self._early: set[Mm] = set()
+        self._born_ahead: set[int] = set()  # of a call that is known to end so, and has not yet
         self._gone_early: set[int] = set()  # ended before the call that made them has
         self._attached: list[int] = []
         self._newborn: set[int] = set()
@@ -78,6 +79,7 @@ class Lineage:
             parent = self.tasks.of.get(ahead.tid)
             if parent is not None:
                 del self._ahead[tid]
+                self._born_ahead.add(tid)
                 return self._born(parent, tid, ahead.flags, ahead.stack, time_of(e))
         flying = self._forking
         unnamed = self.tasks.unnamed

@@ -320,6 +320,7 @@ class Story(Lineage):
         self._forks = True
         if e.child is not None:
             self._ahead.pop(e.child, None)
+            self._born_ahead.discard(e.child)
             before = self.tasks.of.get(e.child)
             if before is not None and before.told:
                 self._again(before)
@@ -375,7 +376,7 @@ class Story(Lineage):
             task = self._find(e.tid, e)
         if task is not None and task is not NOBODY:
             self._silent.discard(e.tid)
-            if self._forking and not task.told:
+            if not task.told and (self._forking or e.tid in self._born_ahead):
                 self._gone_early.add(e.tid)
             self._end(task, e.t, e.code, e.signal)
         return True
