@@ -163,7 +163,11 @@ def start(p: ProcessRow) -> str:
     if t.initial is None and p.env_lost and p.assumed:
         return "the log does not show the environment, which may have set it"
     if t.initial is None and p.env_lost:
-        return "the program has written over its environment: what that set is not known"
+        twice = "a setting stands in the environment twice"
+        if p.attached is None and not p.inherited:  # the environment is as execve was given it
+            return f"{twice}: which counts is not known"
+        written = "the program has written over its environment"
+        return f"{written}, or {twice}: what that set is not known"
     if t.initial is None:
         return "the recorded settings do not say where it stands"
     where = {"environ": "a MALLOC_ variable of the environment", "tunable": "GLIBC_TUNABLES"}

@@ -118,14 +118,26 @@ def test_only_what_bears_on_memory_is_kept_of_the_environment() -> None:
         b"MALLOC_ARENA_MAX=3\0LD_PRELOAD=\0PYTHONMALLOC=malloc\0XMALLOC_A=1\0MALLOC_NOEQUALS\0"
         b"MALLOC_TOP_PAD_=a=b\xff\0\0"
     )
-    assert procfs._environment(raw) == {
+    assert procfs._environment(raw)[0] == {
         "GLIBC_TUNABLES": "glibc.malloc.arena_max=1",
-        "MALLOC_ARENA_MAX": "2",  # getenv takes the first
+        "MALLOC_ARENA_MAX": "2",
         "LD_PRELOAD": "",
         "PYTHONMALLOC": "malloc",
         "MALLOC_TOP_PAD_": "a=b\\xff",
     }
-    assert procfs._environment(b"") == {}
+    assert procfs._environment(b"") == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "twice"),
+    [
+        (b"MALLOC_TOP_PAD_=0\0MALLOC_TOP_PAD_=1\0", True),
+        (b"MALLOC_TOP_PAD_=0\0MALLOC_TOP_PAD_=0\0", False),
+        (b"HOME=/a\0HOME=/b\0", False),
+    ],
+)
+def test_a_name_that_is_there_twice_leaves_open_which_counts(raw: bytes, *, twice: bool) -> None:
+    assert procfs._environment(raw)[1] is twice
 
 
 def test_a_file_of_proc_is_read_to_its_end_every_time(maps: int) -> None:

@@ -510,6 +510,16 @@ def test_a_lost_environment_is_said(scene: Scene) -> None:
     assert "attach unknown the program has written over its environment" in flat
 
 
+def test_a_setting_that_stands_twice_is_said(scene: Scene) -> None:
+    scene.glibc(env={"MALLOC_MMAP_THRESHOLD_": "4096"}, env_lost=True)
+    scene.mmap(102400)
+    p = scene.process()
+    assert (p.threshold.low, p.threshold.high) == (None, None)
+    assert {r.verdict for r in p.regions if r.kind == "malloc-chunk"} == {"unknown"}
+    flat = " ".join(checked_text(scene.report()).split())
+    assert "start unknown a setting stands in the environment twice: which counts" in flat
+
+
 def test_which_malloc_is_not_known_is_said(scene: Scene) -> None:
     scene.attach(["7f5000000000-7f5000100000 r-xp 00000000 fe:00 40 /lib/libjemalloc.so.2"])
     out = checked_text(scene.report())

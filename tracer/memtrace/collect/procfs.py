@@ -282,7 +282,9 @@ def exec_facts(pid: int) -> dict[str, Any]:
         facts["abi"] = "i386"
     argv = read(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
     facts["argv"] = [a.decode("utf-8", "backslashreplace") for a in argv]
-    facts["env"] = _environment(read(f"/proc/{pid}/environ"))
+    facts["env"], twice = _environment(read(f"/proc/{pid}/environ"))
+    if twice:
+        facts["env_lost"] = True
     stat = stat_fields(pid)
     if len(stat) > 45:
         # Field N of proc(5) is stat[N - 3].
@@ -307,11 +309,14 @@ def exec_facts(pid: int) -> dict[str, Any]:
     return facts
 
 
-def _environment(raw: bytes) -> dict[str, str]:
+def _environment(raw: bytes) -> tuple[dict[str, str], bool]:
+    """What bears on memory, and whether a name is there twice with two values: which of them counts
+    depends on the name and on the release of glibc (`__tunables_init`).
+    """
     kept: dict[str, str] = {}
+    twice = False
     for entry in raw.split(b"\0"):
         name, eq, value = entry.decode("utf-8", "backslashreplace").partition("=")
-        # getenv and the tunables parser both take the first of two equal names.
         if eq and (name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)):
-            kept.setdefault(name, value)
-    return kept
+            twice |= kept.setdefault(name, value) != value
+    return kept, twice

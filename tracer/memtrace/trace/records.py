@@ -141,9 +141,10 @@ class Start(Life, kw_only=True):
     It begins with `maps`. `start_stack` is field 28 and `start_brk` field 47 of /proc/PID/stat.
     `env` holds only GLIBC_TUNABLES, MALLOC_*, LD_PRELOAD, LD_LIBRARY_PATH and PYTHONMALLOC, as they
     were at the process's exec. `env_lost`: what it was is not known: the program has written over
-    it, as setproctitle(3) does, or an imported log does not show it. `assumed`: `maps` was not read
-    from the kernel but inferred from the calls of an imported log: it holds only what these prove,
-    and more may be mapped; `exe` is the path that execve was given.
+    it, as setproctitle(3) does, or a name is there twice with two values, or an imported log does
+    not show it. `assumed`: `maps` was not read from the kernel but inferred from the calls of an
+    imported log: it holds only what these prove, and more may be mapped; `exe` is the path that
+    execve was given.
     """
 
     pid: int
