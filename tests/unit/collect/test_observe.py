@@ -237,6 +237,29 @@ def test_a_call_on_anothers_fresh_mapping_reads_it_first(
     assert sent(o) == ([wire.HeaderMessage(1, 3, 0, 2 * PAGE | 2)] if touched else [])
 
 
+def test_what_another_thread_has_not_written_yet_is_not_told(mm: Mm, place: Place) -> None:
+    place.memory[:16] = words(0, 5)  # its page is there, and it may be on its way to the header
+    o, caller = observer(), Tracee(501, 100, mm)
+    tracee = fresh(mm, place)
+    caller.entry[:] = entry_of(10, [place.address, PAGE, 3])
+    o.peek_before(caller)
+    assert sent(o) == []
+    assert (mm.fresh, tracee.fresh, mm.no_chunk) == ({}, None, Mm(1, 1).no_chunk)
+
+
+@pytest.mark.parametrize(("arch", "number"), [(X86_64, 12), (I386, 45)])
+def test_a_brk_touches_no_mapping_whatever_its_second_register_holds(
+    mm: Mm, place: Place, arch: int, number: int
+) -> None:
+    place.memory[:16] = words(0, 2 * PAGE | 2)
+    o, caller = observer(), Tracee(501, 100, mm)
+    tracee = fresh(mm, place)
+    caller.entry[:] = entry_of(number, [place.address - PAGE, 1 << 40], arch=arch)
+    o.peek_before(caller)
+    assert sent(o) == []
+    assert mm.fresh == {500: tracee}
+
+
 def test_a_threads_next_call_reads_its_own_wherever_it_goes(mm: Mm, place: Place) -> None:
     place.memory[:16] = words(0, 5)
     o, tracee = observer(), fresh(mm, place)

@@ -33,6 +33,7 @@ pread = os.pread  # bound: it is on the way of every large munmap
 _PRESENT = 3 << 62  # pagemap: present or swapped
 _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
 _MMAP = {NATIVE.audit: 9, I386.audit: 192}  # mmap2: the same arguments, pages of offset
+_BRK = {NATIVE.audit: 12, I386.audit: 45}
 _LAST = ("exec", "exit", "detach")
 _PROT_RW, _PLAIN_ANON = 3, 0x22
 #: What `alloc_meta` calls for one more page of metadata, and how many of them there are at most.
@@ -231,7 +232,9 @@ class Observer:
 
     # -- chunk headers --------------------------------------------------------------------------
 
-    def peek(self, tracee: Tracee, *, final: bool, next_call: bool = False) -> None:
+    def peek(
+        self, tracee: Tracee, *, final: bool, next_call: bool = False, own: bool = True
+    ) -> None:
         """Read the words at a fresh mapping and queue what they prove: the size word of a chunk of
         glibc's, or the address of a group's meta of musl's (`mallocng`), whose low bits are 0. Only
         a present page is read, so the peek faults nothing in and cannot block in userfaultfd.
@@ -242,6 +245,8 @@ class Observer:
             next_call: its own next call begins; if that may be musl's malloc making room for the
                 meta, before it writes to what it has mapped, a page that is not there is waited
                 for.
+            own: it has gone on since its mmap. If not, it may be on its way to write a header, and
+                what is not there is not told.
         """
         mm = tracee.mm
         if tracee.fresh is None:
@@ -253,7 +258,8 @@ class Observer:
             if final and not waits:
                 tracee.fresh = None
                 mm.fresh.pop(tracee.tid, None)
-                mm.no_chunk = tracee.tid, address, mm.calls
+                if own:
+                    mm.no_chunk = tracee.tid, address, mm.calls
             return
         word0, word1 = struct.unpack_from("<II", data, 8) if i386 else struct.unpack("<QQ", data)
         of_glibc = not length & 4095  # musl's malloc leaves the rounding to the kernel
@@ -261,12 +267,12 @@ class Observer:
         if final or is_chunk:
             tracee.fresh = None
             mm.fresh.pop(tracee.tid, None)
-            if word1 & 7 != 2:
+            if own and word1 & 7 != 2:
                 mm.no_chunk = tracee.tid, address, mm.calls
             if not is_chunk:  # a meta's address is a multiple of 8
                 found = not data[0] & 7 and meta_of(address, length, data, mm.present, i386=i386)
                 word1 = found or 0
-            if word1 or of_glibc:
+            if word1 or (of_glibc and own):
                 self.channel.out += wire.HEADER_MESSAGE.pack(wire.HEADER, mm.id, call, word0, word1)
 
     def _first(self, mm: Mm, address: int) -> bytes | None:
@@ -306,9 +312,8 @@ class Observer:
         """At a call's entry: the thread's own fresh mapping, and any other the call touches."""
         if tracee.fresh is not None:
             self.peek(tracee, final=True, next_call=True)
-        mm = tracee.mm
-        if mm.fresh:
-            e = tracee.entry
+        mm, e = tracee.mm, tracee.entry
+        if mm.fresh and e[ENTRY_NR] != _BRK.get(e[ENTRY_OP] >> 32):  # it has one argument
             low = e[ENTRY_ARG0]
             high = low + e[ENTRY_ARG0 + 1]
             for other in list(mm.fresh.values()):
@@ -318,7 +323,7 @@ class Observer:
                     and low < other.fresh[0] + other.fresh[1]
                     and other.fresh[0] < high
                 ):
-                    self.peek(other, final=True)
+                    self.peek(other, final=True, own=False)
 
     def peek_all(self, mm: Mm) -> None:
         """Before a snapshot."""
