@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,13 @@ from tests.live.tracing import REPRODUCED, ROOT, Traced, trace
 BUILT = ROOT / "build" / "samples"
 #: Programs to be traced, not modules.
 collect_ignore_glob = ["corpus/*", "services/*"]
+
+
+# What is ignored stays so across execve, and programs that should die of it would not: under nohup,
+# or in the background of a script. A handler is not inherited, and changes nothing for the tests.
+for _ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_ignored) is signal.SIG_IGN:
+        signal.signal(_ignored, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
