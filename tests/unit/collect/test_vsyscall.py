@@ -18,7 +18,7 @@ from memtrace.collect.frames import Frame
 from memtrace.collect.vsyscall import Where, read, unwind
 
 VDSO = 0xF7FC35EA
-HELPER, WRAPPER, MALLOC, CALLER = 0xF7E15DB2, 0xF7E1C8B7, 0xF7D96DD9, 0xF7D97000
+SHARED, WRAPPER, MALLOC, CALLER = 0xF7E15DB2, 0xF7E1C8B7, 0xF7D96DD9, 0xF7D97000
 PROGRAM = 0x08049123
 LIBC, PROG = ("fe:00", 1), ("fe:00", 2)
 MMAP2, BRK = 192, 45
@@ -26,7 +26,7 @@ POPS = bytes.fromhex("5d5a59c39090eb03")  # pop %ebp; pop %edx; pop %ecx; ret
 
 #: What the tables say of the places: as glibc 2.36 has them.
 CODE = {
-    HELPER: (Frame(12, frozenset(), True), LIBC),
+    SHARED: (Frame(12, frozenset(), True), LIBC),
     WRAPPER: (Frame(28, frozenset({22, MMAP2}), True), LIBC),
     MALLOC: (Frame(60, frozenset(), True), LIBC),
     CALLER: (Frame(44, frozenset(), True), LIBC),
@@ -40,11 +40,11 @@ def stack(*values: int | bytes, code: bytes = POPS) -> bytes:
 
 
 SAVED, TWELVE = bytes(12), b"\x11" * 12
-THROUGH_HELPER = stack(SAVED, HELPER, TWELVE, WRAPPER, bytes(28), MALLOC, bytes(60), PROGRAM)
+THROUGH_SHARED = stack(SAVED, SHARED, TWELVE, WRAPPER, bytes(28), MALLOC, bytes(60), PROGRAM)
 
 
-def test_through_the_vdso_and_the_helper() -> None:
-    assert unwind(THROUGH_HELPER, VDSO, MMAP2, CODE.get) == (WRAPPER, MALLOC, PROGRAM)
+def test_through_the_vdso_and_the_shared_function() -> None:
+    assert unwind(THROUGH_SHARED, VDSO, MMAP2, CODE.get) == (WRAPPER, MALLOC, PROGRAM)
 
 
 def test_through_the_vdso_alone() -> None:
@@ -62,12 +62,12 @@ def test_a_call_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        pytest.param({HELPER: None}, Where(VDSO), id="what the vdso returns to is no code"),
-        pytest.param({HELPER: Frame(12)}, Where(VDSO), id="no call ends there"),
-        pytest.param({HELPER: Frame(None, called=True)}, Where(HELPER), id="no tables"),
-        pytest.param({WRAPPER: None}, Where(HELPER), id="the helper returns to no code"),
-        pytest.param({WRAPPER: Frame(28, frozenset({MMAP2}))}, Where(HELPER), id="nor to a call"),
-        pytest.param({WRAPPER: Frame(28, frozenset({90}), True)}, Where(HELPER), id="another call"),
+        pytest.param({SHARED: None}, Where(VDSO), id="what the vdso returns to is no code"),
+        pytest.param({SHARED: Frame(12)}, Where(VDSO), id="no call ends there"),
+        pytest.param({SHARED: Frame(None, called=True)}, Where(SHARED), id="no tables"),
+        pytest.param({WRAPPER: None}, Where(SHARED), id="the shared function returns to no code"),
+        pytest.param({WRAPPER: Frame(28, frozenset({MMAP2}))}, Where(SHARED), id="nor to a call"),
+        pytest.param({WRAPPER: Frame(28, frozenset({90}), True)}, Where(SHARED), id="another call"),
         pytest.param({WRAPPER: Frame(None, frozenset({MMAP2}), True)}, Where(WRAPPER), id="frame"),
         pytest.param({MALLOC: None}, Where(WRAPPER), id="the wrapper returns to no code"),
         pytest.param({MALLOC: Frame(60)}, Where(WRAPPER), id="the wrapper was not called there"),
@@ -79,27 +79,27 @@ def test_what_is_not_told_is_not_guessed(change: dict[int, Frame | None], expect
     ((at, frame),) = change.items()
     frames: dict[int, Any] = dict(CODE)
     frames[at] = None if frame is None else (frame, CODE[at][1])
-    assert unwind(THROUGH_HELPER, VDSO, MMAP2, frames.get) == expected
+    assert unwind(THROUGH_SHARED, VDSO, MMAP2, frames.get) == expected
 
 
-def test_the_wrapper_is_in_the_file_of_its_helper() -> None:
+def test_the_wrapper_is_in_the_file_of_its_shared_function() -> None:
     """A program's function that puts the number into eax and calls syscall(2) is no wrapper: who
     called it says nothing.
     """
     frames = CODE | {WRAPPER: (CODE[WRAPPER][0], PROG)}
-    assert unwind(THROUGH_HELPER, VDSO, MMAP2, frames.get) == Where(HELPER)
+    assert unwind(THROUGH_SHARED, VDSO, MMAP2, frames.get) == Where(SHARED)
 
 
 @pytest.mark.parametrize("code", ["", "5d5a59", "5d5c59c3", "9090c300", "5d5a59cd80c3"])
 def test_other_code_without_a_file_tells_nothing(code: str) -> None:
-    data = stack(THROUGH_HELPER[8:], code=bytes.fromhex(code).ljust(8, b"\0"))
+    data = stack(THROUGH_SHARED[8:], code=bytes.fromhex(code).ljust(8, b"\0"))
     assert unwind(data, VDSO, MMAP2, CODE.get) == Where(VDSO)
 
 
-@pytest.mark.parametrize("size", range(8, len(THROUGH_HELPER)))
+@pytest.mark.parametrize("size", range(8, len(THROUGH_SHARED)))
 def test_a_stack_that_ends(size: int) -> None:
-    found = unwind(THROUGH_HELPER[:size], VDSO, MMAP2, CODE.get)
-    whole = [(VDSO, 0, 0), (HELPER, 0, 0), (WRAPPER, 0, 0), (WRAPPER, MALLOC, 0)]
+    found = unwind(THROUGH_SHARED[:size], VDSO, MMAP2, CODE.get)
+    whole = [(VDSO, 0, 0), (SHARED, 0, 0), (WRAPPER, 0, 0), (WRAPPER, MALLOC, 0)]
     assert found in whole
 
 
