@@ -5,7 +5,8 @@ It stands for a program on x86-64: what it maps gets the addresses the kernel co
 Who calls is named: "malloc" (from libc's text), "loader", "program" (through libc's wrapper),
 "sbrk" (the program's own), "sbrk of PATH", "inline" (the system call
 instruction stands in the program), "thread" (a function that libc's start_thread called, by a
-jump), "raw PATH" (as inline, in that file), or the path of a library.
+jump), "raw PATH" (as inline, in that file), or the path of a library, from another place of it with
+" elsewhere" behind.
 """
 
 from __future__ import annotations
@@ -320,7 +321,9 @@ class Scene:
             places[by] = place(LIBC, 0x100), place(LIBC, 0x210), place(by[8:], 0x300)
         if by.startswith("raw "):
             places[by] = place(by[4:], 0x100), place(by[4:], 0x200), None
-        words = places.get(by, (place(LIBC, 0x100), place(by, 0x200), None))
+        path, elsewhere, _ = by.partition(" elsewhere")
+        at = place(path, 0x900 if elsewhere else 0x200)
+        words = places.get(by, (place(LIBC, 0x100), at, None))
         n, site = self.names.site(*words, base=self.base)
         return site if site is not None else n
 

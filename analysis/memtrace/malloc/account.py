@@ -58,6 +58,8 @@ _REMEMBERED = 4096
 #: not have mapped it. The word at the stack pointer is in libc also when a function that libc had
 #: called (start_thread, a signal handler) ended in a jump to mmap.
 _ELSEWHERE = Decision("unknown", "none", None, ("malloc-chunk", "anon"), "header")
+#: As large as an arena of CPython's, from another place of the interpreter.
+_PERHAPS_PYMALLOC = Decision("unknown", "none", None, ("runtime-heap", "anon"))
 #: What lies right above the heap: what malloc maps where a brk has failed, or anything else.
 _BESIDE_THE_HEAP = ("main-arena", "malloc-chunk", "anon")
 #: What only programs without a loader hold of a C library.
@@ -561,6 +563,8 @@ class Account:
             if r.libc is not None:
                 scene = scene._replace(one_libc=not self.mallocs.inner(r.libc))
             d = origin.of_mmap(args, attr, caller, scene, is_library=library)
+            if d.owner == "pymalloc" and not self.callers.maps_arenas(call.site):
+                d = _PERHAPS_PYMALLOC
             site = self.callers.place(call.site) if caller.who == LIBC else None
             judged = d, origin.is_group_shape(args) and args[1] > 0, site
             if not is_file and args[2]:  # of no access may be an arena's (`_in_arena`)

@@ -106,7 +106,7 @@ class Callers:
 
     __slots__ = (
         "_known", "defining", "exe", "framed", "libc", "loader", "malloc", "mixed", "musl",
-        "owners", "resolve", "sites", "static",
+        "owners", "pymalloc", "resolve", "sites", "static",
     )  # fmt: skip
 
     def __init__(
@@ -125,7 +125,18 @@ class Callers:
         self.owners: dict[str, str] | None = {} if code else None
         self.mixed: set[str] = set()
         self.defining: set[str] = set()  # files that define malloc, or may
+        self.pymalloc: tuple[str, int] | None = None  # where its arenas are mapped
         self._known: dict[int, Caller] = {}
+
+    def maps_arenas(self, site: int | Site | None) -> bool:
+        """Whether this is where CPython's object allocator maps its arenas: the interpreter's first
+        are made before any of the program's own code runs (`_PyObject_ArenaMmap`), and all in one
+        place. The module mmap may be of the same file, and maps what the program wants.
+        """
+        at = self.place(site)
+        if at is not None and self.pymalloc is None:
+            self.pymalloc = at
+        return at == self.pymalloc
 
     def add_malloc(self, path: str) -> None:
         """A file defines malloc, or may."""
@@ -167,6 +178,7 @@ class Callers:
         """The child's copy."""
         child = Callers(self.sites, self.resolve, self.exe, self.loader, framed=self.framed)
         child.libc, child.malloc, child.musl = set(self.libc), set(self.malloc), set(self.musl)
+        child.pymalloc = self.pymalloc
         child.defining = set(self.defining)
         child.owners = None if self.owners is None else dict(self.owners)
         child.static, child.mixed = self.static, set(self.mixed)

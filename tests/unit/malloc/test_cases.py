@@ -567,6 +567,12 @@ def test_pythons_arenas_are_its_own(scene: Scene) -> None:
     assert (r.kind, r.owner, r.evidence) == ("runtime-heap", "pymalloc", "caller")
     scene.mmap(4 << 20, python)
     assert scene.region(scene.seq).kind == "anon"
+    scene.mmap(1 << 20, python)
+    assert scene.region(scene.seq).owner == "pymalloc"
+    # The module mmap may be of the same file: mmap.mmap(-1, 1 << 20, flags=MAP_PRIVATE|...).
+    scene.mmap(1 << 20, f"{python} elsewhere")
+    r = scene.region(scene.seq)
+    assert (r.kind, r.owner, r.candidates) == ("unknown", None, ["runtime-heap", "anon"])
 
 
 def scene_maps() -> list[str]:
