@@ -240,10 +240,7 @@ class DebuggerEngine:
         self.observer.reach(mm, tracee.tid)
         if self.options.evidence:
             tracee.stack = mm.bytes_at(regs.rsp, _STACK_BYTES.get(name, 8))
-            if mm.fresh:
-                self.observer.peek_before(tracee)
-            if name == "munmap" and e[5] > mm.freed:
-                self.observer.freed(tracee)
+            self.observer.look_at_chunks(tracee, name)
         if role is Role.EXEC and mm.exec_snap != mm.calls:
             self.observer.snapshot(mm, tracee, "exec")
             mm.exec_snap = mm.calls

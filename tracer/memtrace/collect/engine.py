@@ -388,10 +388,7 @@ class Engine:
                 tracee.stack = mm.bytes_at(e[ENTRY_SP], _STACK_BYTES.get(nr, 8))
             else:
                 tracee.stack = vsyscall.read(mm, e[ENTRY_IP], e[ENTRY_SP])
-            if mm.fresh:
-                self.observer.peek_before(tracee)
-            if name == "munmap" and args[1] > mm.freed:
-                self.observer.freed(tracee)
+            self.observer.look_at_chunks(tracee, name)
         if turns.enter(tracee):
             self._proceed(tracee)
 

@@ -308,6 +308,14 @@ class Observer:
                 mm.freed = max(mm.freed, size)
             self.channel.out += wire.FREED_MESSAGE.pack(wire.FREED, mm.id, address, *words)
 
+    def look_at_chunks(self, tracee: Tracee, call: str) -> None:
+        """At a call's entry: what of malloc's mapped chunks is to be read before it is made."""
+        mm = tracee.mm
+        if mm.fresh:
+            self.peek_before(tracee)
+        if call == "munmap" and tracee.entry[ENTRY_ARG0 + 1] > mm.freed:
+            self.freed(tracee)
+
     def peek_before(self, tracee: Tracee) -> None:
         """At a call's entry: the thread's own fresh mapping, and any other the call touches."""
         if tracee.fresh is not None:

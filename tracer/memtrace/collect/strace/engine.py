@@ -218,10 +218,7 @@ class StraceEngine:
                 tracee.pending = False  # shares the map, changes nothing of it
                 return
         if self.options.evidence:
-            if mm.fresh:
-                self.observer.peek_before(tracee)
-            if call == "munmap" and tracee.entry[ENTRY_ARG0 + 1] > mm.freed:
-                self.observer.freed(tracee)
+            self.observer.look_at_chunks(tracee, call)
         if tracee.role is Role.MEMORY and self._quiet(tracee):
             arguments = list(tracee.entry[ENTRY_ARG0 : ENTRY_ARG0 + 6])
             if grown.may_meet(tracee, tracee.name, arguments):
