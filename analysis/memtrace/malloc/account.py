@@ -527,15 +527,7 @@ class Account:
             r.t_high = threshold.high
         if not self.mallocs.one_glibc:
             self._note_copy(r, call.site)
-        d, shaped, site = judged
-        if shaped:
-            self.chunks.waiting[seq] = r
-            r.site = site
-            if args[1] % self.page:
-                r.unrounded = True
-            if d.kind == "malloc-chunk" and self._elsewhere(r):
-                d = _ELSEWHERE
-        self._decided(r, d)
+        self._decided(r, self._perhaps_malloc(seq, r, args, judged) if judged[1] else judged[0])
 
     def _mapped(self, seq: int, call: Call, attr: Attr, r: Region, *, is_file: bool) -> Decision:
         """What a new mmap is; notes what else it tells."""
@@ -571,16 +563,15 @@ class Account:
                 if len(self._judged) >= _REMEMBERED:
                     self._judged.clear()
                 self._judged[key] = judged
-        d, shaped, site = judged
-        if not shaped:
-            return d
+        return self._perhaps_malloc(seq, r, args, judged) if judged[1] else judged[0]
+
+    def _perhaps_malloc(self, seq: int, r: Region, args: list[int], judged: Judged) -> Decision:
+        """What a mapping is that has the shape of malloc's: its header may tell more."""
+        d, _, r.site = judged
         self.chunks.waiting[seq] = r
-        r.site = site
         if args[1] % self.page:
             r.unrounded = True
-        if d.kind == "malloc-chunk" and self._elsewhere(r):
-            return _ELSEWHERE
-        return d
+        return _ELSEWHERE if d.kind == "malloc-chunk" and self._elsewhere(r) else d
 
     def _elsewhere(self, r: Region) -> bool:
         """Whether libc may have mapped it for itself. What malloc would not map where the threshold
