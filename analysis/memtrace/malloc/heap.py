@@ -81,6 +81,7 @@ class Heap:
         first: bytes at the birth, None while loose.
         peak: the largest extent, brk - start, in bytes.
         over_default: growths that prove a request of 128 KiB or more was served by the heap.
+        over_initial: likewise, for a chunk of the threshold at the birth or more.
         refused: growths that the kernel refused.
         peak_seq: the growth that reached the peak; None: the heap was born with it.
         trimmed_bytes: what malloc gave back.
@@ -101,6 +102,7 @@ class Heap:
     grown_bytes: int = 0
     shrunk_bytes: int = 0
     over_default: int = 0
+    over_initial: int = 0
     steps_total: int = 0
     steps: list[Step] = field(default_factory=list)
     last_growth: tuple[int, int] | None = (

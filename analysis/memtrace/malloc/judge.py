@@ -282,8 +282,9 @@ class Judge:
             threshold.grew(seq, t, least)
             verdict = "unknown"
             heap.over_default += 1
-        elif verdict != "unknown" and least >= DEFAULT_THRESHOLD:
-            heap.over_default += 1
+        elif verdict != "unknown":
+            heap.over_default += least >= DEFAULT_THRESHOLD
+            heap.over_initial += threshold.initial is not None and least >= threshold.initial
         return verdict, reason
 
     def _below(self, low: int, size: int, end: int, top: Span) -> bool:

@@ -61,7 +61,7 @@ from memtrace.trace.sidecar import is_file
 #: Metrics of what only callers or chunk headers prove: a log of system calls has neither.
 _BY_EVIDENCE = (
     "chunks.alive_at_exit", "chunks.final_bytes", "chunks.mapped", "chunks.peak_bytes",
-    "heap.growths_over_128k", "threshold.rises",
+    "growth.over_threshold", "heap.growths_over_128k", "threshold.rises",
 )  # fmt: skip
 #: Lines shown of each side of a drift.
 _DRIFT_LINES = 20
@@ -468,6 +468,7 @@ def _metrics(a: Account, vm: int | None, rss: int | None) -> dict[str, int | flo
         "chunks.mapped": chunks.born if chunks else 0,
         "chunks.peak_bytes": chunks.peak if chunks else 0,
         "churn.pairs": a.churn.pairs,
+        "growth.over_threshold": None if a.mallocs.threshold.initial is None else h.over_initial,
         "heap.final_bytes": h.final(),
         "heap.grown_bytes": h.grown_bytes,
         "heap.growths": h.growths,

@@ -758,3 +758,21 @@ def test_a_growth_after_a_doubted_rise_is_not_explained_by_it(scene: Scene) -> N
     assert verdicts(p) == [
         (0x21000, "holds", None), (0x31000, "holds", None), (0x43000, "unknown", None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "over"), [("1048576", 0), ("65536", 1)])
+def test_a_growth_is_over_the_threshold_as_it_was_set(
+    scene: Scene, setting: str, over: int
+) -> None:
+    scene.glibc(env={"MALLOC_MMAP_THRESHOLD_": setting, "MALLOC_MMAP_MAX_": "0"})
+    scene.brk(0x21000)
+    scene.brk(0xA0000)  # for some 500,000 to 655,000 bytes
+    p = scene.exit().process()
+    assert p.metrics["heap.growths_over_128k"] == 1
+    assert p.metrics["growth.over_threshold"] == over
+
+
+def test_over_what_is_unknown_where_the_threshold_is(scene: Scene) -> None:
+    scene.exec(maps=MAPS)
+    scene.brk(0x21000)
+    assert "growth.over_threshold" not in scene.exit().process().metrics

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A report held against limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from memtrace.check.budget import FIRST, TREE, Limit, Number
+from memtrace.check.evidence import evidence
+from memtrace.report.lines import clean, program
+from memtrace.report.metrics import Metric
+from memtrace.report.model import ProcessRow, Report
+from memtrace.trace.sizes import format_size
+
+#: Number of an absent metric of which the report knows that nothing of the kind ever was.
+_NONE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one limit.
+
+    Attributes:
+        limit: the limit.
+        measured: the metric's value; None: the trace does not tell it.
+        ok: whether the limit is kept; None: not known.
+        evidence: records behind the number, at most 20.
+        who: the process it is about, `gcc (pid 12)`; "" for the first process or the sum.
+    """
+
+    limit: Limit
+    measured: Number | None
+    ok: bool | None
+    evidence: tuple[int, ...] = ()
+    who: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Over budget, and it counts."""
+        return self.ok is False and self.limit.gate
+
+    @property
+    def unknown(self) -> bool:
+        """Not known, and it counts."""
+        return self.ok is None and self.limit.gate
+
+    @property
+    def bound(self) -> str:
+        """The limit as text, with the side that was passed: `at most 2 MiB`."""
+        x = self.limit
+        most = None if x.max is None else f"at most {value(x.max, x.metric)}"
+        least = None if x.min is None else f"at least {value(x.min, x.metric)}"
+        if self.ok is False and x.min is not None and self.measured is not None:
+            below = self.measured < x.min
+            return (least if below else most) or ""
+        return " and ".join(part for part in (least, most) if part)
+
+    @property
+    def text(self) -> str:
+        """One line: `heap.peak 3.01 MiB, at most 2 MiB`."""
+        number = "unknown" if self.measured is None else value(self.measured, self.limit.metric)
+        who = f" in {self.who}" if self.who else ""
+        return f"{self.limit.name} {number}{who}, {self.bound}"
+
+
+def judge(report: Report, limits: Sequence[Limit]) -> list[Verdict]:
+    """What becomes of each limit, in their order; one of `[budget.process]` once for each process
+    that it is for, and once as unknown if there is none. Tolerances of a baseline only
+    (`Limit.max` and `min` None) are left out.
+    """
+    rows = list(report.processes)
+    found: list[Verdict] = []
+    for x in limits:
+        if x.max is not None or x.min is not None:
+            found += _verdicts(rows, x)
+    return found
+
+
+def _verdicts(rows: list[ProcessRow], x: Limit) -> Iterator[Verdict]:
+    if x.scope == TREE:
+        values = [_measured(p, x.metric) for p in rows]
+        known = [v for v in values if v is not None]
+        total = sum(known) if len(known) == len(values) and values else None
+        yield _verdict(x, total, ())
+    elif x.scope == FIRST:
+        first = rows[0] if rows else None
+        if first is None:
+            yield _verdict(x, None, ())
+        else:
+            yield _verdict(x, _measured(first, x.metric), evidence(x.metric, first))
+    else:
+        matching = [p for p in rows if fnmatchcase(_name(p), x.glob)]
+        for p in matching:
+            who = f"{clean(_name(p))} (pid {p.pid})"
+            yield _verdict(x, _measured(p, x.metric), evidence(x.metric, p), who)
+        if not matching:
+            yield _verdict(x, None, (), f"no process named {x.glob}")
+
+
+def _name(p: ProcessRow) -> str:
+    return program(p.argv[0] if p.argv else p.exe)
+
+
+def _measured(p: ProcessRow, metric: Metric) -> Number | None:
+    found = p.metrics.get(metric.name)
+    if found is None and metric.name.startswith("calls."):
+        return _NONE  # every call that was made is counted under its name
+    return found
+
+
+def _verdict(x: Limit, measured: Number | None, seqs: tuple[int, ...], who: str = "") -> Verdict:
+    if measured is None:
+        return Verdict(x, None, None, (), who)
+    ok = True
+    if x.max is not None and measured > x.max + x.tolerance.of(x.max):
+        ok = False
+    if x.min is not None and measured < x.min - x.tolerance.of(x.min):
+        ok = False
+    return Verdict(x, measured, ok, seqs, who)
+
+
+def value(n: Number, metric: Metric) -> str:
+    """A number in the metric's unit, as people read it."""
+    if metric.unit == "bytes":
+        return format_size(round(n))
+    return f"{n:,}" if isinstance(n, int) else f"{n:,.4g}"

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every metric of a report: its unit and what it counts. They are the vocabulary of budgets.
+
+`calls.NAME` stands for one metric per system call. A name may drop its unit: `heap.peak` is
+`heap.peak_bytes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+#: What is counted if a call has this name.
+_CALLS = "calls."
+_UNIT = "_bytes"
+#: The calls that a trace records (those of a process's life are records of their own).
+_RECORDED = (
+    "arch_prctl", "brk", "io_destroy", "io_setup", "madvise", "map_shadow_stack", "mlock", "mlock2",
+    "mlockall", "mmap", "mprotect", "mremap", "mseal", "munlock", "munlockall", "munmap",
+    "personality", "pkey_mprotect", "prctl", "process_madvise", "remap_file_pages", "shmat",
+    "shmdt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number that a report may hold.
+
+    Attributes:
+        name: as in the report's `metrics`.
+        unit: `bytes` or `count`.
+        meaning: in a few words.
+        advisory: it depends on the machine and its load more than on the program (resident memory,
+            page faults): a budget of it is reported, and fails nothing unless it says so.
+        summed: whether its sum over several processes means something.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    advisory: bool = False
+    summed: bool = True
+
+
+_ALL = (
+    Metric("arenas.count", "count", "heaps of thread arenas ever"),
+    Metric("arenas.reserved_bytes", "bytes", "address space reserved by arenas at the end"),
+    Metric("calls.failed", "count", "memory calls that the kernel refused"),
+    Metric("calls.total", "count", "memory calls"),
+    Metric("chunks.alive_at_exit", "count", "malloc's mapped chunks alive at the end"),
+    Metric("chunks.final_bytes", "bytes", "malloc's mapped chunks at the end"),
+    Metric("chunks.mapped", "count", "chunks that the process mapped itself"),
+    Metric("chunks.peak_bytes", "bytes", "malloc's mapped chunks, the most at one time"),
+    Metric("churn.pairs", "count", "mappings unmapped whole soon after their mmap"),
+    Metric("growth.over_threshold", "count",
+           "growths of the heap for a request at or above the threshold as it stood at the start"),
+    Metric("heap.final_bytes", "bytes", "extent of the heap at the end"),
+    Metric("heap.grown_bytes", "bytes", "sum of all growths of the heap"),
+    Metric("heap.growths", "count", "growths of the heap"),
+    Metric("heap.growths_over_128k", "count", "growths for a request of 128 KiB or more"),
+    Metric("heap.peak_bytes", "bytes", "extent of the heap, the largest"),
+    Metric("heap.refused", "count", "growths of the heap that the kernel refused"),
+    Metric("heap.shrinks", "count", "shrinks of the heap"),
+    Metric("heap.shrunk_bytes", "bytes", "sum of all shrinks of the heap"),
+    Metric("maps.peak", "count", "lines of /proc/PID/maps, the most at a moment it was read"),
+    Metric("memory.major_faults", "count", "page faults that read from disk", advisory=True),
+    Metric("memory.minor_faults", "count", "page faults that did not", advisory=True),
+    Metric("memory.rss_peak_bytes", "bytes", "resident memory, the most seen", advisory=True),
+    Metric("memory.vm_peak_bytes", "bytes", "address space, the most at one time"),
+    Metric("regions.total", "count", "regions ever"),
+    Metric("regions.unknown", "count", "regions whose kind has no evidence"),
+    Metric("threshold.high_bytes", "bytes", "the threshold's upper bound at the end", summed=False),
+    Metric("threshold.low_bytes", "bytes", "the threshold's lower bound at the end", summed=False),
+    Metric("threshold.rises", "count", "frees proven to have raised the threshold"),
+    Metric("trust.checksum_mismatches", "count", "sizes of statm that nothing explains"),
+    Metric("trust.drift", "count", "snapshots not reproduced, and calls that contradict the map"),
+    Metric("trust.lost", "count", "`lost` records of the process"),
+    Metric("trust.snapshots", "count", "kernel maps compared"),
+)  # fmt: skip
+
+#: By name; the family `calls.NAME` is not among them: see `find`.
+METRICS = {m.name: m for m in _ALL}
+
+
+def find(name: str) -> Metric | None:
+    """The metric of this name, with its unit or without; None if there is none.
+
+    >>> find("heap.peak").name, find("calls.mmap").unit, find("heap.peek")
+    ('heap.peak_bytes', 'count', None)
+    """
+    found = METRICS.get(name) or METRICS.get(name + _UNIT)
+    if found is None and name.startswith(_CALLS):
+        call = name[len(_CALLS) :]
+        if call in _RECORDED:
+            return Metric(name, "count", f"calls of {call}")
+    return found
+
+
+def nearest(name: str) -> list[str]:
+    """Names that may have been meant, the likeliest first, at most three.
+
+    >>> nearest("heap.peek")
+    ['heap.peak']
+    """
+    names = [n.removesuffix(_UNIT) for n in METRICS] + [_CALLS + c for c in _RECORDED]
+    tails = {n.partition(".")[2]: n for n in names}
+    found = get_close_matches(name, names, n=3, cutoff=0.6)
+    found += [tails[t] for t in get_close_matches(name, tails, n=2, cutoff=0.75)]
+    return list(dict.fromkeys(found))[:3]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a budget may say, and what is said of one that cannot be meant."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from memtrace.check.budget import Limit, parse_table
+from memtrace.check.where import Where, lines_of
+from memtrace.trace.errors import UsageError
+
+
+def budget(text: str) -> list[Limit]:
+    """The limits of a memtrace.toml."""
+    where = Where("memtrace.toml", ("budget",), lines_of(text))
+    return parse_table(tomllib.loads(text)["budget"], where)
+
+
+def one(text: str) -> Limit:
+    (limit,) = budget(f"[budget]\n{text}\n")
+    return limit
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "most"),
+    [
+        ('heap.peak = "2 MiB"', "heap.peak_bytes", 2 << 20),
+        ('"heap.peak" = "2 MiB"', "heap.peak_bytes", 2 << 20),
+        ('heap.peak_bytes = "512k"', "heap.peak_bytes", 512 << 10),
+        ("heap.peak = 4096", "heap.peak_bytes", 4096),
+        ("heap.growths = 10", "heap.growths", 10),
+        ('heap.growths = "10"', "heap.growths", 10),
+        ("heap = { growths = 10 }", "heap.growths", 10),
+        ("calls.mmap = 0", "calls.mmap", 0),
+        ("trust.drift = 0", "trust.drift", 0),
+        ("heap.growths = { max = 3 }", "heap.growths", 3),
+    ],
+)
+def test_a_line_is_the_maximum_of_a_metric(text: str, metric: str, most: int) -> None:
+    limit = one(text)
+    assert (limit.metric.name, limit.max, limit.min, limit.line) == (metric, most, None, 2)
+    assert limit.gate
+
+
+def test_a_table_has_both_ends_and_a_tolerance() -> None:
+    limit = one('heap.peak = { min = "1 MiB", max = "2 MiB", tolerance = "5%" }')
+    assert (limit.min, limit.max) == (1 << 20, 2 << 20)
+    assert limit.tolerance.of(2 << 20) == pytest.approx((2 << 20) * 0.05)
+    assert one("maps.peak = { max = 118, tolerance = 2 }").tolerance.of(118) == 2
+    assert one('heap.peak = { max = 0, tolerance = "8 KiB" }').tolerance.of(0) == 8192
+
+
+def test_scopes() -> None:
+    found = budget(
+        "[budget]\nheap.peak = 1\n[budget.tree]\nheap.peak = 2\ncalls.mmap = 3\n"
+        '[budget.process."gcc*"]\nheap.peak = 4\n[budget.process.cc1]\nheap.peak = 5\n'
+    )
+    assert [(x.scope, x.glob, x.max, x.line) for x in found] == [
+        ("first", "", 1, 2), ("tree", "", 2, 4), ("tree", "", 3, 5),
+        ("process", "gcc*", 4, 7), ("process", "cc1", 5, 9),
+    ]  # fmt: skip
+
+
+def test_resident_memory_informs_unless_it_is_asked_for() -> None:
+    assert not one('memory.rss_peak = "1 GiB"').gate
+    assert one('memory.rss_peak = { max = "1 GiB", gate = true }').gate
+    assert not one("heap.growths = { max = 1, gate = false }").gate
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("heap.peek = 1", "there is no metric 'heap.peek'", "did you mean heap.peak"),
+        ("calls.mmpa = 1", "there is no metric 'calls.mmpa'", "calls.mmap"),
+        ("heap.peak.bytes = 1", "a limit has no 'bytes'", "heap.peak"),
+        ('heap.peak = "2 MB"', "'2 MB' is no size", '"2 MiB"'),
+        ('heap.peak = ""', "'' is no size", '"2 MiB"'),
+        ('heap.growths = "2 KiB"', "is a count and has no unit", "heap.growths = 10"),
+        ("heap.growths = true", "by a number, not True", "heap.growths = 10"),
+        ("heap.growths = nan", "by a number, not nan", "heap.growths = 10"),
+        ("heap.growths = [1]", "by a number, not [1]", "heap.growths = 10"),
+        ("heap.growths = -1", "never below 0", "heap.growths = 10"),
+        ("heap.growths = {}", "has no limit", "max = 1"),
+        ("heap.growths = { gate = true }", "has no limit", "max = 1"),
+        ("heap.growths = { most = 1 }", "a limit has no 'most'", "max = 1"),
+        ("heap.growths = { max = 1, min = 2 }", "cannot be 2 or more and 1 or less", "min = 1"),
+        ('heap.growths = { max = 1, tolerance = "-5%" }', "no percentage", '"5%"'),
+        ('heap.growths = { max = 1, tolerance = "x%" }', "no percentage", '"5%"'),
+        ("heap.growths = { max = 1, gate = 1 }", "gate is true or false", "gate = true"),
+        ("heap.peak = 1\nheap.peak_bytes = 2", "the same metric, limited twice", "keep one"),
+        ("tree = 3", "tree is a table of limits", "[budget.tree]"),
+        ("process.gcc = 3", "process.gcc is a table of limits", "[budget.process"),
+        ("tree.threshold.low = 3", "over processes means nothing", "[budget]"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_with_its_line(text: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        one(text)
+    last = 1 + len(text.splitlines())
+    assert caught.value.message.startswith(f"memtrace.toml:{last}: ")
+    assert message in caught.value.message
+    assert hint in caught.value.hint
