@@ -229,6 +229,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         pids=list(p.pids),
         argv=list(p.argv),
         exe=p.exe,
+        environment=None if p.start.env_lost else dict(sorted(p.start.env.items())),
         exit=None,
         running=False,
         assumed=assumed,

@@ -33,6 +33,7 @@ class Metric:
         advisory: it depends on the machine and its load more than on the program (resident memory,
             page faults): a budget of it is reported, and fails nothing unless it says so.
         summed: whether its sum over several processes means something.
+        cost: whether more of it is worse, so that a baseline holds it down.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     meaning: str
     advisory: bool = False
     summed: bool = True
+    cost: bool = True
 
 
 _ALL = (
@@ -60,8 +62,8 @@ _ALL = (
     Metric("heap.growths_over_128k", "count", "growths for a request of 128 KiB or more"),
     Metric("heap.peak_bytes", "bytes", "extent of the heap, the largest"),
     Metric("heap.refused", "count", "growths of the heap that the kernel refused"),
-    Metric("heap.shrinks", "count", "shrinks of the heap"),
-    Metric("heap.shrunk_bytes", "bytes", "sum of all shrinks of the heap"),
+    Metric("heap.shrinks", "count", "shrinks of the heap", cost=False),
+    Metric("heap.shrunk_bytes", "bytes", "sum of all shrinks of the heap", cost=False),
     Metric("maps.peak", "count", "lines of /proc/PID/maps, the most at a moment it was read"),
     Metric("memory.major_faults", "count", "page faults that read from disk", advisory=True),
     Metric("memory.minor_faults", "count", "page faults that did not", advisory=True),
@@ -69,13 +71,15 @@ _ALL = (
     Metric("memory.vm_peak_bytes", "bytes", "address space, the most at one time"),
     Metric("regions.total", "count", "regions ever"),
     Metric("regions.unknown", "count", "regions whose kind has no evidence"),
-    Metric("threshold.high_bytes", "bytes", "the threshold's upper bound at the end", summed=False),
-    Metric("threshold.low_bytes", "bytes", "the threshold's lower bound at the end", summed=False),
+    Metric("threshold.high_bytes", "bytes", "the threshold's upper bound at the end",
+           summed=False, cost=False),
+    Metric("threshold.low_bytes", "bytes", "the threshold's lower bound at the end",
+           summed=False, cost=False),
     Metric("threshold.rises", "count", "frees proven to have raised the threshold"),
     Metric("trust.checksum_mismatches", "count", "sizes of statm that nothing explains"),
     Metric("trust.drift", "count", "snapshots not reproduced, and calls that contradict the map"),
     Metric("trust.lost", "count", "`lost` records of the process"),
-    Metric("trust.snapshots", "count", "kernel maps compared"),
+    Metric("trust.snapshots", "count", "kernel maps compared", cost=False),
 )  # fmt: skip
 
 #: By name; the family `calls.NAME` is not among them: see `find`.

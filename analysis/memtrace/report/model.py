@@ -339,7 +339,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One address space. `assumed`: its first map was not read but inferred from calls of a log."""
+    """One address space. `assumed`: its first map was not read but inferred from calls of a log.
+    `environment`: the variables that bear on memory; None if they are not known.
+    """
 
     pid: int
     mm: int
@@ -347,6 +349,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     pids: list[int]
     argv: list[str]
     exe: str
+    environment: dict[str, str] | None
     exit: dict[str, int] | None
     running: bool
     assumed: bool
