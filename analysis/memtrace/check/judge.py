@@ -28,6 +28,7 @@ class Verdict:
         ok: whether the limit is kept; None: not known.
         evidence: records behind the number, at most 20.
         who: the process it is about, `gcc (pid 12)`; "" for the first process or the sum.
+        baseline: the number of the baseline that is the limit; None: the limit is a budget's.
     """
 
     limit: Limit
@@ -35,6 +36,7 @@ class Verdict:
     ok: bool | None
     evidence: tuple[int, ...] = ()
     who: str = ""
+    baseline: Number | None = None
 
     @property
     def fails(self) -> bool:
@@ -62,7 +64,10 @@ class Verdict:
         """One line: `heap.peak 3.01 MiB, at most 2 MiB`."""
         number = "unknown" if self.measured is None else value(self.measured, self.limit.metric)
         who = f" in {self.who}" if self.who else ""
-        return f"{self.limit.name} {number}{who}, {self.bound}"
+        then = (
+            "" if self.baseline is None else f"; {value(self.baseline, self.limit.metric)} before"
+        )
+        return f"{self.limit.name} {number}{who}, {self.bound}{then}"
 
 
 def judge(report: Report, limits: Sequence[Limit]) -> list[Verdict]:
@@ -80,45 +85,50 @@ def judge(report: Report, limits: Sequence[Limit]) -> list[Verdict]:
 
 def _verdicts(rows: list[ProcessRow], x: Limit) -> Iterator[Verdict]:
     if x.scope == TREE:
-        values = [_measured(p, x.metric) for p in rows]
+        values = [measured(p, x.metric) for p in rows]
         known = [v for v in values if v is not None]
         total = sum(known) if len(known) == len(values) and values else None
-        yield _verdict(x, total, ())
+        yield verdict(x, total, ())
     elif x.scope == FIRST:
         first = rows[0] if rows else None
         if first is None:
-            yield _verdict(x, None, ())
+            yield verdict(x, None, ())
         else:
-            yield _verdict(x, _measured(first, x.metric), evidence(x.metric, first))
+            yield verdict(x, measured(first, x.metric), evidence(x.metric, first))
     else:
         matching = [p for p in rows if fnmatchcase(_name(p), x.glob)]
         for p in matching:
             who = f"{clean(_name(p))} (pid {p.pid})"
-            yield _verdict(x, _measured(p, x.metric), evidence(x.metric, p), who)
+            yield verdict(x, measured(p, x.metric), evidence(x.metric, p), who)
         if not matching:
-            yield _verdict(x, None, (), f"no process named {x.glob}")
+            yield verdict(x, None, (), f"no process named {x.glob}")
 
 
 def _name(p: ProcessRow) -> str:
     return program(p.argv[0] if p.argv else p.exe)
 
 
-def _measured(p: ProcessRow, metric: Metric) -> Number | None:
+def measured(p: ProcessRow, metric: Metric) -> Number | None:
+    """A metric of a process; None: the trace does not tell it."""
     found = p.metrics.get(metric.name)
     if found is None and metric.name.startswith("calls."):
         return _NONE  # every call that was made is counted under its name
     return found
 
 
-def _verdict(x: Limit, measured: Number | None, seqs: tuple[int, ...], who: str = "") -> Verdict:
-    if measured is None:
-        return Verdict(x, None, None, (), who)
-    ok = True
-    if x.max is not None and measured > x.max + x.tolerance.of(x.max):
-        ok = False
-    if x.min is not None and measured < x.min - x.tolerance.of(x.min):
-        ok = False
-    return Verdict(x, measured, ok, seqs, who)
+def verdict(
+    x: Limit,
+    number: Number | None,
+    seqs: tuple[int, ...],
+    who: str = "",
+    baseline: Number | None = None,
+) -> Verdict:
+    """What becomes of a limit when its metric is `number`."""
+    if number is None:
+        return Verdict(x, None, None, (), who, baseline)
+    over = x.max is not None and number > x.max + x.tolerance.of(x.max)
+    under = x.min is not None and number < x.min - x.tolerance.of(x.min)
+    return Verdict(x, number, not (over or under), seqs, who, baseline)
 
 
 def value(n: Number, metric: Metric) -> str:

@@ -89,4 +89,6 @@ def _load(path: Path, shown: str = "") -> tuple[dict[str, object], str]:
     except UnicodeDecodeError:
         raise UsageError(f"{shown} is not UTF-8, as TOML is", hint=f"file {quote(shown)}") from None
     except tomllib.TOMLDecodeError as e:
-        raise UsageError(f"{shown} is no TOML: {e}", hint=f"${{EDITOR:-vi}} {quote(shown)}") from None
+        raise UsageError(
+            f"{shown} is no TOML: {e}", hint=f"${{EDITOR:-vi}} {quote(shown)}"
+        ) from None
