@@ -50,24 +50,42 @@ class Verdict:
 
     @property
     def bound(self) -> str:
-        """The limit as text, with the side that was passed: `at most 2 MiB`."""
-        x = self.limit
-        most = None if x.max is None else f"at most {value(x.max, x.metric)}"
-        least = None if x.min is None else f"at least {value(x.min, x.metric)}"
-        if self.ok is False and x.min is not None and self.measured is not None:
-            below = self.measured < x.min
-            return (least if below else most) or ""
+        """The limit as text, tolerance included; once passed, only the side that was."""
+        x, metric = self.limit, self.limit.metric
+        most = least = ""
+        if x.max is not None:
+            most = f"at most {value(x.max + x.tolerance.of(x.max), metric, self._exact)}"
+        if x.min is not None:
+            least = f"at least {value(x.min - x.tolerance.of(x.min), metric, self._exact)}"
+        if self.ok is False and most and least:
+            over = self.measured is not None and x.max is not None and self.measured > x.max
+            return most if over else least
         return " and ".join(part for part in (least, most) if part)
+
+    @property
+    def number(self) -> str:
+        """What was measured, as text."""
+        if self.measured is None:
+            return "unknown"
+        return value(self.measured, self.limit.metric, self._exact)
 
     @property
     def text(self) -> str:
         """One line: `heap.peak 3.01 MiB, at most 2 MiB`."""
-        number = "unknown" if self.measured is None else value(self.measured, self.limit.metric)
         who = f" in {self.who}" if self.who else ""
-        then = (
-            "" if self.baseline is None else f"; {value(self.baseline, self.limit.metric)} before"
-        )
-        return f"{self.limit.name} {number}{who}, {self.bound}{then}"
+        before = self.baseline
+        then = "" if before is None else f"; {value(before, self.limit.metric)} before"
+        return f"{self.limit.name} {self.number}{who}, {self.bound}{then}"
+
+    @property
+    def _exact(self) -> bool:
+        """Whether three digits would not tell the number from its limit."""
+        if self.ok is not False or self.measured is None:
+            return False
+        x = self.limit
+        ends = [x.max + x.tolerance.of(x.max)] if x.max is not None else []
+        ends += [x.min - x.tolerance.of(x.min)] if x.min is not None else []
+        return any(value(e, x.metric) == value(self.measured, x.metric) for e in ends)
 
 
 def judge(report: Report, limits: Sequence[Limit]) -> list[Verdict]:
@@ -131,8 +149,8 @@ def verdict(
     return Verdict(x, number, not (over or under), seqs, who, baseline)
 
 
-def value(n: Number, metric: Metric) -> str:
-    """A number in the metric's unit, as people read it."""
+def value(n: Number, metric: Metric, exact: bool = False) -> str:  # noqa: FBT001, FBT002 - of a text
+    """A number in the metric's unit, as people read it; `exact`: every byte."""
     if metric.unit == "bytes":
-        return format_size(round(n))
-    return f"{n:,}" if isinstance(n, int) else f"{n:,.4g}"
+        return f"{round(n):,} B" if exact else format_size(round(n))
+    return f"{n:,}" if isinstance(n, int) else f"{n:,.{12 if exact else 4}g}"

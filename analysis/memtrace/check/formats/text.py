@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The result of a check as a table in 80 columns."""
+
+from __future__ import annotations
+
+from memtrace.check.judge import Verdict
+from memtrace.check.result import Result, place, word
+from memtrace.report.lines import clean, fit, paragraph, table
+
+_WIDTH = 80
+_EVIDENCE = 4
+
+
+def render(r: Result) -> str:
+    """The whole text, a newline at its end."""
+    rows = [("limit", "measured", "allowed", "", "")]
+    rows += [_row(v) for v in r.verdicts]
+    lines = [fit(line, _WIDTH) for line in table(rows, "<>><<")] if r.verdicts else []
+    for v in r.verdicts:
+        if v.who and v.ok is not True:
+            lines += paragraph(f"{v.limit.name}: {v.who}", _WIDTH, "  ")
+    lines += paragraph(r.trust, _WIDTH, "  trust  " if r.trusted else "  NOT TRUSTED  ")
+    for note in r.notes:
+        lines += paragraph(note, _WIDTH, "  note   ")
+    where = ", ".join(dict.fromkeys(clean(place(v)) for v in [*r.failed, *r.unknown]))
+    lines += [r.summary + (f"   {where}" if where else "")]
+    return "\n".join(lines) + "\n"
+
+
+def _row(v: Verdict) -> tuple[str, str, str, str, str]:
+    allowed = v.bound.replace("at most ", "").replace("at least ", "≥ ")
+    return fit(v.limit.name, 34), v.number, allowed, word(v), _more(v)
+
+
+def _more(v: Verdict) -> str:
+    if v.ok is False and v.evidence:
+        shown = " ".join(f"#{seq}" for seq in v.evidence[:_EVIDENCE])
+        left = len(v.evidence) - _EVIDENCE
+        return shown + (f" +{left}" if left > 0 else "")
+    most = v.limit.max
+    if v.ok and most and v.measured is not None and v.limit.min is None:
+        return f"{v.measured / most:.0%} used"
+    return ""
