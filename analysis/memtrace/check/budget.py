@@ -66,6 +66,16 @@ class Limit:
     line: int
 
     @property
+    def highest(self) -> Number | None:
+        """The most that is allowed, tolerance included; a whole number."""
+        return None if self.max is None else math.floor(self.max + self.tolerance.of(self.max))
+
+    @property
+    def lowest(self) -> Number | None:
+        """The least, likewise."""
+        return None if self.min is None else math.ceil(self.min - self.tolerance.of(self.min))
+
+    @property
     def name(self) -> str:
         """As people name it: `heap.peak`, `tree heap.peak`, `process "gcc*" heap.peak`."""
         before = {FIRST: "", TREE: "tree "}.get(self.scope, f'process "{self.glob}" ')

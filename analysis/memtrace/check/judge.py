@@ -53,12 +53,12 @@ class Verdict:
         """The limit as text, tolerance included; once passed, only the side that was."""
         x, metric = self.limit, self.limit.metric
         most = least = ""
-        if x.max is not None:
-            most = f"at most {value(x.max + x.tolerance.of(x.max), metric, self._exact)}"
-        if x.min is not None:
-            least = f"at least {value(x.min - x.tolerance.of(x.min), metric, self._exact)}"
+        if x.highest is not None:
+            most = f"at most {value(x.highest, metric, self._exact)}"
+        if x.lowest is not None:
+            least = f"at least {value(x.lowest, metric, self._exact)}"
         if self.ok is False and most and least:
-            over = self.measured is not None and x.max is not None and self.measured > x.max
+            over = self.measured is not None and x.highest is not None and self.measured > x.highest
             return most if over else least
         return " and ".join(part for part in (least, most) if part)
 
@@ -83,8 +83,7 @@ class Verdict:
         if self.ok is not False or self.measured is None:
             return False
         x = self.limit
-        ends = [x.max + x.tolerance.of(x.max)] if x.max is not None else []
-        ends += [x.min - x.tolerance.of(x.min)] if x.min is not None else []
+        ends = [e for e in (x.highest, x.lowest) if e is not None]
         return any(value(e, x.metric) == value(self.measured, x.metric) for e in ends)
 
 
@@ -144,8 +143,8 @@ def verdict(
     """What becomes of a limit when its metric is `number`."""
     if number is None:
         return Verdict(x, None, None, (), who, baseline)
-    over = x.max is not None and number > x.max + x.tolerance.of(x.max)
-    under = x.min is not None and number < x.min - x.tolerance.of(x.min)
+    over = x.highest is not None and number > x.highest
+    under = x.lowest is not None and number < x.lowest
     return Verdict(x, number, not (over or under), seqs, who, baseline)
 
 

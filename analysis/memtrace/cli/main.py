@@ -26,13 +26,14 @@ VERBS = {
     "diff": ("memtrace.cli.diff", "What changed between two moments."),
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
+    "check": ("memtrace.cli.check", "Hold a trace against a budget: a gate for CI."),
     "import": ("memtrace.cli.importing", "A strace log as a trace."),
     "explain": ("memtrace.cli.explain", "What a finding, a kind, a verdict or a reason means."),
     "doctor": ("memtrace.cli.doctor", "Whether tracing works here, and what to do if not."),
 }
 
 #: Verbs with a place of their own that this version does not have.
-LATER = ("check", "export")
+LATER = ("export",)
 
 
 def version() -> str:

@@ -8,17 +8,19 @@ import resource
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from memtrace.cli.exits import to_stderr
 from memtrace.cli.options import common, quiet
-from memtrace.cli.record import can_walk, incomplete, later, printable, recorded, recording
+from memtrace.cli.record import can_walk, incomplete, printable, recorded, recording
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import format_time
 
 if TYPE_CHECKING:
+    from memtrace.check.budget import Limit
     from memtrace.collect.options import Options
     from memtrace.collect.recorder import Recording
 
@@ -33,11 +35,14 @@ if TYPE_CHECKING:
 @click.option("--no-seccomp", is_flag=True,
               help="Stop at every system call instead of filtering in the kernel: slow, but "
               "leaves the program without a filter and without no_new_privs.")  # fmt: skip
-@click.option("--check", hidden=True, expose_value=False, callback=later)
+@click.option("--check", "budget", metavar="FILE",
+              help="Hold the trace against the budget in FILE, as memtrace check does: the exit "
+              "status is then 1 over budget, 3 not to be trusted, but a failing program's own.",
+              )  # fmt: skip
 @recording
 @common
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[--] PROG [ARGS]...")
-def command(
+def command(  # noqa: PLR0913 - one for each option
     *,
     path: str,
     engine: str,
@@ -46,6 +51,7 @@ def command(
     evidence: str,
     redact: bool,
     heap_walk: bool,
+    budget: str | None,
     argv: tuple[str, ...],
 ) -> int:
     """Run a program and record every change it makes to its address space.
@@ -56,6 +62,7 @@ def command(
         raise UsageError("no program is named", hint="memtrace run -- PROG ARGS...")
     from memtrace.collect.options import Options, parse_snapshots
 
+    limits = [] if budget is None else _limits(budget)
     fields: dict[str, Any] = parse_snapshots(snapshots)
     options = Options(
         **fields, evidence=evidence == "full", seccomp=not no_seccomp, redact=redact,
@@ -67,7 +74,29 @@ def command(
         to_stderr("".join(f"memtrace: {note}\n" for note in done.notes))
     if done.result.error is not None:
         _incomplete(done, done.result.error)
+    if budget is not None:
+        status = _judge(path, limits)
+        if done.status == 0:
+            return status
     return leave_as(done.status)
+
+
+def _limits(budget: str) -> list[Limit]:
+    """What a budget says: a mistake in it is told before the program is started."""
+    from memtrace.check.locate import read
+
+    return read(Path(budget), budget)
+
+
+def _judge(path: str, limits: list[Limit]) -> int:
+    """Hold the trace just made against a budget; the text goes to stderr."""
+    from memtrace.cli.check import judged, rendered
+    from memtrace.report.build import read
+
+    result = judged(read(path), path, limits, lenient=False)
+    if result.status or not quiet():
+        to_stderr(rendered(result, "text"))
+    return result.status
 
 
 def _by_ptrace() -> Recorder:

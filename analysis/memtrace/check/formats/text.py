@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from memtrace.check.judge import Verdict
+from memtrace.check.judge import Verdict, value
 from memtrace.check.result import Result, place, word
 from memtrace.report.lines import clean, fit, paragraph, table
 
@@ -37,6 +37,9 @@ def _more(v: Verdict) -> str:
         shown = " ".join(f"#{seq}" for seq in v.evidence[:_EVIDENCE])
         left = len(v.evidence) - _EVIDENCE
         return shown + (f" +{left}" if left > 0 else "")
+    if v.baseline is not None:
+        same = v.measured == v.baseline
+        return "" if same else f"was {value(v.baseline, v.limit.metric)}"
     most = v.limit.max
     if v.ok and most and v.measured is not None and v.limit.min is None:
         return f"{v.measured / most:.0%} used"
