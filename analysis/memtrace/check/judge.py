@@ -84,7 +84,7 @@ class Verdict:
             return False
         x = self.limit
         ends = [e for e in (x.highest, x.lowest) if e is not None]
-        return any(value(e, x.metric) == value(self.measured, x.metric) for e in ends)
+        return any(abs(self.measured - e) * 100 < self.measured for e in ends)
 
 
 def judge(report: Report, limits: Sequence[Limit]) -> list[Verdict]:
