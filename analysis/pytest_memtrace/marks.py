@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The marker, as a function: its signature and docstring are the help of `pytest --markers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memtrace.check.budget import Limit
+
+
+def memtrace(
+    *,
+    tree: Mapping[str, object] | None = None,
+    process: Mapping[str, Mapping[str, object]] | None = None,
+    **limits: object,
+) -> dict[str, object]:
+    """Hold every program that the test starts (with subprocess, or memtrace.run) against a budget.
+
+    heap_peak="2 MiB" is `heap.peak = "2 MiB"` of a memtrace.toml, calls_mmap=dict(max=40) a table; `tree` limits the sum over a program's processes, `process` those of a name. The test
+    process itself is not measured.
+    """
+    table: dict[str, object] = _dotted(limits)
+    if tree is not None:
+        table["tree"] = _dotted(tree)
+    if process is not None:
+        table["process"] = {glob: _dotted(below) for glob, below in process.items()}
+    return table
+
+
+def _dotted(limits: Mapping[str, object]) -> dict[str, object]:
+    """`heap_peak` is `heap.peak`: the first part of a metric's name is one word."""
+    return {name.replace("_", ".", 1): value for name, value in limits.items()}
+
+
+def line() -> str:
+    """What `pytest --markers` shows."""
+    words = " ".join((memtrace.__doc__ or "").split())
+    return f"memtrace(*, tree=None, process=None, **limits): {words}"
+
+
+def limits_of(where: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Limit]:
+    """The limits of a marker.
+
+    Args:
+        where: the test.
+        args: there are none.
+        kwargs: what the marker was given.
+
+    Raises:
+        UsageError: it cannot be meant.
+    """
+    from memtrace.check.budget import parse_table
+    from memtrace.check.where import Where
+    from memtrace.trace.errors import UsageError
+
+    example = '@pytest.mark.memtrace(heap_peak="2 MiB")'
+    if args:
+        raise UsageError(f"{where}: limits are named, {args[0]!r} is not", hint=example)
+    try:
+        made: Callable[..., dict[str, object]] = memtrace
+        table = made(**kwargs)
+    except (TypeError, AttributeError):
+        raise UsageError(
+            f"{where}: tree and process are dicts of limits",
+            hint='tree={"heap_peak": "2 MiB"}, process={"gcc*": {"heap_peak": "2 MiB"}}',
+        ) from None
+    if not table:
+        raise UsageError(f"{where}: the marker limits nothing", hint=example)
+    return parse_table(table, Where(where))
