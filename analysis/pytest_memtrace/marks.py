@@ -18,8 +18,9 @@ def memtrace(
 ) -> dict[str, object]:
     """Hold every program that the test starts (with subprocess, or memtrace.run) against a budget.
 
-    heap_peak="2 MiB" is `heap.peak = "2 MiB"` of a memtrace.toml, calls_mmap=dict(max=40) a table; `tree` limits the sum over a program's processes, `process` those of a name. The test
-    process itself is not measured.
+    heap_peak="2 MiB" is `heap.peak = "2 MiB"` of a memtrace.toml, calls_mmap=dict(max=40) a table;
+    `tree` limits the sum over a program's processes, `process` those of a name. The test process
+    itself is not measured.
     """
     table: dict[str, object] = _dotted(limits)
     if tree is not None:
