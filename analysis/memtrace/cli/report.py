@@ -16,7 +16,9 @@ from memtrace.cli.output import same_file, write_file
 from memtrace.trace.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from memtrace.malloc.series import Series
 
 _LATER = ("html", "md")
 
@@ -57,7 +59,8 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
     How the heap grew, what each region is for, where the threshold stood, and whether all that can
     be trusted.
     """
-    from memtrace.report.build import of_process, read
+    from memtrace.report.build import of_process, read, read_series
+    from memtrace.trace.sidecar import is_large
 
     if output is not None and same_file(output, trace):
         raise UsageError(
@@ -75,8 +78,13 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
     else:
         from memtrace.report import text
 
+        def series(mms: list[int]) -> Mapping[int, Series]:
+            # A second pass over a large trace would take longer than all else from its cache.
+            return {} if is_large(trace) else read_series(trace, mms)
+
         width = shutil.get_terminal_size().columns
-        data = [text.render(report, color=_color(output), width=width).encode("utf-8", "replace")]
+        shown = text.render(report, series=series, color=_color(output), width=width)
+        data = [shown.encode("utf-8", "replace")]
     if output is None:
         for part in data:
             click.echo(part, nl=False, color=True)

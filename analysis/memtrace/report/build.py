@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 import msgspec
@@ -15,7 +16,8 @@ from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.populated import populated
 from memtrace.malloc.regions import Region
-from memtrace.malloc.tags import Kinds
+from memtrace.malloc.series import Curves, Series
+from memtrace.malloc.tags import Cuts, Kinds
 from memtrace.malloc.threshold import Threshold
 from memtrace.replay.book import Book, Making
 from memtrace.replay.engine import replay
@@ -109,6 +111,27 @@ def read_book(path: str, pid: int | None = None) -> tuple[Book, Kinds] | None:
     with Trace(path) as trace, Making(trace) as making:
         book = making_of(trace, making)[1]
     return book, Kinds(book.blobs)
+
+
+def read_series(path: str, mms: Iterable[int] | None = None) -> dict[int, Series]:
+    """How much memory each kind had over time, by address space; {} of what can be read but once.
+
+    Args:
+        path: the trace.
+        mms: the address spaces wanted; None: all.
+
+    Raises:
+        TraceFormatError: the trace cannot be read.
+    """
+    found = read_book(path)
+    if found is None:
+        return {}
+    book, kinds = found
+    page = book.outline.page_size
+    curves = Curves(kinds, page, mms)
+    with book.again() as trace:
+        result = replay(trace, [Cuts(page), curves])
+    return curves.series(timed=result.timed)
 
 
 def making_of(trace: Trace, making: Making) -> tuple[Report, Book]:

@@ -7,9 +7,11 @@ Every number has the number of its record behind it (`#18`; `memtrace events` sh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from memtrace.malloc.series import Series
 from memtrace.report import ledger, words
+from memtrace.report.chart import chart
 from memtrace.report.inside import section
 from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
 from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRow
@@ -23,19 +25,29 @@ _EVIDENCE = 8
 _INDENT = 2
 _LABEL = 17
 
-_STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33"}
+_STYLES = {
+    "bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33",
+    "heap": "34", "chunk": "36", "arena": "35",
+}  # fmt: skip
 _ESCAPE = re.compile("\x01([a-z]+)\x02|\x03")
 
 
-def render(report: Report, *, color: bool = False, width: int = 80) -> str:
+#: The series of address spaces, asked for those that are described.
+Source = Callable[[list[int]], Mapping[int, Series]]
+
+
+def render(
+    report: Report, *, series: Source = lambda _: {}, color: bool = False, width: int = 80
+) -> str:
     """The report as text that ends with a newline.
 
     Args:
         report: what `build` made.
+        series: of the address spaces that are described; without one there is no chart.
         color: use ANSI colours.
         width: columns; less than 60 is taken as 60, more than 80 as 80.
     """
-    lines = _Text(report, min(max(width, 60), 80)).lines()
+    lines = _Text(report, series, min(max(width, 60), 80)).lines()
     text = "\n".join(line.rstrip() for line in lines) + "\n"
     if color:
         return _ESCAPE.sub(lambda m: f"\x1b[{_STYLES[m[1]]}m" if m[1] else "\x1b[0m", text)
@@ -48,8 +60,10 @@ def _styled(style: str, text: str) -> str:
 
 
 class _Text:
-    def __init__(self, report: Report, width: int) -> None:
+    def __init__(self, report: Report, series: Source, width: int) -> None:
         self.report = report
+        self.source = series
+        self.series: Mapping[int, Series] = {}
         self.width = width
 
     def lines(self) -> list[str]:
@@ -71,6 +85,7 @@ class _Text:
         shown = [report.processes[i] for i in order[:_DETAILED]]
         main = shown[0]
         shown.sort(key=lambda p: p.born_seq)
+        self.series = self.source([p.mm for p in shown])
         elsewhere = {
             rule: pids
             for rule, places in sorted(grave.items())
@@ -244,6 +259,7 @@ class _Text:
             out = [_styled("bold", line + "─" * max(self.width - columns(line), 0)), ""]
         out += self._findings(p)
         out += self._kinds(p)
+        out += self._chart(p)
         out += self._heap(p)
         out += section(p, self.width, self._heading)
         out += self._threshold(p)
@@ -283,6 +299,20 @@ class _Text:
             rows.append((name, f"{k.count:,}", peak, final, gloss))
         heading = self._heading("memory by kind", "count: regions ever; peak: the most at one time")
         return [heading, *(fit(x, self.width) for x in table(rows, "<>>><")), ""]
+
+    def _chart(self, p: ProcessRow) -> list[str]:
+        series = self.series.get(p.mm)
+        made = None
+        if series is not None and len(series.moments) > 1:
+            made = chart(series, self.report.trace.clock, self.width - 4)
+        if made is None:
+            return []
+        legend = ", ".join(f"{_styled(style, sign)} {name}" for style, sign, name in made.layers)
+        out = [f"{_styled('bold', 'malloc over time')}   {legend}"]
+        for spans in made.lines:
+            text = "".join(_styled(style, x) if style else x for style, x in spans)
+            out.append(f"  {text}")
+        return [*out, ""]
 
     def _heap(self, p: ProcessRow) -> list[str]:
         heap = p.heap

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What malloc held over time, as a chart of block characters. Pure.
+
+A column shows the state in it that had the most, so that no peak is lost; in a cell stands the
+character of whatever reaches through its middle.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memtrace.malloc.series import Series
+from memtrace.trace.sizes import format_moment, format_size
+
+#: What is stacked, from below: style, character, name.
+LAYERS = (("heap", "█", "heap"), ("chunk", "▓", "mapped chunks"), ("arena", "░", "arenas"))
+_PARTS = "▁▂▃▄▅▆▇█"
+
+#: (style, text); style "" is plain.
+Span = tuple[str, str]
+Layers = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart, and what to say of it.
+
+    Attributes:
+        lines: of spans, from the top.
+        layers: the style, character and name of what was ever there.
+    """
+
+    lines: list[list[Span]]
+    layers: list[tuple[str, str, str]]
+
+
+def chart(series: Series, clock: str, width: int, height: int = 6) -> Chart | None:
+    """Heap, mapped chunks and opened arenas, the peak marked; None if there never was anything.
+
+    Args:
+        series: of one address space.
+        clock: how exact the trace's times are; "none": columns go by records.
+        width: columns, the axis among them.
+        height: lines, without the axis and the mark.
+    """
+    heap, chunks = series.of("heap"), series.of("malloc-chunk")
+    stacks: list[Layers] = [
+        (h, c, m.opened) for h, c, m in zip(heap, chunks, series.moments, strict=True)
+    ]
+    totals = [sum(s) for s in stacks]
+    top = max(totals, default=0)
+    if top <= 0:
+        return None
+    labels = [format_size(round(top * (height - i) / height)) for i in range(height)]
+    margin = max(map(len, labels))
+    room = max(width - margin - 2, 10)
+    times = [m.seq if m.t_ns is None else m.t_ns for m in series.moments]
+    columns = _columns(times, totals, room)
+    peak = totals.index(top)
+    place = next(i for i, at in enumerate(columns) if totals[at] == top)
+    lines = [_mark(margin, room, place, f"peak {format_size(top)} at #{series.moments[peak].seq}")]
+    for i, label in enumerate(labels):
+        row = height - 1 - i
+        cells = [_cell(stacks[at], row * top, top, height) for at in columns]
+        lines.append([("", f"{label:>{margin}} │"), *_joined(cells)])
+    first, last = series.moments[0], series.moments[-1]
+    ends = (f"#{first.seq}", f"#{last.seq}")
+    if first.t_ns is not None:
+        ends = (format_moment(first.t_ns, clock), format_moment(last.t_ns, clock))
+    lines.append([("", f"{'0':>{margin}} └" + "─" * room)])
+    gap = " " * max(room - sum(map(len, ends)), 1)
+    lines.append([("", " " * (margin + 2) + ends[0] + gap + ends[1])])
+    there = [any(s[i] for s in stacks) for i in range(len(LAYERS))]
+    return Chart(lines, [layer for layer, seen in zip(LAYERS, there, strict=True) if seen])
+
+
+def _columns(times: Sequence[int], totals: Sequence[int], room: int) -> list[int]:
+    """Of each column the moment that had the most, the one that lasted into it among them."""
+    first, span = times[0], max(times[-1] - times[0], 1)
+    found = []
+    for i in range(room):
+        low = first + span * i // room
+        high = first + span * (i + 1) // room
+        begin = max(bisect_right(times, low) - 1, 0)
+        # Up to the next column's first moment, and in the last column to the end.
+        end = len(times) if i == room - 1 else max(bisect_right(times, high - 1), begin + 1)
+        found.append(max(range(begin, end), key=lambda k: totals[k]))
+    return found
+
+
+def _cell(stack: Layers, low: int, top: int, height: int) -> Span:
+    """The cell whose lower edge is at `low` / `height` bytes, `top` / `height` bytes high."""
+    filled = sum(stack) * height - low
+    if filled <= 0:
+        return "", " "
+    style, character = _layer(stack, low + min(filled, top) // 2, height)
+    if filled >= top:
+        return style, character
+    return style, _PARTS[min(filled * 8 // top, 7)]
+
+
+def _layer(stack: Layers, at: int, height: int) -> tuple[str, str]:
+    """What is stacked at `at` / `height` bytes."""
+    below = 0
+    for size, (style, character, _) in zip(stack, LAYERS, strict=True):
+        below += size * height
+        if at < below:
+            return style, character
+    return LAYERS[-1][:2]
+
+
+def _joined(cells: Sequence[Span]) -> list[Span]:
+    """Neighbours of one style as one span."""
+    out: list[Span] = []
+    for style, text in cells:
+        if out and out[-1][0] == style:
+            out[-1] = style, out[-1][1] + text
+        else:
+            out.append((style, text))
+    return out
+
+
+def _mark(margin: int, room: int, place: int, text: str) -> list[Span]:
+    """The line above the chart that names the peak, on whichever side of it there is room."""
+    if place + len(text) + 2 <= room:
+        return [("", " " * (margin + 2 + place) + "▼ " + text)]
+    return [("", " " * max(margin + 2 + place - len(text) - 1, 0) + text + " ▼")]
