@@ -73,6 +73,9 @@ demo: $(VENV)/.installed samples | system ## run memtrace on a sample (DEMO=name
 	@echo
 	@echo '$$ memtrace report build/demo.json'
 	@$(BIN)/memtrace report build/demo.json
+	@echo '$$ memtrace report build/demo.json --format html -o build/demo.html'
+	@$(BIN)/memtrace report build/demo.json --format html -o build/demo.html
+	@echo 'to look at in a browser: $(CURDIR)/build/demo.html'
 
 # ---- test it ----
 

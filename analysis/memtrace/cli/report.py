@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`memtrace report`: what a trace shows, as text or JSON."""
+"""`memtrace report`: what a trace shows, as text, JSON or a page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import click
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.trace.errors import UsageError
+from memtrace.trace.sidecar import is_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from memtrace.malloc.series import Series
 
-_LATER = ("html", "md")
+    from memtrace.report.model import Report
+
+_LATER = ("md",)
 
 
 class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -34,8 +37,8 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             raise UsageError(
                 f"the {value} report is not in this version", hint="memtrace report --help"
             )
-        if value not in ("text", "json"):
-            self.fail(f"{value!r} is neither text nor json", param, ctx)
+        if value not in ("text", "json", "html"):
+            self.fail(f"{value!r} is none of text, json and html", param, ctx)
         return value
 
 
@@ -47,8 +50,8 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     type=_Form(),
     default="text",
     show_default=True,
-    metavar="[text|json]",
-    help="To read, or for programs.",
+    metavar="[text|json|html]",
+    help="To read, for programs, or a page to look at.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write it to FILE.")
 @click.option("--pid", type=int, metavar="PID", help="Only the entries of this process.")
@@ -66,6 +69,11 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         raise UsageError(
             f"the report would overwrite {trace}", hint=f"memtrace report {quote(trace)}"
         )
+    if form == "html" and not is_file(trace) and os.path.exists(trace):
+        raise UsageError(
+            f"{trace} can be read but once, and the page needs more: record it to a file",
+            hint="memtrace report trace.json --format html -o report.html",
+        )
     report = read(trace)
     if pid is not None:
         report = of_process(report, pid)
@@ -75,6 +83,8 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         from memtrace.report import json
 
         data: Iterable[bytes] = json.stream(report)
+    elif form == "html":
+        data = [_page(trace, report).encode("utf-8", "replace")]
     else:
         from memtrace.report import text
 
@@ -92,6 +102,18 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         write_file(output, data)
     if report.exactness in ("incomplete", "drift"):
         warn(report.trust)
+
+
+def _page(trace: str, report: Report) -> str:
+    """The HTML report; the trace is read again for it."""
+    from memtrace.report.build import read_book
+    from memtrace.report.html.gather import gather
+    from memtrace.report.html.page import render
+
+    found = read_book(trace)
+    if found is None:  # it was a file just now
+        raise UsageError(f"{trace} is no file any more", hint=f"memtrace report {quote(trace)}")
+    return render(gather(trace, report, found[1]))
 
 
 def _color(output: str | None) -> bool:
