@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from memtrace.malloc.series import Series
-
     from memtrace.report.model import Report
 
 _LATER = ("md",)
