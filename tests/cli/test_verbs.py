@@ -606,3 +606,43 @@ def test_a_remedy_for_a_missing_folder_shows_what_there_is(run: Run, trace: Path
     assert refused.status == 2
     assert two_lines(refused.err)
     assert refused.err.splitlines()[1] == f"  try: ls -ld {trace.parent}"
+
+
+# -- diff of two traces -------------------------------------------------------------------------
+
+
+def test_two_traces_are_compared(run: Run, trace: Path, tmp_path: Path) -> None:
+    records = [r for r in RECORDS if not (isinstance(r, Call) and r.call == 0)]
+    other = write(tmp_path / "other.json", records)
+    ran = run("diff", trace, other)
+    assert ran.status == 0
+    assert [line.split()[0] for line in ran.out.splitlines()[:2]] == ["before", "after"]
+    found = json.loads(run("diff", trace, other, "--format", "json").out)
+    assert found["format"] == "memtrace-diff/1"
+    calls = {
+        (x["group"], x["name"]): (x["before"], x["after"]) for x in found["pairs"][0]["changes"]
+    }
+    assert calls["calls", "brk"] == (1, 0)
+
+
+@pytest.mark.parametrize("more", [["--at", "end"], ["--pid", "5"], ["--all"]])
+def test_two_traces_have_no_moments(run: Run, trace: Path, more: list[str]) -> None:
+    ran = run("diff", trace, trace, *more)
+    assert ran.status == 2
+    assert two_lines(ran.err)
+
+
+def test_a_trace_that_is_not_there_cannot_be_compared(run: Run, trace: Path) -> None:
+    ran = run("diff", trace, "none.json")
+    assert ran.status == 3
+    assert two_lines(ran.err)
+
+
+def test_an_incomplete_trace_is_compared_with_a_warning(
+    run: Run, trace: Path, tmp_path: Path
+) -> None:
+    cut = write(tmp_path / "cut.json", RECORDS[:4], None)
+    ran = run("diff", trace, cut)
+    assert ran.status == 0
+    assert "warning" in ran.err
+    assert "NOT to be trusted" in ran.out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`memtrace diff`: what changed between two moments of a trace."""
+"""`memtrace diff`: what changed between two moments of a trace, or between two traces."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from memtrace.cli.options import common, trace_argument, warn
 from memtrace.trace.errors import UsageError
 
 
-@click.command(short_help="What changed between two moments.")
+@click.command(short_help="What changed between two moments, or two traces.")
 @trace_argument
-@click.argument("other", required=False, metavar="")
+@click.argument("other", required=False, metavar="[OTHER]")
 @click.option(
     "--at",
     "moments",
@@ -24,26 +24,38 @@ from memtrace.trace.errors import UsageError
 )
 @click.option("--pid", type=int, metavar="PID", help="Of this process, not of the first.")
 @click.option("--all", "everything", is_flag=True, help="Every region, not only the largest.")
+@click.option("--format", "form", type=click.Choice(("text", "json")), default="text",
+              show_default=True, help="Of two traces: to read, or for programs.")  # fmt: skip
 @common
 def command(
-    *, trace: str, other: str | None, moments: tuple[str, ...], pid: int | None, everything: bool
+    *,
+    trace: str,
+    other: str | None,
+    moments: tuple[str, ...],
+    pid: int | None,
+    everything: bool,
+    form: str,
 ) -> None:
-    """Show what changed in a process's map between two moments of TRACE.
+    """Show what changed between two moments of TRACE, or from TRACE to OTHER.
 
-    Which regions were born, went, grew, shrank, moved or got other permissions, by kind and bytes;
-    the earlier moment first, in whatever order they are named.
+    Of two moments of a process's map: which regions were born, went, grew, shrank, moved or got
+    other permissions, by kind and bytes; the earlier one first, in whatever order they are named.
+    Of two traces: what differs before anything ran, then heap, kinds, calls, threshold, and the
+    findings that appeared or went.
     """
+    if other is not None:
+        _traces(trace, other, form, alone=bool(moments) or pid is not None or everything)
+        return
+    if form != "text":
+        raise UsageError(
+            "two moments are compared as text only", hint=f"memtrace diff {quote(trace)} OTHER.json"
+        )
     from memtrace.malloc.tags import CARVED, Cuts
     from memtrace.replay.difference import difference, replaced
     from memtrace.replay.moment import kept_first, of_pid, parse_when, state_at
     from memtrace.report.build import read_book
     from memtrace.report.difference import render
 
-    if other is not None:
-        raise UsageError(
-            "the difference of two traces is not in this version",
-            hint=f"memtrace diff {quote(trace)} --at start --at end",
-        )
     if len(moments) != 2:
         raise UsageError(
             f"two moments are needed, {len(moments) or 'none'} given",
@@ -89,3 +101,26 @@ def command(
     said = [s.cautions(f"the map at #{s.seq}") for s in (one, two)]
     for text in dict.fromkeys(said[0] + said[1]):
         warn(text)
+
+
+def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
+    """Compare two traces, the earlier one first."""
+    from memtrace.report.build import read
+    from memtrace.report.comparison import compare
+    from memtrace.report.versus import render
+
+    if alone:
+        raise UsageError(
+            "--at, --pid and --all are for two moments of one trace",
+            hint=f"memtrace diff {quote(trace)} {quote(other)}",
+        )
+    found = compare(read(trace), read(other))
+    if form == "json":
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        click.echo(render(found, (trace, other)), nl=False)
+    for name, text, trusted in zip((trace, other), found.trust, found.trusted, strict=True):
+        if not trusted:
+            warn(f"{name}: {text}")

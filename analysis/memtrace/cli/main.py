@@ -23,7 +23,7 @@ VERBS = {
     "attach": ("memtrace.cli.attach", "Record a running process, then let it run on."),
     "report": ("memtrace.cli.report", "What a trace shows: heap, regions, threshold."),
     "maps": ("memtrace.cli.maps", "The map of a process at a moment."),
-    "diff": ("memtrace.cli.diff", "What changed between two moments."),
+    "diff": ("memtrace.cli.diff", "What changed between two moments, or two traces."),
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
     "check": ("memtrace.cli.check", "Hold a trace against a budget: a gate for CI."),

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two traces side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.conftest import Scene
+
+from memtrace.report.comparison import Comparison, Pair, compare
+from memtrace.report.versus import render
+
+CHUNK = 135168
+
+
+def changed(pair: Pair) -> dict[str, tuple[float | None, float | None]]:
+    return {f"{x.group} {x.name}": (x.before, x.after) for x in pair.changes if x.before != x.after}
+
+
+def scene(path: Path, **facts: object) -> Scene:
+    made = Scene(path).glibc(**facts)  # type: ignore[arg-type]
+    made.query()
+    return made
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Comparison:
+    """The heap grows twice, then once; a chunk is mapped by the later only; a setting differs."""
+    one = scene(tmp_path / "a.json")
+    one.brk(132 << 10)
+    one.brk(68 << 10)
+    two = scene(tmp_path / "b.json", env={"MALLOC_ARENA_MAX": "1"})
+    two.brk(132 << 10)
+    two.chunk(CHUNK)
+    return compare(one.exit().report(), two.exit().report())
+
+
+def test_settings_come_first(found: Comparison) -> None:
+    (pair,) = found.pairs
+    assert [(s.name, s.before, s.after) for s in pair.settings] == [("MALLOC_ARENA_MAX", None, "1")]
+    text = render(found, ("a.json", "b.json"))
+    assert text.index("MALLOC_ARENA_MAX  not set  to  1") < text.index("heap peak")
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_only_what_differs_is_a_change(found: Comparison) -> None:
+    (pair,) = found.pairs
+    assert changed(pair)["heap peak"] == (200 << 10, 132 << 10)
+    assert changed(pair)["heap growths"] == (2, 1)
+    assert changed(pair)["malloc-chunk regions"] == (0, 1)
+    assert changed(pair)["calls mmap"][1] == changed(pair)["calls mmap"][0] + 1  # type: ignore[operator]
+    assert not any(name.startswith("library") for name in changed(pair))
+    text = render(found, ("a.json", "b.json"))
+    line = next(x for x in text.splitlines() if "heap peak" in x)
+    assert line.split() == ["heap", "peak", "200", "KiB", "132", "KiB", "-68", "KiB", "-34%"]
+
+
+def test_the_same_trace_does_not_differ(tmp_path: Path) -> None:
+    one = scene(tmp_path / "a.json")
+    one.brk(132 << 10)
+    report = one.exit().report()
+    found = compare(report, report)
+    (pair,) = found.pairs
+    assert (changed(pair), pair.settings, pair.appeared, pair.went) == ({}, [], [], [])
+    assert "no number differs" in render(found, ("a", "b"))
+
+
+def test_unknown_is_not_zero(tmp_path: Path) -> None:
+    one, two = Scene(tmp_path / "a.json"), scene(tmp_path / "b.json")
+    one.attach([], assumed=True, env_lost=True, why="log")
+    two.brk(132 << 10)
+    found = compare(one.report(), two.exit().report())
+    (pair,) = found.pairs
+    assert changed(pair)["heap peak"] == (None, 132 << 10)
+    assert ("environment", "not known", "known") in [
+        (s.name, s.before, s.after) for s in pair.settings
+    ]
+    text = render(found, ("a", "b"))
+    assert "unknown" in next(x for x in text.splitlines() if "heap peak" in x)
+
+
+def test_processes_are_paired_by_name_and_order(tmp_path: Path) -> None:
+    def tree(name: str, children: list[int]) -> Scene:
+        s = scene(tmp_path / name)
+        for i, growth in enumerate(children):
+            s.fork(i + 2, pid=i + 2)
+            s.as_(i + 2, i + 2)
+            s.brks[i + 2] = s.brks[1]
+            s.brk(growth)
+            s.as_(1, 1)
+        return s
+
+    one = tree("a.json", [132 << 10, 200 << 10]).report()
+    two = tree("b.json", [132 << 10, 400 << 10, 600 << 10]).report()
+    found = compare(one, two)
+    assert [(p.before, p.after) for p in found.pairs] == [(1, 1), (2, 2), (3, 3)]
+    assert changed(found.pairs[1]) == {}
+    assert changed(found.pairs[2])["heap peak"] == (200 << 10, 400 << 10)
+    assert sum(found.only_after.values()) == 1
+    assert found.only_before == {}
+    assert "only after:" in render(found, ("a", "b"))
+
+
+def test_a_trace_without_processes(tmp_path: Path) -> None:
+    empty = Scene(tmp_path / "a.json").report()
+    full = scene(tmp_path / "b.json").exit().report()
+    for pair in ((empty, full), (full, empty), (empty, empty)):
+        found = compare(*pair)
+        assert found.pairs == []
+        assert "no process of one is in the other" in render(found, ("a", "b"))
