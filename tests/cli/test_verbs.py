@@ -384,7 +384,7 @@ def test_report_of_an_incomplete_trace_is_given_with_a_warning(run: Run, tmp_pat
     assert json.loads(only_a_header.out)["processes"] == []
 
 
-@pytest.mark.parametrize("form", ["md", "pdf"])
+@pytest.mark.parametrize("form", ["xml", "pdf"])
 def test_report_forms_that_are_not_there(run: Run, trace: Path, form: str) -> None:
     ran = run("report", trace, "--format", form)
     assert ran.status == 2

@@ -22,23 +22,8 @@ if TYPE_CHECKING:
     from memtrace.malloc.series import Series
     from memtrace.report.model import Report
 
-_LATER = ("md",)
-
-
-class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A format, with a sentence for those that come later."""
-
-    name = "format"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what there is not."""
-        if value in _LATER:
-            raise UsageError(
-                f"the {value} report is not in this version", hint="memtrace report --help"
-            )
-        if value not in ("text", "json", "html"):
-            self.fail(f"{value!r} is none of text, json and html", param, ctx)
-        return value
+#: To read, for programs, a page to look at, for comments.
+FORMATS = ("text", "json", "html", "md")
 
 
 @click.command(short_help="What a trace shows: heap, regions, threshold.")
@@ -46,11 +31,10 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--format",
     "form",
-    type=_Form(),
+    type=click.Choice(FORMATS),
     default="text",
     show_default=True,
-    metavar="[text|json|html]",
-    help="To read, for programs, or a page to look at.",
+    help="To read, for programs, a page to look at, or Markdown for comments.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write it to FILE.")
 @click.option("--pid", type=int, metavar="PID", help="Only the entries of this process.")
@@ -82,6 +66,10 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         from memtrace.report import json
 
         data: Iterable[bytes] = json.stream(report)
+    elif form == "md":
+        from memtrace.report import markdown
+
+        data = [markdown.render(report).encode("utf-8", "replace")]
     elif form == "html":
         data = [_page(trace, report).encode("utf-8", "replace")]
     else:

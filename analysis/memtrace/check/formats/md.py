@@ -3,25 +3,21 @@
 
 from __future__ import annotations
 
-import re
-
 from memtrace.check.judge import Verdict
 from memtrace.check.result import Result, place, word
-from memtrace.report.lines import clean
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@-])")
+from memtrace.report.markdown import text
 
 
 def render(r: Result) -> str:
     """A heading, a table of all limits, and what to know of the trace."""
     mark = {0: "passed", 1: "over budget"}.get(r.status, "not to be trusted")
-    lines = [f"### memtrace: {_text(r.program)} {mark}", "", _text(r.summary), ""]
+    lines = [f"### memtrace: {text(r.program)} {mark}", "", text(r.summary), ""]
     if r.verdicts:
         lines += ["| limit | measured | allowed | | where |", "| --- | ---: | ---: | --- | --- |"]
         lines += [_row(v) for v in r.verdicts]
         lines.append("")
-    lines.append(f"Trust: {_text(r.trust)}")
-    lines += [f"\nNote: {_text(note)}" for note in r.notes]
+    lines.append(f"Trust: {text(r.trust)}")
+    lines += [f"\nNote: {text(note)}" for note in r.notes]
     return "\n".join(lines) + "\n"
 
 
@@ -29,10 +25,5 @@ def _row(v: Verdict) -> str:
     name = f"{v.limit.name} ({v.who})" if v.who else v.limit.name
     state = f"**{word(v)}**" if v.fails or v.unknown else word(v)
     records = "".join(f" #{seq}" for seq in v.evidence[:5]) if v.ok is False else ""
-    cells = (_text(name), v.number, v.bound, state, _text(place(v) + records))
+    cells = (text(name), v.number, v.bound, state, text(place(v) + records))
     return "| " + " | ".join(cells) + " |"
-
-
-def _text(text: str) -> str:
-    """Nothing in it is markup, HTML or a mention."""
-    return _SPECIAL.sub(r"\\\1", clean(text)).replace("\\@", "@\u200b")
