@@ -12,6 +12,7 @@ import click
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
+from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def command(  # noqa: PLR0913 - one for each option
                 f"the result would overwrite {trace}", hint=f"memtrace check {quote(trace)}"
             )
     limits = _limits(budget, needed=baseline is None and update_baseline is None)
-    report = read(trace)
+    with reading(trace):
+        report = read(trace)
     verdicts: list[Verdict] = []
     notes: list[str] = []
     if baseline is not None:

@@ -9,6 +9,7 @@ from shlex import quote
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
+from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 
 
@@ -69,7 +70,8 @@ def command(
     for when in moments:
         parse_when(when, trace, remedy)
     asked = "".join(f" --at {quote(when)}" for when in moments) + of_pid(pid)
-    found = read_book(trace, pid)
+    with reading(trace):
+        found = read_book(trace, pid)
     if found is None:
         raise UsageError(
             f"{trace} can be read but once, and two moments need more",
@@ -114,7 +116,11 @@ def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
             "--at, --pid and --all are for two moments of one trace",
             hint=f"memtrace diff {quote(trace)} {quote(other)}",
         )
-    found = compare(read(trace), read(other))
+    with reading(trace):
+        before = read(trace)
+    with reading(other):
+        after = read(other)
+    found = compare(before, after)
     if form == "json":
         import msgspec
 

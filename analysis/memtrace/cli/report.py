@@ -13,6 +13,7 @@ import click
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
+from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sidecar import is_file
 
@@ -57,7 +58,8 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
             f"{trace} can be read but once, and the page needs more: record it to a file",
             hint="memtrace report trace.json --format html -o report.html",
         )
-    report = read(trace)
+    with reading(trace):
+        report = read(trace)
     if pid is not None:
         report = of_process(report, pid)
     if pid is not None and not report.processes:
@@ -71,7 +73,8 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
 
         data = [markdown.render(report).encode("utf-8", "replace")]
     elif form == "html":
-        data = [_page(trace, report).encode("utf-8", "replace")]
+        with reading(trace):
+            data = [_page(trace, report).encode("utf-8", "replace")]
     else:
         from memtrace.report import text
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memtrace.cli.options import common, quiet, trace_argument
+from memtrace.cli.progress import reading
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.report.lines import fit, program
@@ -35,7 +36,7 @@ def command(trace: str) -> int:
 
     Exit status: 0 exact (or nothing to compare: unverified), 1 drift, 3 incomplete.
     """
-    with Trace(trace) as opened:
+    with reading(trace), Trace(trace) as opened:
         r = replay(opened)
     click.echo(trust.sentence(r))
     if not quiet():

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bar of a pass that takes long."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import pytest
+
+from memtrace.cli import progress
+
+
+class Screen:
+    """A terminal that is stderr, and what was written to it."""
+
+    def __init__(self) -> None:
+        self.master, slave = os.openpty()
+        self.slave = os.fdopen(slave, "w")
+
+    def text(self) -> str:
+        self.slave.flush()
+        os.set_blocking(self.master, False)
+        try:
+            return os.read(self.master, 1 << 20).decode()
+        except BlockingIOError:
+            return ""
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    made = Screen()
+    monkeypatch.setattr(progress, "AFTER", 0.05)
+    monkeypatch.setattr(progress, "EVERY", 0.05)
+    monkeypatch.setenv("TERM", "xterm")
+    yield made
+    made.slave.close()
+    os.close(made.master)
+
+
+def within(path: Path, act: Callable[[Any], None], err: IO[str], *, quiet: bool = False) -> None:
+    """Read a trace in a command whose standard error is `err`."""
+    context = click.Context(click.Command("report"))
+    context.meta["memtrace.quiet"] = quiet
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", err)
+        with context, path.open("rb") as f, progress.reading(str(path)):
+            act(f)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "a[b].json"
+    path.write_bytes(bytes(100_000))
+    return path
+
+
+def slowly(f: Any) -> None:
+    for _ in range(2):
+        os.read(f.fileno(), 25_000)
+        time.sleep(0.4)
+
+
+def test_a_long_pass_shows_how_far_it_is_and_cleans_up(trace: Path, screen: Screen) -> None:
+    within(trace, slowly, screen.slave)
+    text = screen.text()
+    assert "reading a[b].json" in text
+    assert {"25%", "50%"} <= set(re.findall(r"\d+%", text))
+    assert text.rstrip().endswith("\x1b[2K")
+
+
+def test_a_short_pass_shows_nothing(trace: Path, screen: Screen) -> None:
+    within(trace, lambda _: None, screen.slave)
+    assert screen.text() == ""
+
+
+def test_quiet_is_quiet(trace: Path, screen: Screen) -> None:
+    within(trace, slowly, screen.slave, quiet=True)
+    assert screen.text() == ""
+
+
+def test_what_is_no_terminal_gets_no_bar(trace: Path, screen: Screen, tmp_path: Path) -> None:
+    with (tmp_path / "err").open("w") as f:
+        within(trace, slowly, f)
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_an_error_on_the_way_ends_the_bar(trace: Path, screen: Screen) -> None:
+    def broken(_: Any) -> None:
+        time.sleep(0.3)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        within(trace, broken, screen.slave)
+    assert screen.text().rstrip().endswith("\x1b[2K")
