@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memtrace.trace.reader import Trace
     from memtrace.trace.records import LifeRecord
 
-_LONGEST = 240
+_LONGEST = 160
 
 #: seq, time, thread, name, text, bytes more or less, failed.
 Row = tuple[int, int, int | None, str, str, int, bool]
@@ -82,7 +82,7 @@ class Events(Observer):
         if one is None:
             return
         one.total += 1
-        if len(one.rows) < 2 * one.room or seq in one.wanted:
+        if len(one.rows) < one.room or seq in one.wanted:
             name = record.rec if isinstance(record, Unknown) else _tag(record)
             tid = getattr(record, "tid", None)
             one.rows.append((seq, t, tid, clean(name), _told(record), 0, False))
@@ -132,4 +132,5 @@ def _told(record: object) -> str:
 
 
 def _short(text: str) -> str:
-    return clean(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
+    shown = clean(text[: _LONGEST + 1])  # which spells out what it hides: longer than it was
+    return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "…"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Addresses are told in these, so that all of 64 bits are exact numbers in JavaScript.
 UNIT = 4096
 _PATH = 200
+#: Characters of all paths of a process; those after them are only told to be there.
+_PATHS = 300_000
 
 #: start, end, pages mapped of it, number of its largest part's permissions, pages with any access.
 Place = tuple[int, int, int, int, int]
@@ -153,11 +155,16 @@ class Maps(Observer):
         used = {entry[0] for m in encoded for entry in m["set"]}
         paths: list[str] = []
         number: dict[str, int] = {}
+        written, room = 0, min(_PATHS, 8 * one.entries)
         regions = []
         for tag, (kind, path, born) in one.seen.items():
             if tag in used:
-                shown = clean(path[:_PATH] + ("…" if len(path) > _PATH else ""))
+                shown = clean(path[:_PATH])[:_PATH]
+                shown += "…" if len(shown) < len(path) else ""
+                if shown not in number and written + len(shown) > room:
+                    shown = "…"
                 if shown not in number:
+                    written += len(shown)
                     number[shown] = len(paths)
                     paths.append(shown)
                 regions.append([tag, kind, number[shown], born])
