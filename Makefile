@@ -22,6 +22,9 @@ endif
 ifneq (,$(filter test live check verify-all,$(GOALS)))
 NEEDS += /usr/bin/python3 less vim
 endif
+ifneq (,$(filter screenshot,$(GOALS)))
+NEEDS += cc chromium chromedriver
+endif
 
 .PHONY: help
 help: ## show this list (the default)
@@ -114,6 +117,10 @@ bench: $(VENV)/.installed samples | system ## what tracing costs, beside strace
 .PHONY: readme
 readme: $(VENV)/.installed samples | system ## run the commands of README.md and write their output there
 	@$(BIN)/python tests/live/readme.py
+
+.PHONY: screenshot
+screenshot: $(VENV)/.tested demo | system ## take docs/screenshot.png of the demo's page, with chromium
+	@$(BIN)/python tests/browser/screenshot.py build/demo.html docs/screenshot.png light 1420
 
 # ---- ship it ----
 
