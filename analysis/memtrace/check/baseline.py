@@ -13,7 +13,7 @@ from shlex import quote
 
 import msgspec
 
-from memtrace.check.budget import FIRST, TREE, Limit, Number, Tolerance
+from memtrace.check.budget import FIRST, MOST, TREE, Limit, Number, Tolerance
 from memtrace.check.judge import Verdict, measured, verdict
 from memtrace.report.lines import clean, program
 from memtrace.report.metrics import Metric, find
@@ -123,6 +123,11 @@ def decode(data: bytes, shown: str) -> tuple[Baseline, dict[tuple[str, str], int
         baseline = msgspec.convert(value, Baseline)
     except msgspec.ValidationError as e:
         raise UsageError(f"{shown} is a damaged baseline: {e}", hint=hint) from None
+    for name, number in (*baseline.metrics.items(), *baseline.tree.items()):
+        if find(name) is None or not 0 <= number <= MOST:
+            raise UsageError(f"{shown} is a damaged baseline: {clean(name)} = {number}", hint=hint)
+    if not baseline.metrics:
+        raise UsageError(f"{shown} holds no number, so every trace would pass", hint=hint)
     lines: dict[tuple[str, str], int] = {}
     part = ""
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):

@@ -25,6 +25,9 @@ from memtrace.trace.sizes import parse_size
 FIRST, TREE, PROCESS = "first", "tree", "process"
 _KEYS = ("max", "min", "tolerance", "gate")
 
+#: Nothing that is counted is more; and a tolerance of more than this many times is a mistake.
+MOST, _TIMES = 2**64, 1_000
+
 Number = int | float
 
 
@@ -154,7 +157,11 @@ def _limit(
     metric = find(key)
     if metric is None:
         near = nearest(key)
-        hint = f"did you mean {' or '.join(near)}?" if near else "memtrace explain metrics"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "memtrace report trace.json --format json, its metrics"
+        )
         raise UsageError(f"{at}: there is no metric {key!r}", hint=hint)
     if scope[0] == TREE and not metric.summed:
         raise UsageError(
@@ -207,7 +214,7 @@ def parse_percent(text: str, at: str) -> float:
         percent = float(text.strip().removesuffix("%"))
     except ValueError:
         percent = math.nan
-    if not text.strip().endswith("%") or not 0 <= percent < math.inf:
+    if not text.strip().endswith("%") or not 0 <= percent <= _TIMES * 100:
         raise UsageError(f"{at}: {text!r} is no percentage", hint='write it as "5%"')
     return percent / 100
 
@@ -216,13 +223,18 @@ def _number(value: object, metric: Metric, key: str, at: str) -> Number:
     """In the metric's unit."""
     if isinstance(value, str):
         return _with_unit(value, metric, key, at)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
         raise UsageError(
             f"{at}: {key} is limited by a number, not {value!r}", hint=f"{key} = {_example(metric)}"
         )
     if value < 0:
         raise UsageError(
             f"{at}: {key} is never below 0, so {value} limits nothing that can be",
+            hint=f"{key} = {_example(metric)}",
+        )
+    if value > MOST:
+        raise UsageError(
+            f"{at}: {key} is never above 2**64, so this limits nothing that can be",
             hint=f"{key} = {_example(metric)}",
         )
     return value

@@ -33,15 +33,17 @@ def find(folder: Path) -> Path | None:
     return None
 
 
-def read(path: Path, shown: str) -> list[Limit]:
+def read(path: Path, shown: str, *, alone: bool = True) -> list[Limit]:
     """The limits of a file: of its `[budget]` or `[tool.memtrace.budget]`.
 
     Args:
         path: the file.
         shown: its name in messages.
+        alone: nothing else is held against the trace, so that it has to limit something.
 
     Raises:
-        UsageError: it cannot be read, is no TOML, has no such table or one that cannot be meant.
+        UsageError: it cannot be read, is no TOML, has no such table or one that cannot be meant,
+            or nothing could ever exceed it.
     """
     document, text = _load(path, shown)
     roots = [_ROOTS[path.name]] if path.name in _ROOTS else list(_ROOTS.values())
@@ -55,7 +57,13 @@ def read(path: Path, shown: str) -> list[Limit]:
                 f"{where.text(())}: {'.'.join(root)} is a table of limits",
                 hint=f"[{'.'.join(root)}] and limits below it",
             )
-        return parse_table(table, where)
+        limits = parse_table(table, where)
+        if alone and all(x.max is None and x.min is None for x in limits):
+            raise UsageError(
+                f"{where.text(())}: [{'.'.join(root)}] limits nothing, so every trace would pass",
+                hint='heap.peak = "2 MiB"   below it',
+            )
+        return limits
     raise UsageError(
         f"{shown} has no table [{'.'.join(roots[0])}]",
         hint=f"printf '[{'.'.join(roots[0])}]\\nheap.peak = \"2 MiB\"\\n' >> {quote(shown)}",
@@ -88,7 +96,7 @@ def _load(path: Path, shown: str = "") -> tuple[dict[str, object], str]:
         ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{shown} is not UTF-8, as TOML is", hint=f"file {quote(shown)}") from None
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError, and numbers too long for Python
         raise UsageError(
             f"{shown} is no TOML: {e}", hint=f"${{EDITOR:-vi}} {quote(shown)}"
         ) from None

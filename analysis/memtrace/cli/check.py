@@ -97,10 +97,10 @@ def _limits(budget: str | None, *, needed: bool) -> list[Limit]:
     from memtrace.check.locate import NAME, find, read
 
     if budget is not None:
-        return read(Path(budget), budget)
+        return read(Path(budget), budget, alone=needed)
     path = find(Path.cwd())
     if path is not None:
-        return read(path, os.path.relpath(path))
+        return read(path, os.path.relpath(path), alone=needed)
     if not needed:
         return []
     raise UsageError(

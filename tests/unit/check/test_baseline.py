@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A baseline's numbers are held up to their tolerance and the floor, and a file that could hold
+nothing is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.check.test_budget import budget
+
+from memtrace.check.baseline import FLOOR, Baseline, compare, decode, encode, of_report
+from memtrace.trace.errors import UsageError
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Scene
+
+
+@pytest.fixture
+def grown(scene: Scene) -> Scene:
+    """The heap grew twice, to 200 KiB."""
+    scene.glibc().query()
+    scene.brk(132 << 10)
+    scene.brk(68 << 10)
+    return scene.exit()
+
+
+def held(scene: Scene, metric: str, before: int, tolerance: float, text: str = "") -> bool | None:
+    old = Baseline(
+        program="p", allocator="", environment=None, page_size=4096, metrics={metric: before}
+    )
+    limits = budget(f"[budget]\n{text}\n") if text else []
+    found = compare(scene.report(), old, limits, tolerance, ("base.json", {}))
+    return next(v.ok for v in found if v.limit.metric.name == metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "tolerance", "ok"),
+    [
+        ("heap.growths", 1, 0.0, False),
+        ("heap.growths", 2, 0.0, True),
+        ("heap.growths", 1, 0.99, False),
+        ("heap.growths", 1, 1.0, True),
+        ("heap.peak_bytes", (200 << 10) - FLOOR, 0.0, True),
+        ("heap.peak_bytes", (200 << 10) - FLOOR - 1, 0.0, False),
+        ("heap.peak_bytes", 100 << 10, 1.0, True),
+        ("heap.peak_bytes", (100 << 10) - 1, 1.0, False),
+    ],
+)
+def test_a_number_is_held_up_to_its_tolerance(
+    grown: Scene, metric: str, before: int, tolerance: float, *, ok: bool
+) -> None:
+    assert held(grown, metric, before, tolerance) is ok
+
+
+def test_a_tolerance_of_the_budget_counts(grown: Scene) -> None:
+    assert held(grown, "heap.growths", 1, 0.0, "heap.growths = { tolerance = 1 }") is True
+    assert held(grown, "heap.growths", 1, 9.0, 'heap.growths = { tolerance = "1%" }') is False
+
+
+def test_what_is_written_is_read(grown: Scene) -> None:
+    old = of_report(grown.report())
+    text = encode(old)
+    again, lines = decode(text.encode(), "base.json")
+    assert again == old
+    shown = text.splitlines()
+    assert all(f'"{name}"' in shown[lines["metrics", name] - 1] for name in old.metrics)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": {}}, "holds no number"),
+        ({"metrics": {"heap.peek": 1}}, "heap.peek = 1"),
+        ({"metrics": {"heap.growths": -1}}, "heap.growths = -1"),
+        ({"metrics": {"heap.growths": 10**400}}, "damaged"),
+        ({"metrics": None}, "damaged"),
+        ({"format": "memtrace-baseline/9"}, "its format is 'memtrace-baseline/9'"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(
+    grown: Scene, change: dict[str, Any], message: str
+) -> None:
+    value = json.loads(encode(of_report(grown.report()))) | change
+    with pytest.raises(UsageError) as caught:
+        decode(json.dumps(value).encode(), "base.json")
+    assert message in caught.value.message
+    assert "--update-baseline base.json" in caught.value.hint
