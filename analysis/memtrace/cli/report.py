@@ -107,8 +107,10 @@ def _page(trace: str, report: Report) -> str:
 
 
 def _color(output: str | None) -> bool:
-    """Whether to colour: on a terminal, unless --color or NO_COLOR says otherwise."""
+    """Whether to colour: on a terminal, unless --color, NO_COLOR or FORCE_COLOR says otherwise."""
     wanted = click.get_current_context().color
     if wanted is not None:
         return wanted
-    return output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    if os.environ.get("NO_COLOR"):
+        return False
+    return output is None and (sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR")))

@@ -7,10 +7,10 @@ Every number has the number of its record behind it (`#18`; `memtrace events` sh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from memtrace.malloc.series import Series
-from memtrace.report import ledger, words
+from memtrace.report import ledger, tree, words
 from memtrace.report.chart import chart
 from memtrace.report.inside import section
 from memtrace.report.lines import columns, fit, fit_end, paragraph, plural, sparkline, table
@@ -18,7 +18,6 @@ from memtrace.report.model import HeapRow, ProcessRow, RegionRow, Report, StepRo
 from memtrace.trace.sizes import format_moment, format_size
 
 _DETAILED = 3
-_LISTED = 30
 _REGIONS = 15
 _STEPS = 14
 _EVIDENCE = 8
@@ -65,6 +64,7 @@ class _Text:
         self.source = series
         self.series: Mapping[int, Series] = {}
         self.width = width
+        self.spaces: list[tree.Space] = []
 
     def lines(self) -> list[str]:
         report = self.report
@@ -74,6 +74,7 @@ class _Text:
         grave: dict[str, list[tuple[int, int]]] = {}
         for i, p in enumerate(report.processes):
             weights.append((*_weight(p), i))
+            self.spaces.append(tree.space(p, -_weight(p)[0]))
             for rule in sorted({x.rule for x in p.findings if x.severity != "info"}):
                 grave.setdefault(rule, []).append((p.mm, p.pid))
             if attached is None and p.attached is not None:
@@ -93,7 +94,7 @@ class _Text:
         }
         out = self._opening(main, elsewhere)
         if len(report.processes) > 1:
-            out += self._processes(shown, (report.processes[i] for i in order[:_LISTED]))
+            out += self._processes(shown)
         for p in shown:
             out += self._process(p, named=len(report.processes) > 1)
         return out + self._unseen(shown)
@@ -218,27 +219,11 @@ class _Text:
 
     # -- many processes -------------------------------------------------------------------------
 
-    def _processes(self, shown: list[ProcessRow], listed: Iterable[ProcessRow]) -> list[str]:
-        first = {p.mm for p in shown}
-        rows = {}
-        for p in listed:
-            calls = sum(c.count for c in p.calls.values())
-            rows[p.born_seq, p.mm] = (
-                f"{'*' if p.mm in first else ' '}{p.pid}",
-                f"#{p.born_seq}",
-                _mapped(p),
-                "" if p.heap.peak_bytes is None else format_size(p.heap.peak_bytes),
-                f"{calls:,}",
-                "running" if p.running else fit(words.ending(p), 10),
-                fit(words.command(p), 22) + _origin(p),
-            )
-        lines = [("process", "born", "mapped", "heap", "calls", "end", "program")]
-        lines += [row for _, row in sorted(rows.items())]
-        out = [
-            self._heading("processes", "one line per address space: fork and exec begin a new one")
-        ]
+    def _processes(self, shown: list[ProcessRow]) -> list[str]:
+        rows, hidden = tree.rows(self.spaces, [p.mm for p in shown])
+        lines = [("process", "born", "mapped", "heap", "calls", "end", "program"), *rows]
+        out = [self._heading("processes", "who forked whom; → an exec, which begins a new space")]
         out += [fit(line, self.width) for line in table(lines, "<>>>><<")]
-        hidden = len(self.report.processes) - len(rows)
         if hidden:
             out.append(f"  and {hidden:,} smaller ones")
         out += paragraph(
@@ -487,18 +472,6 @@ class _Text:
         for text in words.unseen(shown):
             out += paragraph(text, self.width, "  - ")
         return out
-
-
-def _origin(p: ProcessRow) -> str:
-    if p.attached is not None and p.assumed:
-        return " (older)"
-    return " (fork)" if p.inherited else " (attach)" if p.attached is not None else ""
-
-
-def _mapped(p: ProcessRow) -> str:
-    if p.memory.vm_peak_bytes is None:
-        return f"\u2265 {format_size(p.seen_bytes)}" if p.assumed else ""
-    return format_size(p.memory.vm_peak_bytes)
 
 
 def _about(r: RegionRow, room: int) -> str:

@@ -312,7 +312,7 @@ def test_an_address_space_that_an_exec_ends_did_not_exit(scene: Scene) -> None:
     assert [p.exit for p in report.processes] == [None, {"code": 0}]
     shown = checked_text(report)
     assert "132 KiB at exec" in shown
-    assert re.search(r"#1 .* exec +prog", shown)
+    assert re.search(r"#1 .* exit 0 +prog → other$", shown, re.MULTILINE)
     assert "ended" not in shown
 
 
