@@ -646,3 +646,13 @@ def test_an_incomplete_trace_is_compared_with_a_warning(
     assert ran.status == 0
     assert "warning" in ran.err
     assert "NOT to be trusted" in ran.out
+
+
+@pytest.mark.parametrize(("name", "ascii_only"), [("C", True), ("C.UTF-8", False)])
+def test_a_locale_without_utf8_gets_ascii(trace: Path, name: str, *, ascii_only: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "memtrace", "report", trace], capture_output=True,
+        env={**ENVIRONMENT, "LC_ALL": name}, check=True,
+    )  # fmt: skip
+    assert done.stdout.isascii() is ascii_only
+    assert b"can I trust it?" in done.stdout

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import shutil
 import sys
@@ -76,7 +77,7 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         with reading(trace):
             data = [_page(trace, report).encode("utf-8", "replace")]
     else:
-        from memtrace.report import text
+        from memtrace.report import lines, text
 
         def series(mms: list[int]) -> Mapping[int, Series]:
             # A second pass over a large trace would take longer than all else from its cache.
@@ -84,6 +85,8 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
 
         width = shutil.get_terminal_size().columns
         shown = text.render(report, series=series, color=_color(output), width=width)
+        if output is None and locale.getencoding().lower().replace("-", "") != "utf8":
+            shown = lines.plain(shown)
         data = [shown.encode("utf-8", "replace")]
     if output is None:
         for part in data:

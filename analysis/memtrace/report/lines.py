@@ -114,3 +114,17 @@ def table(rows: Iterable[Sequence[str]], align: str, gap: int = 2, indent: int =
             cells.append(pad + cell if side == ">" else cell + pad)
         lines.append((" " * indent + (" " * gap).join(cells)).rstrip())
     return lines
+
+
+_PLAIN = str.maketrans("▁▂▃▄▅▆▇█▓░│└├─▼→…", "___--==#+.|`|-v>~")
+
+
+def plain(text: str) -> str:
+    r"""`text` for a terminal without UTF-8: each of the report's own signs as one of ASCII, so
+    that columns stay; what else is not ASCII is spelled out.
+
+    >>> plain("├ ls → é ≥ 4 KiB █▁")
+    '| ls > \\xe9 >=4 KiB #_'
+    """
+    signs = text.replace("≥ ", ">=").translate(_PLAIN)
+    return signs.encode("ascii", "backslashreplace").decode("ascii")
