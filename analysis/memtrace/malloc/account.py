@@ -69,6 +69,7 @@ CLONE_VFORK = 0x4000
 _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
 #: Calls of most of a trace, which no arena makes of its reservation.
 _MAPPING = frozenset({"mmap", "munmap"})
+_NO_ACCESS = "---"
 _LOCKING = frozenset({"mlockall", "munlockall"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
@@ -140,6 +141,9 @@ class Account:
         self.loading: bool = legacy is not None and legacy.loading
         self.libraries: set[tuple[str, int]] = set() if legacy is None else set(legacy.libraries)
         self.mapped_before: int | None = None  # bytes at an attach
+        self.committed: dict[str, int] | None = (
+            None  # bytes by kind that may be accessed at the end
+        )
         self.threads = Threads()
         self._failed: dict[int, Failed] = {}
         self._advised: set[int] = set()
@@ -719,9 +723,15 @@ class Account:
         self.metadata.finish(self.heap)
         self.regions.finish()
         extents: dict[int, tuple[int, int]] = {}
-        for s, e, _, tag in self.p.space.pieces():
+        committed: dict[str, int] = {}
+        for s, e, attr, tag in self.p.space.pieces():
             low, high = extents.get(tag, (s, e))
             extents[tag] = min(low, s), max(high, e)
+            owner = self.regions.alive.get(tag)
+            if owner is not None and not attr.perms.startswith(_NO_ACCESS):
+                committed[owner.kind] = committed.get(owner.kind, 0) + e - s
+        if not self.p.start.assumed:
+            self.committed = committed
         for tag, r in self.regions.alive.items():
             r.start, r.end = extents.get(tag, (r.start, r.end))
             self.tags.note(tag, r.kind)

@@ -231,6 +231,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
             count=k.count,
             peak_bytes=k.peak,
             final_bytes=k.bytes,
+            committed_bytes=None if a.committed is None else a.committed.get(name, 0),
             resident_bytes=None,
             older=k.older,
             alive=k.alive,

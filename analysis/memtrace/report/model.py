@@ -244,12 +244,13 @@ class ArenaLimitRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class KindRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """All regions of a kind: how many ever, `older` of them than the trace; the most bytes at one
-    time, bytes at the end.
+    time, bytes at the end, and of these what may be accessed (no PROT_NONE).
     """
 
     count: int
     peak_bytes: int
     final_bytes: int
+    committed_bytes: int | None
     resident_bytes: int | None
     older: int
     # text only

@@ -274,16 +274,27 @@ class _Text:
         if not p.kinds:
             return []
         end = words.last(p)
-        rows = [("kind", "count", "peak", end, "what it is")]
+        # Memory that may not be accessed is address space only: worth a column where there is some.
+        apart = any(k.committed_bytes not in (None, k.final_bytes) for k in p.kinds.values())
+        rows: list[tuple[str, ...]] = [
+            ("kind", "count", "peak", end, "committed" if apart else "", "what it is")
+        ]
         order = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
         for name, k in order:
             gloss = words.KINDS.get(name, "")
             if name == "heap" and p.heap.most_bytes is not None:
                 gloss = words.LABELLED
             peak, final = format_size(k.peak_bytes), format_size(k.final_bytes)
-            rows.append((name, f"{k.count:,}", peak, final, gloss))
-        heading = self._heading("memory by kind", "count: regions ever; peak: the most at one time")
-        return [heading, *(fit(x, self.width) for x in table(rows, "<>>><")), ""]
+            usable = "" if k.committed_bytes is None else format_size(k.committed_bytes)
+            rows.append((name, f"{k.count:,}", peak, final, usable if apart else "", gloss))
+        if not apart:
+            rows = [(*row[:4], row[5]) for row in rows]
+        note = "count: regions ever; peak: the most at one time"
+        if apart:
+            note = "peak: the most at one time; committed: may be accessed"
+        heading = self._heading("memory by kind", note)
+        align = "<>>>><" if apart else "<>>><"
+        return [heading, *(fit(x, self.width) for x in table(rows, align)), ""]
 
     def _chart(self, p: ProcessRow) -> list[str]:
         series = self.series.get(p.mm)

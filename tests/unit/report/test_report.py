@@ -388,6 +388,7 @@ def test_the_json_of_an_attached_process(attached: Scene) -> None:
     assert first["metrics"]["chunks.alive_at_exit"] == 2
     assert first["kinds"]["malloc-chunk"] == {
         "count": 3, "older": 2, "peak_bytes": CHUNK + 409600, "final_bytes": CHUNK + 409600,
+        "committed_bytes": CHUNK + 409600,
         "resident_bytes": None,
     }  # fmt: skip
 

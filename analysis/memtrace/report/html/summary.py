@@ -83,7 +83,7 @@ def _kind(p: ProcessRow, name: str, k: KindRow) -> dict[str, Any]:
         gloss = words.LABELLED
     return {
         "name": name, "count": k.count, "peak": k.peak_bytes, "final": k.final_bytes,
-        "resident": k.resident_bytes, "committed": getattr(k, "committed_bytes", None),
+        "resident": k.resident_bytes, "committed": k.committed_bytes,
         "gloss": gloss,
     }  # fmt: skip
 
