@@ -436,17 +436,12 @@ def test_a_hostile_line_never_breaks_a_verb(
         assert "fault of memtrace" not in ran.err
 
 
-def test_help_lists_the_verbs_that_are_there_and_no_others(run: Run) -> None:
+def test_help_lists_the_verbs(run: Run) -> None:
     ran = run("--help")
     assert ran.status == 0
     verbs = ("run", "attach", "report", "maps", "diff", "events", "verify", "import", "explain")
-    for verb in (*verbs, "doctor"):
+    for verb in (*verbs, "export", "doctor"):
         assert f"\n  {verb} " in ran.out
-    for verb in ("export",):
-        assert f"\n  {verb} " not in ran.out
-        refused = run(verb, "x")
-        assert (refused.status, refused.out) == (2, "")
-        assert "not in this version" in refused.err
 
 
 @pytest.mark.parametrize("line", [[], ["frob"], ["--frob"], ["verify"], ["verify", "a", "b"]])

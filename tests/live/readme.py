@@ -54,9 +54,14 @@ def execute(lines: list[str], folder: Path) -> str:
     return "\n".join(shown)
 
 
+#: What is drawn on a chart's line, and on which side of the peak its mark is, is a matter of time.
+_DRAWN = re.compile(r"(?<=│).*|▼")
+
+
 def masked(text: str) -> list[str]:
     """The words of each line, whatever the numbers and the spacing."""
-    lines = (" ".join(_NUMBER.sub("N", line).split()) for line in text.splitlines())
+    plain = (_DRAWN.sub("", line) for line in text.splitlines())
+    lines = (" ".join(_NUMBER.sub("N", line).split()) for line in plain)
     return [line for line in lines if line]
 
 

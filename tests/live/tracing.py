@@ -23,12 +23,12 @@ from typing import IO, Any, TypeVar
 
 from tests.live.lacking import assert_may_lack
 
-from memtrace.cli.events import Events
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.replay.process import Process
 from memtrace.replay.result import Replay
+from memtrace.report.decoded import Events
 from memtrace.space.calls import Change
 from memtrace.space.canonical import Run, canonical
 from memtrace.trace.reader import Trace

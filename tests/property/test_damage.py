@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memtrace.cli.events import Events
 from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.replay.result import Replay
 from memtrace.report import json as report_json
 from memtrace.report import text as report_text
 from memtrace.report.build import build
+from memtrace.report.decoded import Events
 from memtrace.trace.codec import encode, encode_footer, encode_header
 from memtrace.trace.errors import TraceFormatError
 from memtrace.trace.reader import Trace

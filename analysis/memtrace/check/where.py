@@ -43,7 +43,7 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
     Args:
         text: valid TOML.
 
-    >>> lines_of('[a]\\nb.c = 1\\n')
+    >>> lines_of('[a]\nb.c = 1\n')
     {('a',): 1, ('a', 'b'): 2, ('a', 'b', 'c'): 2}
     """
     found: dict[tuple[str, ...], int] = {}

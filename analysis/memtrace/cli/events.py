@@ -3,38 +3,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from memtrace.cli.options import common, trace_argument, warn
-from memtrace.replay.calltext import U64, arguments, errno_name, result
-from memtrace.replay.tasks import Tasks
+from memtrace.report.decoded import COLUMNS, LIFE, Events, headers_of
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
-from memtrace.trace.records import Call, LifeRecord, Unknown, Walk
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from memtrace.trace.records import Record
 
 _BATCH = 1000
-_CSV = ("seq", "t_ns", "pid", "tid", "mm", "call", "args", "ret", "errno",
-        "path", "caller", "rss", "vm", "header")  # fmt: skip
-#: What a life-cycle record adds to a line, beyond the keys all lines have.
-_MORE = (
-    "argv", "child", "child_mm", "child_pid", "code", "signal", "why", "version", "tids", "count",
-    "age_ns", "still", "took",
-)  # fmt: skip
-_DIGITS = {"s": 0, "ms": 3}
-_LIFE = {c.__struct_config__.tag for c in LifeRecord.__args__}
 
 
 @click.command(short_help="Every recorded call, decoded, one line each.")
@@ -52,13 +30,13 @@ _LIFE = {c.__struct_config__.tag for c in LifeRecord.__args__}
 @common
 def command(trace: str, form: str, pid: int | None, call: str | None) -> None:
     """Print every record of TRACE in the order it was applied, one line each."""
-    headers = _headers(trace)
+    headers = headers_of(trace)
     with Trace(trace) as opened:
         _known(opened, call)
         events = Events(opened, headers)
         line = {"text": events.text, "jsonl": events.jsonl, "csv": events.csv}[form]
         if form == "csv":
-            click.echo(",".join(_CSV))
+            click.echo(",".join(COLUMNS))
         batch: list[str] = []
         for text in events.lines(line, pid, call):
             batch.append(text)
@@ -67,231 +45,22 @@ def command(trace: str, form: str, pid: int | None, call: str | None) -> None:
                 batch.clear()
         click.echo("".join(batch), nl=False)
         if pid is not None and pid not in events.pids:
-            some = ", ".join(map(str, events.pids[:8])) or "none"
-            raise UsageError(
-                f"no process {pid} in {trace}: it has {some}",
-                hint=f"memtrace events {quote(trace)}",
-            )
+            raise no_process(pid, trace, events.pids)
         if not opened.complete:
             warn("the trace is incomplete: see memtrace verify")
 
 
 def _known(trace: Trace, call: str | None) -> None:
-    if call is not None and call not in trace.header.calls and call not in _LIFE:
+    if call is not None and call not in trace.header.calls and call not in LIFE:
         raise UsageError(
             f"a trace holds no call named {call!r}",
             hint=f"memtrace events {quote(str(trace.path))} --call mmap",
         )
 
 
-def _headers(path: str) -> dict[int, int]:
-    """Seq of an mmap -> the size word found there: known later than the mmap, so read first."""
-    found: dict[int, int] = {}
-    if Path(path).exists() and not Path(path).is_file():
-        return found  # a pipe can be read once
-    with Trace(path) as trace:
-        for _, _, record in trace.records():
-            if isinstance(record, Call):
-                ext = record.ext
-                pairs = None if ext is None else ext.h
-            else:
-                pairs = getattr(record, "h", None)
-            if pairs:
-                found.update((seq, word) for seq, word in pairs if word)
-    return found
-
-
-class Events:
-    """A trace's records as lines of one form; follows which process is whose."""
-
-    def __init__(self, trace: Trace, headers: dict[int, int]) -> None:
-        self.trace = trace
-        self.headers = headers
-        self.names = trace.header.calls
-        self.page = trace.header.page_size
-        self.clock = trace.header.clock
-        self.tasks = Tasks()
-        self.pids: list[int] = []
-        self._quoted = [json.dumps(name) for name in self.names]
-        self._callers: dict[int, str | None] = {}
-
-    def lines(
-        self,
-        line: Callable[[int, int, int | None, Record], str],
-        pid: int | None,
-        name: str | None,
-    ) -> Iterator[str]:
-        """The lines of the records wanted."""
-        tasks, names = self.tasks, self.names
-        seen: set[int] = set()
-        for seq, t, record in self.trace.records():
-            if isinstance(record, Call):
-                owner = tasks.pid_of.get(record.tid)
-                if owner is None:
-                    owner = next(iter(tasks.users.get(record.mm, ())), None)
-                wanted = name is None or names[record.call] == name
-            else:
-                owner = self._owner(record)
-                tasks.apply(record)
-                wanted = name is None or _name(record) == name
-            if owner is not None and owner not in seen:
-                seen.add(owner)
-                self.pids.append(owner)
-            if wanted and (pid is None or pid == owner):
-                yield line(seq, t, owner, record)
-
-    def _owner(self, record: Record) -> int | None:
-        pid = getattr(record, "pid", None)
-        if pid is None:
-            pid = min(self.tasks.users.get(getattr(record, "mm", None) or -1, ()), default=None)
-        return pid
-
-    # -- one line -------------------------------------------------------------------------------
-
-    def jsonl(self, seq: int, t: int, pid: int | None, record: Record) -> str:
-        """A JSON object; the keys are those of docs/trace-format.md, `events --format jsonl`."""
-        if not isinstance(record, Call):
-            return _compact(self._life(seq, t, pid, record)) + "\n"
-        ret = record.ret
-        error = errno_name(ret) if ret is not None and ret < 0 else None
-        text = (
-            f'{{"seq":{seq},"t_ns":{_null(self._t(t))},"pid":{_null(pid)},"tid":{record.tid},"mm":{record.mm},'
-            f'"call":{self._quoted[record.call]},'
-            f'"args":[{",".join([str(a & U64) for a in record.args])}],'
-            f'"ret":{_null(ret)},"errno":{"null" if error is None else json.dumps(error)}'
-        )
-        for key, value in self._further(seq, record):
-            text += f',"{key}":{value if value.__class__ is int else json.dumps(value)}'
-        return text + "}\n"
-
-    def csv(self, seq: int, t: int, pid: int | None, record: Record) -> str:
-        """A row under the names of `_CSV`; arguments separated by spaces, absent values empty."""
-        row: dict[str, Any]
-        if isinstance(record, Call):
-            row = dict(self._further(seq, record))
-            row |= {"seq": seq, "t_ns": self._t(t), "pid": pid, "tid": record.tid, "mm": record.mm,
-                    "call": self.names[record.call], "ret": record.ret,
-                    "errno": errno_name(record.ret),
-                    "args": " ".join(str(a & U64) for a in record.args)}  # fmt: skip
-        else:
-            row = self._life(seq, t, pid, record)
-            row["args"] = ""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerow([row.get(key) for key in _CSV])
-        return out.getvalue()
-
-    def text(self, seq: int, t: int, pid: int | None, record: Record) -> str:
-        """A line like strace's, after the event's number, time (s) and thread."""
-        head = f"{seq:>7} {self._seconds(t)} "
-        if isinstance(record, Call):
-            name = self.names[record.call]
-            args = arguments(name, record.args)
-            text = f"{head}{record.tid:>7} {name}({args}) = {result(name, record.ret)}"
-            more = dict(self._further(seq, record))
-            for key in ("path", "caller", "name", "abi"):
-                if key in more:
-                    text += f" {key}={more[key]}"
-            if "header" in more:
-                text += f" header={more['header']:#x}"
-            return _printable(text) + "\n"
-        life = self._life(seq, t, pid, record)
-        who = _null(life["tid"] if life["tid"] is not None else pid).replace("null", "-")
-        shown = {k: life[k] for k in ("mm", "path", *_MORE) if life.get(k) is not None}
-        words = " ".join(f"{k}={_word(v)}" for k, v in shown.items())
-        words += "".join(map(_heap, life.get("heaps", ())))
-        return _printable(f"{head}{who:>7} --- {life['call']} {words}".rstrip()) + "\n"
-
-    def _t(self, t: int) -> int | None:
-        return None if self.clock == "none" else t
-
-    def _seconds(self, t: int) -> str:
-        """The time, no more exact than it is."""
-        if self.clock == "none":
-            return "unknown"
-        return f"{t / 1e9:.{_DIGITS.get(self.clock, 6)}f}"
-
-    def _further(self, seq: int, call: Call) -> Iterator[tuple[str, Any]]:
-        """What is known of a call only sometimes."""
-        ext = call.ext
-        if ext is not None:
-            if ext.f is not None and (file := self.trace.decoder.file(ext.f)) is not None:
-                yield "path", file.path
-            for key in ("abi", "raw", "name"):
-                value = getattr(ext, key)
-                if value is not None:
-                    yield key, value
-        if call.site is not None and (caller := self._caller(call)) is not None:
-            yield "caller", caller
-        if call.rss is not None:
-            yield "rss", call.rss * self.page
-        if call.vm is not None:
-            yield "vm", call.vm * self.page
-        if seq in self.headers:
-            yield "header", self.headers[seq]
-
-    def _caller(self, call: Call) -> str | None:
-        """The return address of the call's wrapper, as file+offset, or an address in no file."""
-        site = self.trace.decoder.site(call)
-        if site is None or site.ret is None:
-            return None
-        known = self._callers.get(site.id, "")
-        if known == "":
-            file, offset = self.trace.decoder.place(site.ret) or (None, 0)
-            known = f"{offset:#x}" if file is None else f"{file.path}+{offset:#x}"
-            self._callers[site.id] = known
-        return known
-
-    def _life(self, seq: int, t: int, pid: int | None, record: Record) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "seq": seq, "t_ns": self._t(t), "pid": pid, "tid": getattr(record, "tid", None),
-            "mm": getattr(record, "mm", None), "call": _name(record), "args": [], "ret": None,
-            "errno": None,
-        }  # fmt: skip
-        path = getattr(record, "exe", None) or getattr(record, "path", None)
-        if path:
-            row["path"] = path
-        for key in _MORE:
-            value = getattr(record, key, None)
-            if value is not None:
-                row[key] = value
-        if isinstance(record, Walk):
-            row["heaps"] = msgspec.to_builtins(record.heaps)
-            row["left_out"] = record.left_out
-        for key in ("rss", "vm"):
-            pages = getattr(record, key, None)
-            if pages is not None:
-                row[key] = pages * self.page
-        return row
-
-
-def _name(record: Record) -> str:
-    if isinstance(record, Unknown):
-        return record.rec
-    return str(record.__struct_config__.tag)
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _heap(heap: dict[str, Any]) -> str:
-    """A walked heap, in a line's own words."""
-    text = f" {heap['kind']} {heap['base']:#x}-{heap['end']:#x}"
-    for key in ("used", "free", "largest_free"):
-        text += f" {key}={heap[key]}" if key in heap else ""
-    for key in ("top", "pin"):
-        text += f" {key}={heap[key][0]:#x}+{heap[key][1]}" if key in heap else ""
-    return text if heap.get("complete") else f"{text} incomplete: {heap.get('problem', '')}"
-
-
-def _null(value: int | None) -> str:
-    return "null" if value is None else str(value)
-
-
-def _word(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _printable(text: str) -> str:
-    """A path may hold anything: a control character never reaches a terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+def no_process(pid: int, trace: str, pids: list[int]) -> UsageError:
+    """What is said of a process that a trace does not have; `pids` are those that it has."""
+    some = ", ".join(map(str, pids[:8])) or "none"
+    return UsageError(
+        f"no process {pid} in {trace}: it has {some}", hint=f"memtrace events {quote(trace)}"
+    )

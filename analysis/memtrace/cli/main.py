@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from memtrace.cli.exits import Debug, exit_status
-from memtrace.trace.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +26,11 @@ VERBS = {
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
     "check": ("memtrace.cli.check", "Hold a trace against a budget: a gate for CI."),
+    "export": ("memtrace.cli.export", "A trace for other programs: tables."),
     "import": ("memtrace.cli.importing", "A strace log as a trace."),
     "explain": ("memtrace.cli.explain", "What a finding, a kind, a verdict or a reason means."),
     "doctor": ("memtrace.cli.doctor", "Whether tracing works here, and what to do if not."),
 }
-
-#: Verbs with a place of their own that this version does not have.
-LATER = ("export",)
 
 
 def version() -> str:
@@ -53,8 +50,6 @@ class Verbs(click.Group):
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb."""
-        if cmd_name in LATER:
-            raise UsageError(f"{cmd_name} is not in this version", hint="memtrace --help")
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(VERBS[cmd_name][0]).command

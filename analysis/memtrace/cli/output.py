@@ -15,7 +15,8 @@ def write_file(name: str, data: Iterable[bytes]) -> None:
     What is no regular file (/dev/stdout, a pipe) is written directly.
 
     Raises:
-        OSError: it cannot be written; a file that was there before is untouched.
+        OSError: it cannot be written; a file that was there before is untouched, as it is when
+            `data` raises.
     """
     path = Path(name)
     try:
@@ -35,9 +36,10 @@ def write_file(name: str, data: Iterable[bytes]) -> None:
     except FileExistsError as e:
         e.filename = name
         raise
-    except OSError as e:
+    except BaseException as e:  # what gives the data may fail, too
         new.unlink(missing_ok=True)
-        e.filename = name
+        if isinstance(e, OSError):
+            e.filename = name
         raise
 
 

@@ -30,6 +30,9 @@ from memtrace.trace.records import (
 from memtrace.trace.records import Unknown as UnknownRecord
 from memtrace.trace.sidecar import Store
 
+#: More rows than any trace has.
+_ALL = 1 << 62
+
 
 class Accounts(Observer):
     """Keeps an `Account` for every living address space of a replay; that of a forked child begins
@@ -39,11 +42,19 @@ class Accounts(Observer):
         trace: the trace that is replayed, for its table of call sites.
         closed: takes each account when its process has died; it is not kept.
         store: takes what kind each region was.
+        all_rows: every region and every step of the heap is kept until its process has died, not
+            only the largest.
     """
 
     def __init__(
-        self, trace: Trace, closed: Callable[[Account], None], store: Store | None = None
+        self,
+        trace: Trace,
+        closed: Callable[[Account], None],
+        store: Store | None = None,
+        *,
+        all_rows: bool = False,
     ) -> None:
+        self._all_rows = all_rows
         self._closed = closed
         self._store = store
         self._of: dict[int, Account] = {}
@@ -73,6 +84,8 @@ class Accounts(Observer):
 
     def _begins(self, a: Account) -> Account:
         a.refusals.limit = self._map_limit
+        if self._all_rows:
+            a.regions.most = a.heap.most_steps = _ALL
         self._of[a.p.mm] = a
         return a
 

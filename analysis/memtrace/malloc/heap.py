@@ -89,8 +89,8 @@ class Heap:
         scattered: malloc may use more than one piece of memory as its main arena: a growth was
             refused (`sysmalloc_mmap_fallback`), or was before the trace.
         unpadded: malloc grew by less than the configured top_pad: it is not what was configured.
-        steps: in order; when there were more than `STEPS`, the largest, and the first `REFUSALS`
-            refused growths.
+        steps: in order; when there were more than `most_steps`, the largest, and the first
+            `REFUSALS` refused growths.
     """
 
     start: int | None = None
@@ -104,6 +104,7 @@ class Heap:
     over_default: int = 0
     over_initial: int = 0
     steps_total: int = 0
+    most_steps: int = STEPS
     steps: list[Step] = field(default_factory=list)
     last_growth: tuple[int, int] | None = (
         None  # tid, bytes: set while that thread made no other call
@@ -161,18 +162,19 @@ class Heap:
         """Add a step to the ledger."""
         self.steps_total += 1
         self.steps.append(step)
-        if len(self.steps) > 2 * STEPS:
+        if len(self.steps) > 2 * self.most_steps:
             self.trim_steps()
 
     def trim_steps(self) -> None:
         """Keep the largest steps, and the first refused growths, in order."""
-        if len(self.steps) <= STEPS:
+        if len(self.steps) <= self.most_steps:
             return
         refused = [s for s in self.steps if s.role == REFUSED and s.asked > s.end][:REFUSALS]
         first = {s.seq for s in refused}
         rest = [s for s in self.steps if s.seq not in first]
         rest.sort(key=lambda s: -(abs(s.delta) or abs(s.asked - s.end)))
-        self.steps = sorted(refused + rest[: STEPS - len(refused)], key=lambda s: s.seq)
+        rest = rest[: self.most_steps - len(refused)]
+        self.steps = sorted(refused + rest, key=lambda s: s.seq)
 
     def moved(
         self, seq: int, t: int, tid: int, asked: int, ret: int, space: AddressSpace, judge: Judge,

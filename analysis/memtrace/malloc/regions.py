@@ -109,10 +109,14 @@ class Regions:
 
     Args:
         tags: takes the kinds of the dead.
+
+    Attributes:
+        most: rows kept, the largest regions.
     """
 
     def __init__(self, tags: Tags) -> None:
         self._tags = tags
+        self.most = ROWS
         self.alive: dict[int, Region] = {}
         self._serial = 0
         self.kinds: dict[str, Kind] = {}
@@ -273,11 +277,11 @@ class Regions:
         return (0 if k is None else k.most) + len(self._waiting)
 
     def rows(self) -> list[Region]:
-        """The largest regions that lived, at most `ROWS`, largest first, then by birth."""
+        """The largest regions that lived, at most `most`, largest first, then by birth."""
         everything = [r for _, _, r in self._dead]
         everything += self.alive.values()
         everything.sort(key=lambda r: (-r.peak, r.born_seq, r.start))
-        return everything[:ROWS]
+        return everything[: self.most]
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -291,7 +295,7 @@ class Regions:
         if not r.settled:
             self.settle(r)
         self._tags.note(tag, r.kind)
-        if len(dead) < ROWS:
+        if len(dead) < self.most:
             self._serial += 1
             heapq.heappush(dead, (r.peak, -self._serial, r))
         elif r.peak > dead[0][0]:

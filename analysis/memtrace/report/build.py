@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -270,7 +270,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         calls={n: CallCount(count=c[0], failed=c[1]) for n, c in sorted(p.calls.items())},
         heap=_heap(a, result.header.overcommit, timed=result.timed),
         threshold=_threshold(a.mallocs.threshold, timed=result.timed),
-        regions=[_region(a, r) for r in rows],
+        regions=[region_row(a, r) for r in rows],
         regions_total=a.regions.total,
         arenas=[
             ArenaRow(
@@ -384,7 +384,6 @@ def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
     m = a.mallocs
     least = m.settings.top_pad + m.layout.least + 1 + m.layout.page
     kept = h.no_trim(m.threshold, a.walks.last, least) if m.glibc else None
-    excluded = refused.OVERCOMMIT if overcommit == 1 else None
     return HeapRow(
         start=h.start,
         end=h.end(),
@@ -400,27 +399,31 @@ def _heap(a: Account, overcommit: int | None, *, timed: bool) -> HeapRow:
         growths=h.growths,
         shrinks=h.shrinks,
         exact=not (h.loose or h.rounded or h.blind),
-        steps=[
-            StepRow(
-                seq=s.seq,
-                t_ns=s.t_ns if timed else None,
-                tid=s.tid,
-                delta=s.delta,
-                end=s.end,
-                asked=s.asked,
-                exact=s.exact,
-                role=s.role,
-                chunk=None if s.chunk is None else Bounds(min=s.chunk.least, max=s.chunk.most),
-                cause=s.cause,
-                room=s.room,
-                candidates=[c for c in s.candidates if c != excluded],
-                after_malloc_trim=s.after_malloc_trim,
-                verdict=s.verdict,
-                reason=s.reason,
-            )
-            for s in h.steps
-        ],
+        steps=list(step_rows(a, overcommit, timed=timed)),
     )
+
+
+def step_rows(a: Account, overcommit: int | None, *, timed: bool) -> Iterator[StepRow]:
+    """The steps of the heap as the report has them."""
+    excluded = refused.OVERCOMMIT if overcommit == 1 else None
+    for s in a.heap.steps:
+        yield StepRow(
+            seq=s.seq,
+            t_ns=s.t_ns if timed else None,
+            tid=s.tid,
+            delta=s.delta,
+            end=s.end,
+            asked=s.asked,
+            exact=s.exact,
+            role=s.role,
+            chunk=None if s.chunk is None else Bounds(min=s.chunk.least, max=s.chunk.most),
+            cause=s.cause,
+            room=s.room,
+            candidates=[c for c in s.candidates if c != excluded],
+            after_malloc_trim=s.after_malloc_trim,
+            verdict=s.verdict,
+            reason=s.reason,
+        )
 
 
 def _threshold(t: Threshold, *, timed: bool) -> ThresholdRow:
@@ -450,7 +453,8 @@ def _threshold(t: Threshold, *, timed: bool) -> ThresholdRow:
     )
 
 
-def _region(a: Account, r: Region) -> RegionRow:
+def region_row(a: Account, r: Region) -> RegionRow:
+    """A region as the report has it."""
     request = None
     if r.kind == "malloc-chunk" and a.mallocs.glibc:
         bounds = a.mallocs.of(r.libc).layout.request(r.length)

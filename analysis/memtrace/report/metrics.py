@@ -103,8 +103,8 @@ def find(name: str) -> Metric | None:
 def nearest(name: str) -> list[str]:
     """Names that may have been meant, the likeliest first, at most three.
 
-    >>> nearest("heap.peek")
-    ['heap.peak']
+    >>> nearest("heap.peek")[0]
+    'heap.peak'
     """
     names = [n.removesuffix(_UNIT) for n in METRICS] + [_CALLS + c for c in _RECORDED]
     tails = {n.partition(".")[2]: n for n in names}

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`memtrace export` as a shell sees it; the tables are held against the report and `events`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memtrace.cli.main
+from memtrace.malloc import heap, regions
+from memtrace.report import json as report_json
+from memtrace.report.build import read
+from memtrace.trace.codec import encode_footer, encode_header
+from memtrace.trace.records import Footer, Header
+
+DATA = Path(__file__).parents[1] / "data"
+STORED = sorted((DATA / "glibc").glob("*.json.gz"))
+LOGS = sorted((DATA / "strace").glob("*/*.log"))
+TABLES = ("events", "regions", "heap_steps")
+stored = pytest.mark.parametrize("trace", STORED, ids=lambda p: p.name.partition(".json")[0])
+
+
+class RefusedError(Exception):
+    """A command failed; what it said."""
+
+
+@pytest.fixture
+def out(capsysbinary: pytest.CaptureFixture[bytes]) -> Any:
+    def go(*arguments: object) -> str:
+        status = memtrace.cli.main.run([str(a) for a in arguments])
+        captured = capsysbinary.readouterr()
+        if status:
+            raise RefusedError(captured.err.decode())
+        return captured.out.decode()
+
+    return go
+
+
+def header_only(path: Path) -> Path:
+    path.write_bytes(
+        encode_header(Header(calls=["brk"])) + encode_footer(Footer(stop=1, complete=True))
+    )
+    return path
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@stored
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_events_are_those_of_events(out: Any, trace: Path, form: str) -> None:
+    assert out("export", trace, "--to", form) == out("events", trace, "--format", form)
+
+
+def reported(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    for p in read(str(path)).processes:
+        found = report_json.plain(p)
+        every = found["regions"] if name == "regions" else found["heap"]["steps"]
+        for row in every:
+            yield {"pid": p.pid, "mm": p.mm, **row}
+
+
+def by_birth(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["mm"], row.get("born_seq"), row.get("start"), row.get("seq")
+
+
+@stored
+@pytest.mark.parametrize("name", ["regions", "heap_steps"])
+def test_rows_are_the_reports(out: Any, trace: Path, name: str) -> None:
+    exported = rows(out("export", trace, "--to", "jsonl", "--table", name))
+    for row in exported:
+        row.pop("path", None), row.pop("inherited", None)
+    assert sorted(exported, key=by_birth) == sorted(reported(trace, name), key=by_birth)
+    assert name == "heap_steps" or exported
+
+
+@pytest.mark.parametrize("name", ["regions", "heap_steps"])
+def test_all_rows_also_where_the_report_has_the_largest(
+    out: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    trace = DATA / "glibc" / "2.41-threshold.json.gz"
+    whole = out("export", trace, "--to", "jsonl", "--table", name)
+    monkeypatch.setattr(regions, "ROWS", 2)
+    monkeypatch.setattr(heap, "STEPS", 1)
+    assert len(read(str(trace)).processes[0].regions) == 2
+    assert out("export", trace, "--to", "jsonl", "--table", name) == whole
+    assert sum(p.regions_total for p in read(str(trace)).processes) > 2
+
+
+@stored
+@pytest.mark.parametrize("name", ["regions", "heap_steps"])
+def test_csv_says_what_jsonl_says(out: Any, trace: Path, name: str) -> None:
+    lines = table(out("export", trace, "--to", "csv", "--table", name))
+    objects = rows(out("export", trace, "--to", "jsonl", "--table", name))
+    assert len(lines) == len(objects)
+    for line, values in zip(lines, objects, strict=True):
+        for key in ("request", "chunk"):
+            if key in values:
+                bounds = values.pop(key) or {"min": None, "max": None}
+                values |= {f"{key}_{bound}": value for bound, value in bounds.items()}
+        assert line == {key: cell(value) for key, value in values.items()}
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_imported_logs(out: Any, tmp_path: Path, log: Path) -> None:
+    trace = tmp_path / "t.json"
+    try:
+        out("import", log, "-o", trace)
+    except RefusedError:
+        pytest.skip("a log without a process")
+    for name in TABLES:
+        lines = table(out("export", trace, "--to", "csv", "--table", name))
+        assert len(lines) == len(rows(out("export", trace, "--to", "jsonl", "--table", name)))
+        if name == "regions":
+            assert len(lines) == sum(p.regions_total for p in read(str(trace)).processes)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_empty_trace(out: Any, tmp_path: Path, name: str) -> None:
+    trace = header_only(tmp_path / "t.json")
+    assert table(out("export", trace, "--to", "csv", "--table", name)) == []
+    assert out("export", trace, "--to", "jsonl", "--table", name) == ""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_unknown_process(out: Any, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "x.csv"
+    with pytest.raises(RefusedError, match="no process 7 "):
+        out("export", STORED[0], "--to", "csv", "--table", name, "--pid", 7, "-o", file)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_what_stdout_would_be(out: Any, tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    assert out("export", STORED[0], "--to", "csv", "-o", file) == ""
+    assert file.read_text() == out("export", STORED[0], "--to", "csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--to", "folded"], "the folded export is not in this version"),
+        (["--to", "speedscope"], "the speedscope export is not in this version"),
+        (["--to", "xml"], "'xml' is none of"),
+        ([], "--to"),
+    ],
+)
+def test_refused(out: Any, arguments: list[str], says: str) -> None:
+    with pytest.raises(RefusedError, match=says):
+        out("export", STORED[0], *arguments)
+
+
+def test_never_over_the_trace(out: Any, tmp_path: Path) -> None:
+    trace = header_only(tmp_path / "t.json")
+    with pytest.raises(RefusedError, match="would overwrite"):
+        out("export", trace, "--to", "csv", "-o", trace)
+
+
+def test_help_does_not_name_what_there_is_not(out: Any) -> None:
+    text = out("export", "--help")
+    assert "jsonl" in text
+    assert "folded" not in text
