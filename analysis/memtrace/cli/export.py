@@ -18,8 +18,8 @@ from memtrace.trace.reader import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_FORMS = ("csv", "jsonl")
-_LATER = ("folded", "speedscope", "perfetto", "parquet")
+_FORMS = ("perfetto", "csv", "jsonl")
+_LATER = ("folded", "speedscope", "parquet")
 _TABLES = ("events", "regions", "heap_steps")
 _BATCH = 1000
 
@@ -40,7 +40,7 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return value
 
 
-@click.command(short_help="A trace for other programs: tables.")
+@click.command(short_help="A trace for other programs: Perfetto, tables.")
 @trace_argument
 @click.option(
     "--to",
@@ -48,7 +48,7 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     type=_Form(),
     required=True,
     metavar=f"[{'|'.join(_FORMS)}]",
-    help="A table, or a JSON object a line.",
+    help="A timeline for ui.perfetto.dev, or a table.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write it to FILE, not to stdout.")
 @click.option(
@@ -61,12 +61,18 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def command(trace: str, form: str, output: str | None, table: str | None, pid: int | None) -> None:
     """Write TRACE in a form that other programs read.
 
-    csv and jsonl are tables.
+    perfetto is a timeline of counters and regions that ui.perfetto.dev opens; csv and jsonl are
+    tables.
     """
     if output is not None and same_file(output, trace):
         raise UsageError(
             f"the export would overwrite {trace}",
             hint=f"memtrace export {quote(trace)} --to {form} -o other.{form}",
+        )
+    if form == "perfetto" and table is not None:
+        raise UsageError(
+            "--table is for tables, and perfetto is a timeline",
+            hint=f"memtrace export {quote(trace)} --to csv --table {table}",
         )
     said: list[str] = []
     data = _data(trace, form, table or "events", pid, said)
@@ -80,6 +86,10 @@ def command(trace: str, form: str, output: str | None, table: str | None, pid: i
 
 
 def _data(trace: str, form: str, table: str, pid: int | None, said: list[str]) -> Iterable[bytes]:
+    if form == "perfetto":
+        from memtrace.report import perfetto
+
+        return perfetto.stream(trace, pid, said)
     if table == "events":
         return _events(trace, form, pid, said)
     from memtrace.report import tables

@@ -26,7 +26,7 @@ VERBS = {
     "events": ("memtrace.cli.events", "Every recorded call, decoded, one line each."),
     "verify": ("memtrace.cli.verify", "Hold the replayed maps against the kernel's."),
     "check": ("memtrace.cli.check", "Hold a trace against a budget: a gate for CI."),
-    "export": ("memtrace.cli.export", "A trace for other programs: tables."),
+    "export": ("memtrace.cli.export", "A trace for other programs: Perfetto, tables."),
     "import": ("memtrace.cli.importing", "A strace log as a trace."),
     "explain": ("memtrace.cli.explain", "What a finding, a kind, a verdict or a reason means."),
     "doctor": ("memtrace.cli.doctor", "Whether tracing works here, and what to do if not."),

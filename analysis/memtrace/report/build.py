@@ -79,13 +79,28 @@ def read(path: str) -> Report:
         TraceFormatError: the trace cannot be read.
     """
     book = Book.found(path) if is_file(path) else None
-    if book is not None:
-        data = book.blobs.get(_REPORT)
-        with suppress(msgspec.MsgspecError, ValueError):
-            saved = _DECODER.decode(data or b"")
-            return msgspec.structs.replace(saved[0], processes=Rows(saved[2], saved[1]))
+    report = None if book is None else _kept_in(book)
+    if report is not None:
+        return report
     with Trace(path) as trace, Making(trace) as making:
         return making_of(trace, making)[0]
+
+
+def read_both(path: str) -> tuple[Report, Book, Kinds] | None:
+    """The report and what `read_book` gives, of one pass at most; None if it is no file."""
+    found = read_book(path)
+    if found is None:
+        return None
+    book, kinds = found
+    return _kept_in(book) or read(path), book, kinds
+
+
+def _kept_in(book: Book) -> Report | None:
+    """The report beside a book, None if there is none."""
+    with suppress(msgspec.MsgspecError, ValueError):
+        saved = _DECODER.decode(book.blobs.get(_REPORT) or b"")
+        return msgspec.structs.replace(saved[0], processes=Rows(saved[2], saved[1]))
+    return None
 
 
 def read_book(path: str, pid: int | None = None) -> tuple[Book, Kinds] | None:

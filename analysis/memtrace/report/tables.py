@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from shlex import quote
@@ -110,7 +111,15 @@ class _Rows(Observer):
 
 def jsonl(row: Row) -> bytes:
     """A row as a line of JSON."""
-    return msgspec.json.encode(row) + b"\n"
+    return encode(row) + b"\n"
+
+
+def encode(value: object) -> bytes:
+    """A value as JSON; also one with numbers that no kernel has."""
+    try:
+        return msgspec.json.encode(value)
+    except (OverflowError, UnicodeEncodeError):
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def flat(row: Row, columns: Iterable[str]) -> list[Any]:
