@@ -124,7 +124,7 @@ def numbers(path: Path) -> Any:
             value = msgspec.structs.asdict(value)
         if isinstance(value, dict):
             # `kernel` and `model` are a drift's lines; an allocator's evidence names its file.
-            left = {"argv", "exe", "path", "kernel", "model"} | (
+            left = {"argv", "exe", "environment", "path", "kernel", "model"} | (
                 {"evidence"} if "rule" in value else set()
             )
             return {k: without(v) for k, v in value.items() if k not in left}
