@@ -104,7 +104,7 @@ class Heap:
     over_default: int = 0
     over_initial: int = 0
     steps_total: int = 0
-    most_steps: int = STEPS
+    most_steps: int = field(default_factory=lambda: STEPS)
     steps: list[Step] = field(default_factory=list)
     last_growth: tuple[int, int] | None = (
         None  # tid, bytes: set while that thread made no other call
