@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from tests.cli.test_verbs import HOSTILE
 
 import memtrace.cli.main
 from memtrace.malloc import heap, regions
@@ -161,12 +164,53 @@ def test_a_file_is_what_stdout_would_be(out: Any, tmp_path: Path) -> None:
         (["--to", "folded"], "the folded export is not in this version"),
         (["--to", "speedscope"], "the speedscope export is not in this version"),
         (["--to", "xml"], "'xml' is none of"),
+        (["--to", "parquet"], "needs a file"),
+        (["--to", "perfetto", "--table", "regions"], "perfetto is a timeline"),
         ([], "--to"),
     ],
 )
 def test_refused(out: Any, arguments: list[str], says: str) -> None:
     with pytest.raises(RefusedError, match=says):
         out("export", STORED[0], *arguments)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_parquet(out: Any, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "x.parquet"
+    assert out("export", STORED[0], "--to", "parquet", "--table", name, "-o", file) == ""
+    frame = pd.read_parquet(file)
+    lines = out("export", STORED[0], "--to", "csv", "--table", name).splitlines()
+    assert len(frame) == len(lines) - 1
+
+
+def test_a_timeline(out: Any, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    assert out("export", STORED[0], "--to", "perfetto", "-o", file) == ""
+    assert json.loads(file.read_bytes())["traceEvents"]
+    assert file.read_text() == out("export", STORED[0], "--to", "perfetto")
+
+
+def test_a_timeline_of_an_unknown_process(out: Any, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="no process 7 "):
+        out("export", STORED[0], "--to", "perfetto", "--pid", 7, "-o", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["perfetto", "csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("bad", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_line(out: Any, tmp_path: Path, bad: bytes, name: str, form: str) -> None:
+    if form == "perfetto" and name != "events":
+        return
+    trace = tmp_path / "t.json"
+    lines = gzip.decompress(STORED[0].read_bytes()).splitlines(keepends=True)
+    trace.write_bytes(b"".join([*lines[:3], bad, *lines[3:]]))
+    more = [] if form == "perfetto" else ["--table", name]
+    out("export", trace, "--to", form, "-o", tmp_path / "x", *more)
+    if form == "jsonl":
+        rows((tmp_path / "x").read_text())
+    elif form == "perfetto":
+        json.loads((tmp_path / "x").read_bytes())
 
 
 def test_never_over_the_trace(out: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from shlex import quote
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
-from memtrace.report.decoded import COLUMNS, LIFE, Events, headers_of
+from memtrace.report.decoded import COLUMNS, LIFE, Events, headers_of, no_process
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 
@@ -56,11 +56,3 @@ def _known(trace: Trace, call: str | None) -> None:
             f"a trace holds no call named {call!r}",
             hint=f"memtrace events {quote(str(trace.path))} --call mmap",
         )
-
-
-def no_process(pid: int, trace: str, pids: list[int]) -> UsageError:
-    """What is said of a process that a trace does not have; `pids` are those that it has."""
-    some = ", ".join(map(str, pids[:8])) or "none"
-    return UsageError(
-        f"no process {pid} in {trace}: it has {some}", hint=f"memtrace events {quote(trace)}"
-    )

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memtrace.cli.events import no_process
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
-from memtrace.report.decoded import COLUMNS, Events, headers_of
+from memtrace.report.decoded import COLUMNS, Events, headers_of, no_process
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_FORMS = ("perfetto", "csv", "jsonl")
-_LATER = ("folded", "speedscope", "parquet")
+_FORMS = ("perfetto", "csv", "jsonl", "parquet")
+_LATER = ("folded", "speedscope")
 _TABLES = ("events", "regions", "heap_steps")
 _BATCH = 1000
 
@@ -61,8 +60,8 @@ class _Form(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def command(trace: str, form: str, output: str | None, table: str | None, pid: int | None) -> None:
     """Write TRACE in a form that other programs read.
 
-    perfetto is a timeline of counters and regions that ui.perfetto.dev opens; csv and jsonl are
-    tables.
+    perfetto is a timeline of counters and regions that ui.perfetto.dev opens; csv, jsonl and
+    parquet are tables.
     """
     if output is not None and same_file(output, trace):
         raise UsageError(
@@ -73,6 +72,11 @@ def command(trace: str, form: str, output: str | None, table: str | None, pid: i
         raise UsageError(
             "--table is for tables, and perfetto is a timeline",
             hint=f"memtrace export {quote(trace)} --to csv --table {table}",
+        )
+    if form == "parquet" and output is None:
+        raise UsageError(
+            "parquet is no text: it needs a file",
+            hint=f"memtrace export {quote(trace)} --to parquet -o trace.parquet",
         )
     said: list[str] = []
     data = _data(trace, form, table or "events", pid, said)
@@ -90,6 +94,10 @@ def _data(trace: str, form: str, table: str, pid: int | None, said: list[str]) -
         from memtrace.report import perfetto
 
         return perfetto.stream(trace, pid, said)
+    if form == "parquet":
+        from memtrace.report import frames
+
+        return frames.parquet(trace, table, pid, said)
     if table == "events":
         return _events(trace, form, pid, said)
     from memtrace.report import tables

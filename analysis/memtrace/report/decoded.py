@@ -7,12 +7,14 @@ import csv
 import io
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from memtrace.replay.calltext import U64, arguments, errno_name, result
 from memtrace.replay.tasks import Tasks
+from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 from memtrace.trace.records import Call, LifeRecord, Unknown, Walk
 
@@ -49,6 +51,14 @@ def headers_of(path: str) -> dict[int, int]:
             if pairs:
                 found.update((seq, word) for seq, word in pairs if word)
     return found
+
+
+def no_process(pid: int, trace: str, pids: list[int]) -> UsageError:
+    """What is said of a process that a trace does not have; `pids` are those that it has."""
+    some = ", ".join(map(str, pids[:8])) or "none"
+    return UsageError(
+        f"no process {pid} in {trace}: it has {some}", hint=f"memtrace events {quote(trace)}"
+    )
 
 
 class Events:
