@@ -8,7 +8,7 @@ that is cut out of a thread's stack counts to the mapping it was made with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,12 +37,14 @@ class Fate:
         before, after: None where it was not there.
         protected: bytes of pages, there at both moments in the same place, with other permissions;
             of a region that has moved, bytes that have others now.
+        shifted: bytes that it lost in one place and gained in another, while the rest stayed.
     """
 
     kind: str
     before: Extent | None
     after: Extent | None
     protected: int = 0
+    shifted: int = 0
 
     @property
     def there(self) -> Extent:
@@ -105,10 +107,13 @@ def difference(before: AddressSpace, after: AddressSpace, kind: Kind, mask: int)
         was, now = old.get(tag), new.get(tag)
         one = _extent(was, before) if was else None
         two = _extent(now, after) if now else None
-        fate = Fate(kind(tag), one, two, _protected(was, now) if was and now else 0)
-        if one is None or two is None or fate.delta or fate.moved or fate.protected:
+        fate = Fate(kind(tag), one, two)
+        if was and now:
+            shifted = 0 if fate.moved else min(_outside(was, now), _outside(now, was))
+            fate = Fate(kind(tag), one, two, _protected(was, now), shifted)
+        if not (one and two) or fate.delta or fate.moved or fate.protected or fate.shifted:
             fates.append(fate)
-    fates.sort(key=lambda f: (-abs(f.delta), -f.protected, f.there.start))
+    fates.sort(key=lambda f: (-abs(f.delta), -f.protected, -f.shifted, f.there.start))
     return fates
 
 
@@ -182,20 +187,30 @@ def _by_perms(pages: Pages) -> Counter[str]:
 def _protected(was: Pages, now: Pages) -> int:
     """Bytes there both times with other permissions; see `Fate.protected`."""
     same = other = 0
+    for size, one, two in _both(was, now):
+        if one.perms == two.perms:
+            same += size
+        else:
+            other += size
+    if same or other:
+        return other
+    before, after = _by_perms(was), _by_perms(now)
+    total = min(before.total(), after.total())
+    return max(total - (before & after).total(), 0)
+
+
+def _outside(pages: Pages, others: Pages) -> int:
+    """Bytes where none of the others is."""
+    return sum(end - start for start, end, _ in pages) - sum(n for n, _, _ in _both(pages, others))
+
+
+def _both(was: Pages, now: Pages) -> Iterator[tuple[int, Attr, Attr]]:
+    """What is there both times: bytes, and what they were and are."""
     i = 0
     for start, end, attr in was:
         while i < len(now) and now[i][1] <= start:
             i += 1
         j = i
         while j < len(now) and now[j][0] < end:
-            low, high = max(start, now[j][0]), min(end, now[j][1])
-            if now[j][2].perms == attr.perms:
-                same += high - low
-            else:
-                other += high - low
+            yield min(end, now[j][1]) - max(start, now[j][0]), attr, now[j][2]
             j += 1
-    if same or other:
-        return other
-    before, after = _by_perms(was), _by_perms(now)
-    total = min(before.total(), after.total())
-    return max(total - (before & after).total(), 0)

@@ -133,6 +133,8 @@ def _what(f: Fate) -> str:
         words.append("grown" if f.delta > 0 else "shrunk")
     if f.moved:
         words.append(f"moved from {f.before.start:x}")
+    if f.shifted:
+        words.append(f"{format_size(f.shifted)} shifted")
     if f.protected:
         words.append(f"{format_size(f.protected)} re-protected")
     return ", ".join(words)

@@ -82,7 +82,28 @@ def test_what_came_has_not_been_protected(scene: Scene) -> None:
     at += 16 * KIB
     scene.call("mremap", [at, 24 * KIB, 44 * KIB, 0], at, by="program")
     (row,) = said(scene, before, scene.seq)[-1:]
-    assert row == f"  +4 KiB  anon  {place(at, 44)}  rw-p  grown"
+    assert row == f"  +4 KiB  anon  {place(at, 44)}  rw-p  grown, 16 KiB shifted"
+
+
+def test_what_went_at_one_end_and_came_at_the_other_has_shifted(scene: Scene) -> None:
+    """It is as large as before, and a part of it stayed."""
+    scene.glibc()
+    at = scene.mmap(40 * KIB, by="program")
+    before = scene.seq
+    scene.munmap(at, 8 * KIB, by="program")
+    at += 8 * KIB
+    scene.call("mremap", [at, 32 * KIB, 40 * KIB, 0], at, by="program")
+    (row,) = said(scene, before, scene.seq)[-1:]
+    assert row == f"  0 B  anon  {place(at, 40)}  rw-p  8 KiB shifted"
+
+
+def test_what_was_moved_out_of_the_middle_has_shifted(scene: Scene) -> None:
+    scene.glibc()
+    at = scene.mmap(40 * KIB, by="program")
+    before = scene.seq
+    scene.call("mremap", [at + 8 * KIB, 12 * KIB, 12 * KIB, 3, BEYOND], BEYOND, by="program")
+    rows = said(scene, before, scene.seq)
+    assert rows[-1].endswith("12 KiB shifted")
 
 
 def test_the_other_way_round_it_is_the_same(scene: Scene) -> None:
