@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import shutil
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
+
+if TYPE_CHECKING:
+    from memtrace.report.comparison import Comparison
+
+#: Of two traces: to read, for programs, for comments.
+FORMATS = ("text", "json", "md")
 
 
 @click.command(short_help="What changed between two moments, or two traces.")
@@ -25,8 +32,8 @@ from memtrace.trace.errors import UsageError
 )
 @click.option("--pid", type=int, metavar="PID", help="Of this process, not of the first.")
 @click.option("--all", "everything", is_flag=True, help="Every region, not only the largest.")
-@click.option("--format", "form", type=click.Choice(("text", "json")), default="text",
-              show_default=True, help="Of two traces: to read, or for programs.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
+              help="Of two traces: to read, for programs, or Markdown for comments.")  # fmt: skip
 @common
 def command(
     *,
@@ -109,7 +116,6 @@ def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
     """Compare two traces, the earlier one first."""
     from memtrace.report.build import read
     from memtrace.report.comparison import compare
-    from memtrace.report.versus import render
 
     if alone:
         raise UsageError(
@@ -121,12 +127,22 @@ def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
     with reading(other):
         after = read(other)
     found = compare(before, after)
-    if form == "json":
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
-    else:
-        click.echo(render(found, (trace, other)), nl=False)
+    click.echo(rendered(found, (trace, other), form), nl=False)
     for name, text, trusted in zip((trace, other), found.trust, found.trusted, strict=True):
         if not trusted:
             warn(f"{name}: {text}")
+
+
+def rendered(found: Comparison, names: tuple[str, str], form: str) -> str:
+    """A comparison in one of `FORMATS`, a newline at its end."""
+    if form == "json":
+        import msgspec
+
+        return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
+    if form == "md":
+        from memtrace.report import versus_markdown
+
+        return versus_markdown.render(found, names)
+    from memtrace.report import versus
+
+    return versus.render(found, names)

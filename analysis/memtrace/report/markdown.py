@@ -70,7 +70,7 @@ def _process(p: ProcessRow, *, named: bool) -> list[str]:
     out += _kinds(p)
     if p.calls:
         every = sorted(p.calls.items(), key=lambda kv: (-kv[1].count, kv[0]))
-        out += _table(
+        out += table(
             ("call", "count", "failed"),
             [(text(n), f"{c.count:,}", f"{c.failed:,}") for n, c in every],
         )
@@ -83,9 +83,10 @@ def _kinds(p: ProcessRow) -> list[str]:
         (text(n), f"{k.count:,}", format_size(k.peak_bytes), format_size(k.final_bytes))
         for n, k in every
     ]
-    return _table(("kind", "regions", "peak", "at the end"), rows) if rows else []
+    return table(("kind", "regions", "peak", "at the end"), rows) if rows else []
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table, its first column words, the others numbers; an empty line after it."""
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]

@@ -12,7 +12,8 @@ from memtrace.report.lines import clean, fit, paragraph, plural, table
 from memtrace.trace.sizes import format_size
 
 _WIDTH = 80
-_SHOWN = 3
+#: Pairs of processes that are shown.
+SHOWN = 3
 _STANDS = 6
 
 
@@ -27,10 +28,10 @@ def render(c: Comparison, names: tuple[str, str]) -> str:
     lines += _settings("differs before anything ran", c.settings)
     if not c.pairs:
         lines += ["no process of one is in the other", ""]
-    for pair in c.pairs[:_SHOWN]:
+    for pair in c.pairs[:SHOWN]:
         lines += _pair(pair)
-    if len(c.pairs) > _SHOWN:
-        lines += [f"and {plural(len(c.pairs) - _SHOWN, 'more pair')} of processes", ""]
+    if len(c.pairs) > SHOWN:
+        lines += [f"and {plural(len(c.pairs) - SHOWN, 'more pair')} of processes", ""]
     for word, only in (("before", c.only_before), ("after", c.only_after)):
         if only:
             text = ", ".join(f"{clean(n)} ({k})" if k > 1 else clean(n) for n, k in only.items())
@@ -46,11 +47,12 @@ def _settings(title: str, found: Sequence[Setting]) -> list[str]:
         return []
     out = [title]
     for s in found:
-        out += paragraph(f"{_shown(s.before)}  to  {_shown(s.after)}", _WIDTH, f"  {s.name}  ")
+        out += paragraph(f"{setting(s.before)}  to  {setting(s.after)}", _WIDTH, f"  {s.name}  ")
     return [*out, ""]
 
 
-def _shown(value: str | None) -> str:
+def setting(value: str | None) -> str:
+    """The value of a setting."""
     return "not set" if value is None else clean(value) or "''"
 
 
@@ -62,7 +64,7 @@ def _pair(pair: Pair) -> list[str]:
     rows = [("", "before", "after", "change", "")]
     for group, every in groupby(pair.changes, key=lambda x: x.group):
         changed = [x for x in every if x.before != x.after]
-        rows += [_row(group, x) for x in changed]
+        rows += [row(group, x) for x in changed]
     if len(rows) > 1:
         out += [*(fit(x, _WIDTH) for x in table(rows, "<>>>>")), ""]
     else:
@@ -73,7 +75,8 @@ def _pair(pair: Pair) -> list[str]:
     return out
 
 
-def _row(group: str, x: Change) -> tuple[str, str, str, str, str]:
+def row(group: str, x: Change) -> tuple[str, str, str, str, str]:
+    """A number's name, what it was and is, the change, and how large that is."""
     name = f"{group} {x.name}" + (" (advisory)" if x.advisory else "")
     change = relative = ""
     if x.before is not None and x.after is not None:
@@ -99,17 +102,28 @@ def _relative(before: Number, after: Number) -> str:
 
 
 def _threshold(pair: Pair) -> list[str]:
-    one, two = pair.threshold
-    if [(s.low, s.high, s.cause) for s in one] == [(s.low, s.high, s.cause) for s in two]:
+    told = threshold(pair)
+    if told is None:
         return []
     out = ["mmap threshold"]
-    for word, stands in (("before", one), ("after", two)):
-        shown = list(stands[:_STANDS])
-        text = ", ".join(_stand(s) for s in shown) or "not glibc's: there is none"
-        more = len(stands) - len(shown)
-        text += f", and {more:,} more moves to {_bounds(stands[-1])}" if more > 0 else ""
+    for word, text in zip(("before", "after"), told, strict=True):
         out += paragraph(text, _WIDTH, f"  {word:<7}")
     return [*out, ""]
+
+
+def threshold(pair: Pair) -> tuple[str, str] | None:
+    """How the threshold moved in each; None where it is the same."""
+    one, two = pair.threshold
+    if [(s.low, s.high, s.cause) for s in one] == [(s.low, s.high, s.cause) for s in two]:
+        return None
+    return _stands(one), _stands(two)
+
+
+def _stands(stands: Sequence[Stand]) -> str:
+    shown = list(stands[:_STANDS])
+    text = ", ".join(_stand(s) for s in shown) or "not glibc's: there is none"
+    more = len(stands) - len(shown)
+    return text + (f", and {more:,} more moves to {_bounds(stands[-1])}" if more > 0 else "")
 
 
 def _stand(s: Stand) -> str:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from tests.unit.conftest import Scene
 
+from memtrace.report import versus_markdown
 from memtrace.report.comparison import Comparison, Pair, compare
 from memtrace.report.versus import render
 
@@ -109,3 +111,26 @@ def test_a_trace_without_processes(tmp_path: Path) -> None:
         found = compare(*pair)
         assert found.pairs == []
         assert "no process of one is in the other" in render(found, ("a", "b"))
+
+
+def test_as_markdown(found: Comparison) -> None:
+    text = versus_markdown.render(found, ("a.json", "b.json"))
+    assert text.startswith("## memtrace diff: a.json to b.json\n\n### prog (pid 1)\n")
+    assert "\n| MALLOC\\_ARENA\\_MAX | not set | 1 |\n" in text
+    assert "\n| heap peak | 200 KiB | 132 KiB | -68 KiB | -34% |\n" in text
+    assert text.index("ARENA") < text.index("heap peak")
+    assert text[-2:].count("\n") == 1
+
+
+def test_nothing_of_a_trace_is_markup(tmp_path: Path) -> None:
+    hostile = "<script>|x`y` @all\n# a\u202eb ![z](http://w)"
+    one = scene(tmp_path / "a.json", argv=[hostile])
+    two = scene(tmp_path / "b.json", argv=[hostile, hostile], env={"LD_PRELOAD": hostile})
+    found = compare(one.exit().report(), two.exit().report())
+    text = versus_markdown.render(found, (hostile, hostile))
+    for part in ("<script", "|x", "`y", "@all", "\n# a", "\u202e", "![z", "](http"):
+        plain = text.replace("\\\\", "").replace("\\" + part[0], "") if part[0] != "\n" else text
+        assert part not in plain, part
+    settings = [line for line in text.splitlines() if line.startswith("| ")]
+    columns = {re.sub(r"\\\\|\\\|", "", line).count("|") for line in settings}
+    assert columns == {4}  # no cell has become two
