@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,14 +23,22 @@ class Screen:
     def __init__(self) -> None:
         self.master, slave = os.openpty()
         self.slave = os.fdopen(slave, "w")
+        self._seen = b""
 
     def text(self) -> str:
+        """All that was ever on it."""
         self.slave.flush()
         os.set_blocking(self.master, False)
-        try:
-            return os.read(self.master, 1 << 20).decode()
-        except BlockingIOError:
-            return ""
+        with suppress(BlockingIOError):
+            self._seen += os.read(self.master, 1 << 20)
+        return self._seen.decode("utf-8", "replace")
+
+    def shows(self, text: str) -> None:
+        """Wait for it, however busy the machine is."""
+        end = time.monotonic() + 60
+        while text not in self.text():
+            assert time.monotonic() < end, self.text()
+            time.sleep(0.02)
 
 
 @pytest.fixture
