@@ -122,6 +122,10 @@ readme: $(VENV)/.installed samples | system ## run the commands of README.md and
 screenshot: $(VENV)/.tested demo | system ## take docs/screenshot.png of the demo's page, with chromium
 	@$(BIN)/python tests/browser/screenshot.py build/demo.html docs/screenshot.png light 1420
 
+.PHONY: golden-accept
+golden-accept: $(VENV)/.installed | system ## take the reports on stored traces as they are now: see tests/golden/README.md
+	@$(BIN)/python tests/golden/accept.py
+
 # ---- ship it ----
 
 .PHONY: dist
