@@ -129,7 +129,8 @@ def measured(p: ProcessRow, metric: Metric) -> Number | None:
     """A metric of a process; None: the trace does not tell it."""
     found = p.metrics.get(metric.name)
     if found is None and metric.name.startswith("calls."):
-        return _NONE  # every call that was made is counted under its name
+        # Every call that was made is counted under its name; a log may have left some out.
+        return None if p.assumed else _NONE
     return found
 
 

@@ -110,3 +110,10 @@ def test_the_tree_is_the_sum_and_unknown_if_one_is(scene: Scene) -> None:
     assert (tree.measured, tree.ok) == (2, True)
     (over,) = verdicts(scene, "tree.heap.growths = 1")
     assert over.fails
+
+
+def test_a_call_that_a_log_does_not_have_may_have_been_left_out(scene: Scene) -> None:
+    scene.exec(assumed=True, env_lost=True)
+    scene.exit()
+    (verdict,) = verdicts(scene, "calls.mremap = 0")
+    assert (verdict.ok, verdict.unknown) == (None, True)
