@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from tests.unit.conftest import Scene
 
 
-@pytest.fixture
-def grown(scene: Scene) -> Scene:
-    """The heap grew twice, to 200 KiB."""
-    scene.glibc().query()
-    scene.brk(132 << 10)
-    scene.brk(68 << 10)
-    return scene.exit()
-
-
 def held(scene: Scene, metric: str, before: int, tolerance: float, text: str = "") -> bool | None:
     old = Baseline(
         program="p", allocator="", environment=None, page_size=4096, metrics={metric: before}

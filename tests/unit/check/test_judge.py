@@ -18,15 +18,6 @@ def verdicts(scene: Scene, text: str) -> list[Verdict]:
     return judge(scene.report(), budget("[budget]\n" + text + "\n"))
 
 
-@pytest.fixture
-def grown(scene: Scene) -> Scene:
-    """The heap grew twice, to 200 KiB, and mmap was called by nobody."""
-    scene.glibc().query()
-    scene.brk(132 << 10)
-    scene.brk(68 << 10)
-    return scene.exit()
-
-
 @pytest.mark.parametrize(
     ("text", "ok"),
     [
