@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from memtrace.malloc.series import Series
+    from memtrace.malloc.tags import Kinds
+    from memtrace.replay.book import Book
     from memtrace.report.model import Report
 
 #: To read, for programs, a page to look at, for comments.
 FORMATS = ("text", "json", "html", "md")
+#: Those that show states over time, which takes another pass.
+_AGAIN = ("text", "html")
 
 
 @click.command(short_help="What a trace shows: heap, regions, threshold.")
@@ -47,7 +51,7 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
     How the heap grew, what each region is for, where the threshold stood, and whether all that can
     be trusted.
     """
-    from memtrace.report.build import of_process, read, read_series
+    from memtrace.report.build import of_process, read, read_both
     from memtrace.trace.sidecar import is_large
 
     if output is not None and same_file(output, trace):
@@ -60,7 +64,9 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
             hint="memtrace report trace.json --format html -o report.html",
         )
     with reading(trace):
-        report = read(trace)
+        # What is drawn over time is read again, by the same book.
+        both = read_both(trace) if form in _AGAIN else None
+        report = read(trace) if both is None else both[0]
     if pid is not None:
         report = of_process(report, pid)
     if pid is not None and not report.processes:
@@ -75,13 +81,14 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         data = [markdown.render(report).encode("utf-8", "replace")]
     elif form == "html":
         with reading(trace):
-            data = [_page(trace, report).encode("utf-8", "replace")]
+            data = [_page(trace, report, both).encode("utf-8", "replace")]
     else:
         from memtrace.report import lines, text
+        from memtrace.report.build import series_of
 
         def series(mms: list[int]) -> Mapping[int, Series]:
             # A second pass over a large trace would take longer than all else from its cache.
-            return {} if is_large(trace) else read_series(trace, mms)
+            return {} if both is None or is_large(trace) else series_of(*both[1:], mms)
 
         width = shutil.get_terminal_size().columns
         shown = text.render(report, series=series, color=_color(output), width=width)
@@ -97,16 +104,14 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         warn(report.trust)
 
 
-def _page(trace: str, report: Report) -> str:
+def _page(trace: str, report: Report, both: tuple[Report, Book, Kinds] | None) -> str:
     """The HTML report; the trace is read again for it."""
-    from memtrace.report.build import read_book
     from memtrace.report.html.gather import gather
     from memtrace.report.html.page import render
 
-    found = read_book(trace)
-    if found is None:  # it was a file just now
+    if both is None:  # it was a file just now
         raise UsageError(f"{trace} is no file any more", hint=f"memtrace report {quote(trace)}")
-    return render(gather(trace, report, found[1]))
+    return render(gather(trace, report, both[2]))
 
 
 def _color(output: str | None) -> bool:

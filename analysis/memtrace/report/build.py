@@ -139,9 +139,21 @@ def read_series(path: str, mms: Iterable[int] | None = None) -> dict[int, Series
         TraceFormatError: the trace cannot be read.
     """
     found = read_book(path)
-    if found is None:
-        return {}
-    book, kinds = found
+    return {} if found is None else series_of(*found, mms)
+
+
+def series_of(book: Book, kinds: Kinds, mms: Iterable[int] | None = None) -> dict[int, Series]:
+    """The same, of a book that was read.
+
+    Args:
+        book: of the trace, which is read again.
+        kinds: of its regions.
+        mms: the address spaces wanted; None: all.
+
+    Raises:
+        TraceFormatError: the trace cannot be read any more.
+        UsageError: it is not what was read.
+    """
     page = book.outline.page_size
     curves = Curves(kinds, page, mms)
     with book.again() as trace:
