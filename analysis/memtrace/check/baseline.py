@@ -15,7 +15,7 @@ import msgspec
 
 from memtrace.check.budget import FIRST, MOST, TREE, Limit, Number, Tolerance
 from memtrace.check.judge import Verdict, measured, verdict
-from memtrace.report.lines import clean, program
+from memtrace.report.lines import clean
 from memtrace.report.metrics import Metric, find
 from memtrace.report.model import ProcessRow, Report
 from memtrace.trace.errors import UsageError
@@ -62,8 +62,8 @@ def of_report(report: Report) -> Baseline:
         )
     first = rows[0]
     return Baseline(
-        program=program(first.argv[0] if first.argv else first.exe),
-        allocator=" ".join(x for x in (first.allocator.name, first.allocator.version) if x),
+        program=first.program,
+        allocator=first.allocator.label,
         environment=_settings(first.environment),
         page_size=report.page_size,
         metrics=_held(first.metrics.items()),

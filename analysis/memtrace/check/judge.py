@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from memtrace.check.budget import FIRST, TREE, Limit, Number
 from memtrace.check.evidence import evidence
-from memtrace.report.lines import clean, program
+from memtrace.report.lines import clean
 from memtrace.report.metrics import Metric
 from memtrace.report.model import ProcessRow, Report
 from memtrace.trace.sizes import format_size
@@ -113,16 +113,12 @@ def _verdicts(rows: list[ProcessRow], x: Limit) -> Iterator[Verdict]:
         else:
             yield verdict(x, measured(first, x.metric), evidence(x.metric, first))
     else:
-        matching = [p for p in rows if fnmatchcase(_name(p), x.glob)]
+        matching = [p for p in rows if fnmatchcase(p.program, x.glob)]
         for p in matching:
-            who = f"{clean(_name(p))} (pid {p.pid})"
+            who = f"{clean(p.program)} (pid {p.pid})"
             yield verdict(x, measured(p, x.metric), evidence(x.metric, p), who)
         if not matching:
             yield verdict(x, None, (), f"no process named {x.glob}")
-
-
-def _name(p: ProcessRow) -> str:
-    return program(p.argv[0] if p.argv else p.exe)
 
 
 def measured(p: ProcessRow, metric: Metric) -> Number | None:

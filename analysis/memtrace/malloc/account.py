@@ -69,7 +69,6 @@ CLONE_VFORK = 0x4000
 _ELSEWHERE_THAN_LIBC, _PERHAPS_LIBC = (PROGRAM, LIBRARY), (LIBC, STATIC, UNKNOWN)
 #: Calls of most of a trace, which no arena makes of its reservation.
 _MAPPING = frozenset({"mmap", "munmap"})
-_NO_ACCESS = "---"
 _LOCKING = frozenset({"mlockall", "munlockall"})
 #: Calls that a mapping may wait for its header; the tracer reads it at the thread's next call.
 _PATIENCE = 256
@@ -728,7 +727,7 @@ class Account:
             low, high = extents.get(tag, (s, e))
             extents[tag] = min(low, s), max(high, e)
             owner = self.regions.alive.get(tag)
-            if owner is not None and not attr.perms.startswith(_NO_ACCESS):
+            if owner is not None and attr.accessible:
                 committed[owner.kind] = committed.get(owner.kind, 0) + e - s
         if not self.p.start.assumed:
             self.committed = committed

@@ -64,7 +64,7 @@ class Line(NamedTuple):
     @property
     def shut(self) -> bool:
         """Whether it is such memory without access."""
-        return self.plain and self.attr.perms[:3] == "---"
+        return self.plain and not self.attr.accessible
 
     @property
     def open(self) -> bool:

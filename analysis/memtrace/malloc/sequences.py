@@ -137,7 +137,7 @@ class Sequences:
         """Make the PROT_NONE part below a stack a region of its own."""
         space = self._space
         pieces = [x for x in space.pieces(r.start, r.end) if x[3] == r.tag]
-        if len(pieces) < 2 or pieces[0][2].perms[:3] != "---":
+        if len(pieces) < 2 or pieces[0][2].accessible:
             return
         low, high = pieces[0][:2]
         # Not a new tag: a replay without accounts must come to the same tags.

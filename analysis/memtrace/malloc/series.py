@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _GROUPS = 128
 _KEPT = 2 * 16 * _GROUPS
 _HEAP, _CHUNK, _ARENA = "heap", "malloc-chunk", "arena"
-_NO_ACCESS = "---"
 
 
 class Moment(msgspec.Struct, frozen=True, array_like=True):
@@ -90,7 +89,7 @@ class _Line:
         for start, end, attr, tag in pieces:
             name, size = kind(tag), sign * (end - start)
             sizes[name] = sizes.get(name, 0) + size
-            if name == _ARENA and not attr.perms.startswith(_NO_ACCESS):
+            if name == _ARENA and attr.accessible:
                 self.opened += size
         self.sizes = sizes
 

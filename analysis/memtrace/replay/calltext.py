@@ -187,6 +187,15 @@ def _prctl(args: Sequence[int]) -> str:
     return ", ".join(words)
 
 
+def called(name: str, args: Sequence[int], ret: int | None) -> str:
+    """A call and its result, as strace writes it.
+
+    >>> called("munmap", [0x7000, 4096], 0)
+    'munmap(0x7000, 4096) = 0'
+    """
+    return f"{name}({arguments(name, args)}) = {result(name, ret)}"
+
+
 def result(name: str, ret: int | None) -> str:
     """The result: an address, a number, or -1 and the errno.
 

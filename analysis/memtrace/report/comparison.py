@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from memtrace.report.lines import program
 from memtrace.report.model import Finding, ProcessRow, Report
 from memtrace.trace.sizes import format_size
 
@@ -117,13 +116,9 @@ def compare(before: Report, after: Report) -> Comparison:
         trust=(before.trust, after.trust),
         trusted=(before.exactness == "exact", after.exactness == "exact"),
         pairs=[_pair(a, b) for a, b in couples],
-        only_before=dict(Counter(_name(p) for p in left)),
-        only_after=dict(Counter(_name(p) for p in right)),
+        only_before=dict(Counter(p.program for p in left)),
+        only_after=dict(Counter(p.program for p in right)),
     )
-
-
-def _name(p: ProcessRow) -> str:
-    return program(p.argv[0] if p.argv else p.exe)
 
 
 def _couples(
@@ -132,10 +127,10 @@ def _couples(
     couples = list(zip(old[:1], new[:1], strict=False))
     waiting: dict[str, list[ProcessRow]] = {}
     for p in reversed(old[1:] if couples else old):
-        waiting.setdefault(_name(p), []).append(p)
+        waiting.setdefault(p.program, []).append(p)
     alone = []
     for p in new[1:] if couples else new:
-        same = waiting.get(_name(p))
+        same = waiting.get(p.program)
         if same:
             couples.append((same.pop(), p))
         else:
@@ -150,7 +145,7 @@ def _settings(found: Iterable[tuple[str, str | None, str | None]]) -> list[Setti
 def _pair(a: ProcessRow, b: ProcessRow) -> Pair:
     rules = {x.rule for x in a.findings}, {x.rule for x in b.findings}
     return Pair(
-        name=_name(b),
+        name=b.program,
         before=a.pid,
         after=b.pid,
         settings=_settings(_of_process(a, b)),
@@ -163,7 +158,7 @@ def _pair(a: ProcessRow, b: ProcessRow) -> Pair:
 
 def _of_process(a: ProcessRow, b: ProcessRow) -> Iterable[tuple[str, str | None, str | None]]:
     yield "arguments", " ".join(a.argv), " ".join(b.argv)
-    yield "malloc", _allocator(a), _allocator(b)
+    yield "malloc", a.allocator.label, b.allocator.label
     yield "build of malloc", a.allocator.build_id, b.allocator.build_id
     one, two = a.environment, b.environment
     if one is None or two is None:
@@ -172,10 +167,6 @@ def _of_process(a: ProcessRow, b: ProcessRow) -> Iterable[tuple[str, str | None,
         return
     for name in sorted(one.keys() | two.keys()):
         yield name, one.get(name), two.get(name)
-
-
-def _allocator(p: ProcessRow) -> str:
-    return " ".join(x for x in (p.allocator.name, p.allocator.version) if x)
 
 
 def _changes(a: ProcessRow, b: ProcessRow) -> Iterable[Change]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from memtrace.replay.calltext import U64, arguments, errno_name, result
+from memtrace.replay.calltext import U64, called, errno_name
 from memtrace.replay.tasks import Tasks
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
@@ -156,8 +156,7 @@ class Events:
         head = f"{seq:>7} {self._seconds(t)} "
         if isinstance(record, Call):
             name = self.names[record.call]
-            args = arguments(name, record.args)
-            text = f"{head}{record.tid:>7} {name}({args}) = {result(name, record.ret)}"
+            text = f"{head}{record.tid:>7} {called(name, record.args, record.ret)}"
             more = dict(self.further(seq, record))
             for key in ("path", "caller", "name", "abi"):
                 if key in more:

@@ -32,7 +32,7 @@ def text(value: str) -> str:
 def render(report: Report) -> str:
     """The report as Markdown that ends with a newline."""
     rows = list(report.processes)
-    largest = sorted(rows, key=lambda p: (-_own(p), p.born_seq))[:_DETAILED]
+    largest = sorted(rows, key=lambda p: (-p.own_bytes, p.born_seq))[:_DETAILED]
     argv = " ".join(report.argv) or "no program"
     lines = [f"## memtrace: {text(fit(argv, _ENTRY))}", ""]
     if not rows:
@@ -49,16 +49,11 @@ def render(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _own(p: ProcessRow) -> int:
-    return sum(k.peak_bytes for n, k in p.kinds.items() if n not in ("library", "file", "loader"))
-
-
 def _process(p: ProcessRow, *, named: bool) -> list[str]:
     out = []
     if named:
         out += [f"### {text(fit(words.command(p), _ENTRY))} (pid {p.pid})", ""]
-    malloc = " ".join(x for x in (p.allocator.name, p.allocator.version) if x)
-    out += [f"malloc: {text(malloc)}; {text(words.ending(p))}", ""]
+    out += [f"malloc: {text(p.allocator.label)}; {text(words.ending(p))}", ""]
     if p.findings:
         for x in p.findings:
             seqs = ", ".join(f"record {seq}" for seq in x.evidence[:_EVIDENCE])
@@ -69,19 +64,17 @@ def _process(p: ProcessRow, *, named: bool) -> list[str]:
         out.append("")
     out += _kinds(p)
     if p.calls:
-        every = sorted(p.calls.items(), key=lambda kv: (-kv[1].count, kv[0]))
         out += table(
             ("call", "count", "failed"),
-            [(text(n), f"{c.count:,}", f"{c.failed:,}") for n, c in every],
+            [(text(n), f"{c.count:,}", f"{c.failed:,}") for n, c in p.calls_by_count()],
         )
     return out
 
 
 def _kinds(p: ProcessRow) -> list[str]:
-    every = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
     rows = [
         (text(n), f"{k.count:,}", format_size(k.peak_bytes), format_size(k.final_bytes))
-        for n, k in every
+        for n, k in p.kinds_by_size()
     ]
     return table(("kind", "regions", "peak", "at the end"), rows) if rows else []
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from memtrace.report.lines import program
+
 FORMAT = "memtrace-report/1"
 
 
@@ -42,6 +44,11 @@ class AllocatorRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     build_id: str | None
     own_rule: str | None
     threshold: ThresholdRow | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name and version: `glibc 2.36`."""
+        return f"{self.name} {self.version or ''}".strip()
 
 
 class CallCount(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -383,6 +390,30 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     peak_seq: int
     seen_bytes: int
     exactness: str
+
+    @property
+    def program(self) -> str:
+        """The program's name, as it was started."""
+        return program(self.argv[0] if self.argv else self.exe)
+
+    @property
+    def own_bytes(self) -> int:
+        """The peaks of its own memory: heap, malloc and anonymous mappings, not libraries."""
+        left = ("library", "file", "loader")
+        return sum(k.peak_bytes for n, k in self.kinds.items() if n not in left)
+
+    @property
+    def calls_total(self) -> int:
+        """How many calls it made."""
+        return sum(c.count for c in self.calls.values())
+
+    def kinds_by_size(self) -> list[tuple[str, KindRow]]:
+        """Its kinds, that of the largest peak first."""
+        return sorted(self.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
+
+    def calls_by_count(self) -> list[tuple[str, CallCount]]:
+        """Its calls, the most frequent first."""
+        return sorted(self.calls.items(), key=lambda kv: (-kv[1].count, kv[0]))
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

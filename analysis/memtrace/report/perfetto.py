@@ -14,7 +14,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from memtrace.malloc.tags import CARVED, Cuts, Kinds
-from memtrace.replay.calltext import arguments, result
+from memtrace.replay.calltext import called
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
 from memtrace.report.build import of_process, read_both
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 #: The counter's series that a kind counts in; all others are "other".
 GROUPS = {"heap": "heap", "malloc-chunk": "malloc-chunk", "arena": "arena", "main-arena": "arena"}
 _NOTHING = dict.fromkeys(("heap", "malloc-chunk", "arena", "other"), 0)
-_NO_ACCESS = "---"
 _CLOSED = PLAIN["---p"]
 _NAME = 200
 Event = dict[str, Any]
@@ -216,7 +215,7 @@ class Timeline(Observer):
         self._at(seq, t)
         pid = self._result.tasks.pid_of.get(call.tid, p.pid)
         self._thread(pid, call.tid)
-        text = f"{name}({arguments(name, call.args)}) = {result(name, call.ret)}"
+        text = called(name, call.args, call.ret)
         args: dict[str, Any] = {"seq": seq, "call": clean(text)}
         if call.dur is not None:
             args["dur_ns"] = call.dur
@@ -278,7 +277,7 @@ class Timeline(Observer):
                 deltas[tag] = deltas.get(tag, 0) + size
                 if sign > 0:
                     lows[tag] = min(start, lows.get(tag, start))
-                if not attr.perms.startswith(_NO_ACCESS) and self._kinds.of(mm, tag) == "arena":
+                if attr.accessible and self._kinds.of(mm, tag) == "arena":
                     space.opened += size
         for tag, delta in deltas.items():
             life = space.lives.get(tag)

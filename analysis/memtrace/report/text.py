@@ -73,8 +73,9 @@ class _Text:
         weights, attached = [], None  # each row is made anew when it is asked for: once is enough
         grave: dict[str, list[tuple[int, int]]] = {}
         for i, p in enumerate(report.processes):
-            weights.append((*_weight(p), i))
-            self.spaces.append(tree.space(p, -_weight(p)[0]))
+            own = p.own_bytes  # its own memory largest first
+            weights.append((-own, p.born_seq, i))
+            self.spaces.append(tree.space(p, own))
             for rule in sorted({x.rule for x in p.findings if x.severity != "info"}):
                 grave.setdefault(rule, []).append((p.mm, p.pid))
             if attached is None and p.attached is not None:
@@ -279,8 +280,7 @@ class _Text:
         rows: list[tuple[str, ...]] = [
             ("kind", "count", "peak", end, "committed" if apart else "", "what it is")
         ]
-        order = sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
-        for name, k in order:
+        for name, k in p.kinds_by_size():
             gloss = words.KINDS.get(name, "")
             if name == "heap" and p.heap.most_bytes is not None:
                 gloss = words.LABELLED
@@ -461,12 +461,12 @@ class _Text:
     def _calls(self, p: ProcessRow) -> list[str]:
         if not p.calls:
             return []
-        order = sorted(p.calls.items(), key=lambda kv: (-kv[1].count, kv[0]))
         rows = [("call", "count", "failed")]
         rows += [
-            (fit(n, 30), f"{c.count:,}", f"{c.failed:,}" if c.failed else "") for n, c in order
+            (fit(n, 30), f"{c.count:,}", f"{c.failed:,}" if c.failed else "")
+            for n, c in p.calls_by_count()
         ]
-        total = sum(c.count for c in p.calls.values())
+        total = p.calls_total
         failed = sum(c.failed for c in p.calls.values())
         rows.append(("total", f"{total:,}", f"{failed:,}" if failed else ""))
         lines = [fit(x, self.width) for x in table(rows, "<>>")]
@@ -511,12 +511,6 @@ def _one_of(candidates: list[str], room: int) -> str:
 
 def _was(size: int | None) -> str:
     return "" if size is None else f"{format_size(size)} at the attach, "
-
-
-def _weight(p: ProcessRow) -> tuple[int, int]:
-    """Largest memory of its own first: heap, malloc and anonymous mappings, not libraries."""
-    own = sum(k.peak_bytes for n, k in p.kinds.items() if n not in ("library", "file", "loader"))
-    return -own, p.born_seq
 
 
 def _chosen(steps: list[StepRow]) -> list[StepRow]:

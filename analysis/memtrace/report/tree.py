@@ -67,7 +67,7 @@ def space(p: ProcessRow, weight: int) -> Space:
     return Space(
         p.mm, (p.pid, *p.pids), p.ppid, p.born_seq, p.died_seq, p.replaced, p.inherited, note,
         p.memory.vm_peak_bytes, p.seen_bytes if p.assumed else None, p.heap.peak_bytes,
-        sum(c.count for c in p.calls.values()),
+        p.calls_total,
         "running" if p.running else fit(words.ending(p), 10),
         fit(words.command(p), _PROGRAM), weight,
     )  # fmt: skip

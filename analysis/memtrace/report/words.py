@@ -128,7 +128,7 @@ def allocator(p: ProcessRow) -> str:
     """The malloc's name."""
     if p.allocator.name == "unknown":
         return "malloc unknown"
-    return clean(f"{p.allocator.name} {p.allocator.version or ''}".strip())
+    return clean(p.allocator.label)
 
 
 def interval(low: int | None, high: int | None) -> str:

@@ -44,6 +44,11 @@ class Attr(NamedTuple):
         """See `Mapping.is_file`."""
         return self.ino != 0 or self.dev != ANON_DEV
 
+    @property
+    def accessible(self) -> bool:
+        """Whether the pages may be accessed in any way: they are not PROT_NONE."""
+        return self.perms[:3] != "---"
+
 
 class Run(NamedTuple):
     """A maximal run [start, end) of pages with one (perms, dev, ino, delta, name)."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from memtrace.replay.calltext import arguments, errno_name, result
+from memtrace.replay.calltext import called, errno_name
 from memtrace.replay.observer import Observer
 from memtrace.report.lines import clean
 from memtrace.trace.records import Call, Exec, Exit, Fork, Gone, Life, Unknown
@@ -100,7 +100,7 @@ class Events(Observer):
         }
 
     def _row(self, seq: int, t: int, call: Call, name: str, delta: int) -> Row:
-        text = f"{name}({arguments(name, call.args)}) = {result(name, call.ret)}"
+        text = called(name, call.args, call.ret)
         ext = call.ext
         if ext is not None and ext.f is not None:
             file = self._trace.decoder.file(ext.f)

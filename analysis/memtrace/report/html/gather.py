@@ -73,10 +73,10 @@ def gather(path: str, report: Report, kinds: Kinds, budget: Budget = BUDGET) -> 
         rows.remove(attached[0])
         rows.insert(0, attached[0])
     full = rows[: budget.processes]
-    shares = _shares([_calls(p) for p in full])
+    shares = _shares([p.calls_total for p in full])
     by_mm = {p.mm: (p, share) for p, share in zip(full, shares, strict=True)}
     buckets = {
-        mm: max(_calls(p) // max(int(budget.buckets * share), 8), 1)
+        mm: max(p.calls_total // max(int(budget.buckets * share), 8), 1)
         for mm, (p, share) in by_mm.items()
     }
     with Trace(path) as trace:
@@ -93,7 +93,7 @@ def gather(path: str, report: Report, kinds: Kinds, budget: Budget = BUDGET) -> 
     with Trace(path) as trace:
         events = Events(
             trace,
-            {mm: (_calls(p), max(int(budget.events * share), 40), _evidence(p))
+            {mm: (p.calls_total, max(int(budget.events * share), 40), _evidence(p))
              for mm, (p, share) in by_mm.items()},
         )  # fmt: skip
         maps = Maps(kinds, chosen, entries)
@@ -136,11 +136,7 @@ def gather(path: str, report: Report, kinds: Kinds, budget: Budget = BUDGET) -> 
 
 
 def _weight(p: ProcessRow) -> int:
-    return max(p.memory.vm_peak_bytes or 0, p.seen_bytes) + (_calls(p) << 12)
-
-
-def _calls(p: ProcessRow) -> int:
-    return sum(c.count for c in p.calls.values())
+    return max(p.memory.vm_peak_bytes or 0, p.seen_bytes) + (p.calls_total << 12)
 
 
 def _evidence(p: ProcessRow) -> set[int]:

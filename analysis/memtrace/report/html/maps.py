@@ -110,7 +110,7 @@ class Maps(Observer):
             tag &= MASK  # noqa: PLW2901 - a guard in a stack counts to it
             low, high = start // UNIT, end // UNIT
             pages = high - low
-            perms, opened = self._name(attr.perms), 0 if attr.perms.startswith("---") else pages
+            perms, opened = self._name(attr.perms), pages if attr.accessible else 0
             was = found.get(tag)
             if was is None:
                 found[tag], largest[tag] = (low, high, pages, perms, opened), pages

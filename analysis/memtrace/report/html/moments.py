@@ -112,7 +112,7 @@ class Curve(Observer):
 
     def _layer(self, mm: int, piece: Piece) -> int:
         layer = _LAYER.get(self._kinds.of(mm, piece[3]), 3)
-        return 3 if layer == 2 and piece[2].perms.startswith("---") else layer
+        return 3 if layer == 2 and not piece[2].accessible else layer
 
     def _count(self, p: Process) -> None:
         now = self._now[p.mm] = [0] * len(LAYERS)

@@ -35,7 +35,7 @@ def process_facts(p: ProcessRow, *, brief: bool = False) -> dict[str, Any]:
         "died": p.died_seq,
         "name": _cut(words.command(p), 120 if brief else _ARGUMENTS),
         "ending": clean(words.ending(p)),
-        "calls": sum(c.count for c in p.calls.values()),
+        "calls": p.calls_total,
         "mapped": p.memory.vm_peak_bytes,
         "heap": p.heap.peak_bytes,
         "findings_count": sum(x.severity != "info" for x in p.findings),
@@ -62,7 +62,7 @@ def process_facts(p: ProcessRow, *, brief: bool = False) -> dict[str, Any]:
             }
             for x in p.findings
         ],
-        "kinds": [_kind(p, n, k) for n, k in _by_size(p)],
+        "kinds": [_kind(p, n, k) for n, k in p.kinds_by_size()],
         "threshold": {
             "text": words.interval(t.low, t.high) if stated else clean(words.no_threshold(p)),
             "start": clean(words.start(p)) if stated else "",
@@ -71,10 +71,6 @@ def process_facts(p: ProcessRow, *, brief: bool = False) -> dict[str, Any]:
         },
         "unseen": [clean(x) for x in words.unseen([p])],
     }
-
-
-def _by_size(p: ProcessRow) -> list[tuple[str, KindRow]]:
-    return sorted(p.kinds.items(), key=lambda kv: (-kv[1].peak_bytes, kv[0]))
 
 
 def _kind(p: ProcessRow, name: str, k: KindRow) -> dict[str, Any]:
