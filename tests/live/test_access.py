@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import pytest
 from tests.live.attaching import built
+from tests.live.forbidding import FORBIDDING, SYS_KCMP, SYS_PTRACE, SYS_SECCOMP
 from tests.live.tracing import (
     MEMTRACE,
     PATIENCE,
@@ -470,20 +471,6 @@ def test_from_within_a_user_namespace_nothing_outside_is_reached(
 
 
 # -- where ptrace is forbidden --------------------------------------------------------------------
-
-#: A filter that answers one system call with an error, as a container's profile does.
-FORBIDDING = """
-import ctypes, os, struct, sys
-number, error = int(sys.argv[1]), int(sys.argv[2])
-code = b"".join(struct.pack("<HBBI", *i) for i in (
-    (0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | error), (6, 0, 0, 0x7FFF0000)))
-code = ctypes.create_string_buffer(code, len(code))
-prog = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", 4, ctypes.addressof(code)))
-libc = ctypes.CDLL(None)
-assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, prog, 0, 0) == 0
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
-SYS_PTRACE, SYS_SECCOMP, SYS_KCMP = 101, 317, 312
 
 
 def without(call: int, error: int, *arguments: object, **kw: Any) -> Done:
