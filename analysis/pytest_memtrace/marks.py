@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pytest
+
     from memtrace.check.budget import Limit
 
 
@@ -41,17 +43,25 @@ def line() -> str:
     return f"memtrace(*, tree=None, process=None, **limits): {words}"
 
 
-def limits_of(where: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Limit]:
-    """The limits of a marker.
+def limits_of(where: str, marks: Iterable[pytest.Mark]) -> list[Limit]:
+    """The limits of a test's markers: of its own, its class's, its module's. Of two for the same
+    metric the closer one counts.
 
     Args:
         where: the test.
-        args: there are none.
-        kwargs: what the marker was given.
+        marks: the closest first.
 
     Raises:
-        UsageError: it cannot be meant.
+        UsageError: one cannot be meant.
     """
+    found: dict[tuple[str, str, str], Limit] = {}
+    for mark in marks:
+        for x in _limits(where, mark.args, mark.kwargs):
+            found.setdefault((x.scope, x.glob, x.metric.name), x)
+    return list(found.values())
+
+
+def _limits(where: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Limit]:
     from memtrace.check.budget import parse_table
     from memtrace.check.where import Where
     from memtrace.trace.errors import UsageError

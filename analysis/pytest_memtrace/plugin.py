@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -15,13 +14,14 @@ import pytest
 from pytest_memtrace import marks
 
 if TYPE_CHECKING:
-    from memtrace.check.budget import Limit
     from pytest_memtrace.programs import Memtrace
+    from pytest_memtrace.verdicts import Outcome
 
-_LIMITS: pytest.StashKey[list[Limit]] = pytest.StashKey()
 _MEMTRACE: pytest.StashKey[Memtrace] = pytest.StashKey()
-#: A property of a test that has failed by its budget; it travels from xdist's workers as it is.
-_PROPERTY = "memtrace"
+_OUTCOME: pytest.StashKey[Outcome] = pytest.StashKey()
+#: A property of a marked test: why it has failed by its budget, in two words, or that memtrace is
+#: off. It travels from xdist's workers as it is.
+_PROPERTY, _OFF = "memtrace", "off"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +48,13 @@ def _on(config: pytest.Config) -> bool:
     return bool(value == "on")
 
 
-def _folder(config: pytest.Config) -> str:
+def _folder(config: pytest.Config) -> Path | None:
+    """An option counts from where pytest was started, a setting from the project's root."""
     given: str | None = config.getoption("memtrace_dir")
-    return given or config.getini("memtrace_dir") or ""
+    if given:
+        return config.invocation_params.dir / given
+    set_to: str = config.getini("memtrace_dir")
+    return config.rootpath / set_to if set_to else None
 
 
 def _lenient(config: pytest.Config) -> bool:
@@ -59,8 +63,9 @@ def _lenient(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known; a setting that cannot be meant ends the session."""
     config.addinivalue_line("markers", marks.line())
+    _on(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -74,15 +79,12 @@ def _memtrace(item: pytest.Item) -> Iterator[Memtrace]:
     from pytest_memtrace.programs import Memtrace
 
     kept = _folder(item.config)
-    name = re.sub(r"[^\w.-]+", "_", item.nodeid)[-120:]
-    if kept:
-        folder = Path(kept)
-        if not folder.is_absolute():
-            folder = item.config.invocation_params.dir / folder
-        yield Memtrace(folder, name)
-    else:
-        with tempfile.TemporaryDirectory(prefix="pytest-memtrace-") as scratch:
-            yield Memtrace(Path(scratch), name)
+    if kept is not None:
+        yield Memtrace(kept, item.nodeid, kept=True)
+        return
+    # A program that is still running may be writing.
+    with tempfile.TemporaryDirectory(prefix="pytest-memtrace-", ignore_cleanup_errors=True) as made:
+        yield Memtrace(Path(made), item.nodeid, kept=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -91,11 +93,26 @@ def pytest_runtest_protocol(
 ) -> Generator[None, object, object]:
     """Give the test its traces; they are gone after its report, unless they are to be kept."""
     marked = item.get_closest_marker("memtrace") is not None
-    if not (marked or "memtrace" in getattr(item, "fixturenames", ())) or not _on(item.config):
+    if not marked and "memtrace" not in getattr(item, "fixturenames", ()):
+        return (yield)
+    if not _on(item.config):
+        if marked:
+            item.user_properties.append((_PROPERTY, _OFF))
         return (yield)
     with _memtrace(item) as found:
         item.stash[_MEMTRACE] = found
         return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What an earlier attempt has started is not this one's."""
+    found = item.stash.get(_MEMTRACE, None)
+    if found is not None:
+        found.begin()
+        item.user_properties[:] = [p for p in item.user_properties if p[0] != _PROPERTY]
+        if _OUTCOME in item.stash:
+            del item.stash[_OUTCOME]
 
 
 @pytest.fixture
@@ -109,38 +126,56 @@ def memtrace(request: pytest.FixtureRequest) -> Memtrace:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Trace what a marked test starts."""
-    mark, found = item.get_closest_marker("memtrace"), item.stash.get(_MEMTRACE, None)
-    if mark is None or found is None:
+    """Trace what a marked test starts, and judge it if the test passes."""
+    found, given = item.stash.get(_MEMTRACE, None), list(item.iter_markers("memtrace"))
+    if not given or found is None:
         return (yield)
     from memtrace.trace.errors import UsageError
+    from pytest_memtrace.starting import watching
+    from pytest_memtrace.verdicts import UNMEASURED, Outcome, outcome
 
     try:
-        item.stash[_LIMITS] = marks.limits_of(item.nodeid, mark.args, mark.kwargs)
+        limits = marks.limits_of(item.nodeid, given)
     except UsageError as e:
         pytest.fail(f"memtrace: {e.message}\n  try: {e.hint}", pytrace=False)
-    with found.watching():
-        return (yield)
+    try:
+        with watching(found):
+            result = yield
+    except (Exception, pytest.fail.Exception):
+        # The program has not run at all: whatever the test says of it follows from that.
+        refused = found.refused()
+        if not refused:
+            raise
+        judged = Outcome(UNMEASURED, f"memtrace: {refused}")
+    else:
+        lenient = _lenient(item.config)
+        judged = outcome(found.programs, limits, lenient=lenient, kept=found.kept)
+    item.stash[_OUTCOME] = judged
+    if judged.word:
+        item.user_properties.append((_PROPERTY, judged.word))
+        pytest.fail(judged.line, pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Judge a marked test that has passed."""
+    """Add the section, and keep the failure to its line."""
     report = yield
-    limits = item.stash.get(_LIMITS, None)
-    if call.when == "call" and report.passed and limits is not None:
-        from pytest_memtrace.verdicts import outcome
-
-        found = outcome(item.stash[_MEMTRACE].programs, limits, lenient=_lenient(item.config))
-        if found.line:
-            report.outcome = "failed"
-            report.longrepr = found.line
-            report.user_properties.append((_PROPERTY, found.line))
-        if found.rows:
-            report.sections.append(("memtrace", found.section))
+    judged = item.stash.get(_OUTCOME, None)
+    if call.when == "call" and judged is not None:
+        if report.failed and judged.word:
+            report.longrepr = judged.line
+        if judged.rows:
+            report.sections.append(("memtrace", judged.section))
     return report
+
+
+def _told(report: object) -> str:
+    """What the test's property says; "" if it has none."""
+    properties: list[tuple[str, object]] = getattr(report, "user_properties", [])
+    return next((str(value) for name, value in properties if name == _PROPERTY), "")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -148,7 +183,15 @@ def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
     """A letter and a word of its own for what has failed by its budget."""
-    properties = getattr(report, "user_properties", ())
-    if report.failed and any(name == _PROPERTY for name, _ in properties) and report.when == "call":
-        return "failed", "M", ("OVER BUDGET", {"red": True})
+    if report.failed and report.when == "call" and (told := _told(report)) not in {"", _OFF}:
+        return "failed", "M", (told.upper(), {"red": True})
     return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once more how much is not checked: -q leaves the header out."""
+    reports = (report for listed in terminalreporter.stats.values() for report in listed)
+    off = sum(getattr(r, "when", "") == "call" and _told(r) == _OFF for r in reports)
+    if off:
+        tests = "1 test was" if off == 1 else f"{off} tests were"
+        terminalreporter.line(f"memtrace: off, {tests} not held to a budget")

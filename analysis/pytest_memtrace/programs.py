@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs that a test starts: each under `memtrace run`, with a trace of its own.
-
-memtrace runs as a process of its own between the test and the program, because the test process may
-have threads; the program's streams, status and death by signal come through it unchanged.
-"""
+"""The programs that a test starts, each with a trace of its own."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import re
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pytest_memtrace.starting import Own, command, refusal
 
 if TYPE_CHECKING:
     from memtrace.report.model import Report
@@ -48,9 +47,17 @@ class Program:
 
         if self.trace is None:
             raise UsageError(f"{self.name} was not traced: {self.why}")
-        if not self.trace.exists():
-            raise UsageError(f"nothing was recorded of {self.name}", hint="memtrace doctor")
+        if self.lost:
+            raise UsageError(
+                f"nothing was recorded of {self.name}: {refusal() or 'no trace was written'}",
+                hint="memtrace doctor",
+            )
         return read(str(self.trace))
+
+    @property
+    def lost(self) -> bool:
+        """Whether it should have been traced, and there is no trace."""
+        return self.trace is not None and not self.trace.exists()
 
     @property
     def name(self) -> str:
@@ -66,7 +73,7 @@ class Ended(Program):
 
     Attributes:
         returncode: -N: killed by signal N.
-        stdout, stderr: what it wrote.
+        stdout, stderr: what it wrote; what is no UTF-8 stands there as an escape.
     """
 
     returncode: int = 0
@@ -79,12 +86,18 @@ class Memtrace:
 
     Args:
         folder: where traces go.
-        name: of the test, for their names.
+        test: whose they are, for their names.
+        kept: whether they stay there.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, folder: Path, test: str, *, kept: bool) -> None:
+        self._folder, self._stem, self.kept = folder, stem(test), kept
+        self.begin()
+
+    def begin(self) -> None:
+        """The test starts, perhaps once more."""
         self.programs: list[Program] = []
+        self._numbers = itertools.count(1)
 
     def run(
         self,
@@ -102,7 +115,7 @@ class Memtrace:
             input: for its standard input, which is empty otherwise.
             env: its environment, as for subprocess.run.
             cwd: its working directory.
-            timeout: seconds.
+            timeout: seconds, after which it and all its processes are killed.
 
         Raises:
             subprocess.TimeoutExpired: it took longer.
@@ -110,23 +123,26 @@ class Memtrace:
         """
         words = tuple(os.fspath(a) for a in argv)
         trace = self._new()
-        process = _Own(
+        process = Own(
             [*command(trace), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=env, cwd=cwd, text=True,
+            stderr=subprocess.PIPE, env=env, cwd=cwd, encoding="utf-8", errors="backslashreplace",
         )  # fmt: skip
+        process.args = words
         with process:
             try:
                 out, err = process.communicate(input or "", timeout)
             except BaseException:
                 process.kill()
+                self.programs.append(Program(words, trace))
                 raise
         done = Ended(words, trace, returncode=process.returncode, stdout=out, stderr=err)
         self.programs.append(done)
-        if not trace.exists():
+        if done.lost:
             from memtrace.trace.errors import TargetError
 
             said = err.strip().splitlines() or [f"exit status {process.returncode}"]
-            raise TargetError(f"{done.name} was not traced: {said[0]}", hint="memtrace doctor")
+            why = said[0].removeprefix("memtrace: ")
+            raise TargetError(f"{done.name} was not traced: {why}", hint="memtrace doctor")
         return done.report
 
     @property
@@ -141,51 +157,33 @@ class Memtrace:
                 return program
         raise LookupError("memtrace.run has run nothing")
 
+    def refused(self) -> str:
+        """Why the kernel has let none of these be traced; "" if it was not the kernel."""
+        return refusal() if any(p.lost for p in self.programs) else ""
+
+    def started(self, argv: Sequence[str]) -> Path:
+        """A program is going to be traced; returns its trace."""
+        trace = self._new()
+        self.programs.append(Program(tuple(argv), trace))
+        return trace
+
+    def untraced(self, argv: Sequence[str], why: str) -> None:
+        """A program has been started without."""
+        self.programs.append(Program(tuple(argv), None, why))
+
     def _new(self) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder / f"{self._name}-{len(self.programs) + 1}.json"
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Meanwhile every program that is started with subprocess is traced."""
-        before = subprocess.Popen.__init__
-
-        def init(popen: subprocess.Popen[Any], *args: Any, **kw: Any) -> None:
-            if popen.__class__ is _Own:
-                before(popen, *args, **kw)
-            else:
-                before(popen, *self._traced(args, kw), **kw)
-
-        subprocess.Popen.__init__ = init  # type: ignore[method-assign,assignment]
-        try:
-            yield
-        finally:
-            subprocess.Popen.__init__ = before  # type: ignore[method-assign]
-
-    def _traced(self, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any, ...]:
-        """Popen's arguments, so that memtrace is between; `kw` is changed."""
-        given = kw.pop("args") if "args" in kw else args[0]
-        text = isinstance(given, str | bytes | os.PathLike)
-        words = [given] if text else list(given)
-        shown = tuple(os.fsdecode(os.fspath(w)) for w in words)
-        # args, bufsize, executable, ..., shell: the third and the ninth.
-        shell = kw.get("shell", args[8] if len(args) > 8 else False)
-        if kw.get("executable") or (len(args) > 2 and args[2]):
-            self.programs.append(Program(shown, None, "its file and its name differ (executable=)"))
-            return (given, *args[1:])
-        if shell:
-            words = ["/bin/sh", "-c", *words]
-            kw["shell"] = False
-            args = args[:8]  # what follows is given by name in practice
-        trace = self._new()
-        self.programs.append(Program(shown, trace))
-        return ([*command(trace), *words], *args[1:])
+        path = self._folder / f"{self._stem}-{next(self._numbers)}.json"
+        path.unlink(missing_ok=True)  # of an earlier session: what it tells is not of this one
+        return path
 
 
-class _Own(subprocess.Popen[str]):
-    """Started by the fixture itself."""
+def stem(test: str) -> str:
+    """The names of a test's traces begin so: readable, and no other test's.
 
-
-def command(trace: Path) -> list[str]:
-    """What stands before a program's argv."""
-    return [sys.executable, "-P", "-m", "memtrace", "run", "-q", "-o", str(trace), "--"]
+    >>> stem("test_it.py::test_a[x/y]")
+    'test_it.py_test_a_x_y-89ae5adb'
+    """
+    readable = re.sub(r"[^\w.-]+", "_", test, flags=re.ASCII).strip("_")[-100:]
+    digest = hashlib.sha256(test.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{readable}-{digest[:8]}"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_memtrace.programs import Program
 
 ROWS = 10
+OVER, UNMEASURED = "over budget", "not measured"
 NOTHING = (
     "memtrace: the test started no program, so nothing was measured; only programs started with "
     "subprocess or memtrace.run are, not the test process"
@@ -23,57 +24,72 @@ class Outcome:
     """Of one test.
 
     Attributes:
-        line: why it fails; "" if it does not.
+        word: `over budget` or `not measured`; "" if it passes.
+        line: why it fails.
         rows: of its section, the worst first.
+        kept: whether the traces that rows name stay.
     """
 
-    line: str
-    rows: tuple[str, ...]
+    word: str = ""
+    line: str = ""
+    rows: tuple[str, ...] = ()
+    kept: bool = True
 
     @property
     def section(self) -> str:
         """The rows, ten at most, and how many more there are."""
         more = len(self.rows) - ROWS
         last = [f"and {more} more"] if more > 0 else []
+        if self.word == OVER and not self.kept:
+            last.append("--memtrace-dir=DIR keeps the traces")
         return "\n".join([*self.rows[:ROWS], *last])
 
 
-def outcome(programs: Sequence[Program], limits: Sequence[Limit], *, lenient: bool) -> Outcome:
+def outcome(
+    programs: Sequence[Program], limits: Sequence[Limit], *, lenient: bool, kept: bool
+) -> Outcome:
     """Hold each program's trace against the limits.
 
     Args:
         programs: what the test has started.
-        limits: of its marker.
+        limits: of its markers.
         lenient: judge what a trace tells although it is not to be trusted.
+        kept: whether the traces stay.
     """
     from memtrace.check.judge import judge
     from memtrace.check.result import word
+    from memtrace.report.lines import clean
     from memtrace.trace.errors import MemtraceError
 
     if not programs:
-        return Outcome(NOTHING, ())
-    bad: list[str] = []
+        return Outcome(UNMEASURED, NOTHING)
+    unmeasured: list[str] = []
+    over: list[str] = []
     rows: list[tuple[int, str]] = []
     for program in programs:
         try:
             report = program.report
         except MemtraceError as e:
-            bad.append(e.message)
+            unmeasured.append(e.message)
             rows.append((0, e.message))
             continue
         if report.exactness != "exact" and not lenient:
-            bad.append(f"the trace of {program.name} is not to be trusted: {report.trust}")
-            rows.append((0, bad[-1]))
+            unmeasured.append(f"the trace of {program.name} is not to be trusted: {report.trust}")
+            rows.append((0, unmeasured[-1]))
         for v in judge(report, limits):
-            if v.fails or (v.unknown and not lenient):
-                bad.append(f"{v.text}, in {program.name}")
+            if v.fails:
+                over.append(f"{v.text}, in {program.name}")
+            elif v.unknown and not lenient:
+                unmeasured.append(f"{v.text}, in {program.name}")
             records = "".join(f" #{seq}" for seq in v.evidence[:4]) if v.ok is False else ""
-            where = f"   {program.trace}" if v.ok is False else ""
+            where = f"   {clean(str(program.trace))}" if v.ok is False and kept else ""
             rank = 2 if v.ok else 1
             rows.append((rank, f"{word(v):<7} {program.name}: {v.text}{records}{where}"))
     rows.sort(key=lambda row: row[0])
-    line = ""
-    if bad:
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        line = f"memtrace: {bad[0]}{more}"
-    return Outcome(line, tuple(text for _, text in rows))
+    texts = tuple(text for _, text in rows)
+    # What was not measured may be over budget as well: that goes first.
+    bad = unmeasured + over
+    if not bad:
+        return Outcome(rows=texts, kept=kept)
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return Outcome(UNMEASURED if unmeasured else OVER, f"memtrace: {bad[0]}{more}", texts, kept)

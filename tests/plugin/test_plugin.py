@@ -3,52 +3,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from tests.live.forbidding import FORBIDDING, SYS_PTRACE
 from tests.live.tracing import ROOT
+from tests.plugin.projects import marked, outcomes, started
 
 pytestmark = pytest.mark.live
-
-#: Maps 20 chunks of 40 MiB, one after the other; its heap is some 500 KiB.
-WORDS = ROOT / "tests/project/words.c"
-
-
-@pytest.fixture(scope="session")
-def words(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("words") / "words"
-    os.spawnvp(os.P_WAIT, "cc", ["cc", "-O1", "-fno-builtin", "-o", str(path), str(WORDS)])
-    return str(path)
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Somebody's project, with folders named as memtrace's are."""
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    roots = os.pathsep.join([str(ROOT / "tracer"), str(ROOT / "analysis")])
-    monkeypatch.setenv("PYTHONPATH", roots)
-    for name in ("analysis", "tracer", "memtrace"):
-        pytester.mkpydir(name) if name != "memtrace" else pytester.mkdir(name)
-    return pytester
-
-
-def outcomes(
-    project: pytest.Pytester, test: str, *options: str
-) -> tuple[dict[str, int], pytest.RunResult]:
-    project.makepyfile(test_it="import subprocess, sys, pytest\nimport analysis, tracer\n" + test)
-    ran = project.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *options)
-    return ran.parseoutcomes(), ran
-
-
-def marked(budget: str, body: str) -> str:
-    return f"@pytest.mark.memtrace({budget})\ndef test_a():\n    {body}\n"
-
-
-def started(words: str) -> str:
-    return f"subprocess.run([{words!r}], check=True)"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +56,13 @@ def test_a_failure_is_one_line_with_a_letter_and_a_section(
     assert re.search(r"^ok +\S+: heap\.growths \d+, at most 1,000", shown, re.MULTILINE)
     _, verbose = outcomes(project, test, "-v")
     assert "test_it.py::test_a OVER BUDGET" in verbose.stdout.str()
+    assert "OVER BUDGET test_it.py::test_a - memtrace: chunks.mapped 20" in shown
+    assert "/test_it.py_test_a-" not in shown  # the trace is gone
+    assert "--memtrace-dir=DIR keeps the traces" in shown
+    _, kept = outcomes(project, test, "--memtrace-dir=kept")
+    assert re.search(
+        r"^FAIL .* {3}\S+/kept/test_it\.py_test_a-\S+-1\.json$", kept.stdout.str(), re.MULTILINE
+    )
     assert ran.ret == 1
 
 
@@ -106,40 +77,6 @@ def test_a_section_has_ten_rows_at_most(project: pytest.Pytester, words: str) ->
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        "subprocess.run({w!r} + ' && exit 0', shell=True, check=True)",
-        "subprocess.check_call(args=[{w!r}])",
-        "assert subprocess.Popen({w!r}).wait() == 0",
-        "assert subprocess.getstatusoutput({w!r}) == (0, '')",
-        (
-            "import asyncio\n    async def go():\n"
-            "        return await (await asyncio.create_subprocess_exec({w!r})).wait()\n"
-            "    assert asyncio.run(go()) == 0"
-        ),
-    ],
-    ids=["shell", "args", "string", "getstatusoutput", "asyncio"],
-)
-def test_whatever_starts_it(project: pytest.Pytester, words: str, body: str) -> None:
-    # Of a shell that does not exec it, words is a process of its own.
-    budget = "tree=dict(chunks_mapped=19)"
-    found, ran = outcomes(project, marked(budget, body.format(w=words)))
-    assert found == {"failed": 1}
-    assert "memtrace: tree chunks.mapped 20, at most 19" in ran.stdout.str()
-
-
-def test_status_signal_and_streams_come_through(project: pytest.Pytester) -> None:
-    body = (
-        "done = subprocess.run(['sh', '-c', 'cat; echo err >&2; exit 7'], input='in', text=True,\n"
-        "                          capture_output=True)\n"
-        "    assert (done.returncode, done.stdout, done.stderr) == (7, 'in', 'err\\n')\n"
-        "    assert subprocess.run(['sh', '-c', 'kill -9 $$']).returncode == -9"
-    )
-    found, ran = outcomes(project, marked("calls_mremap=0", body))
-    assert found == {"passed": 1}, ran.stdout.str()
-
-
-@pytest.mark.parametrize(
     ("test", "said"),
     [
         (marked("heap_peak=1", "pass"), "the test started no program, so nothing was measured"),
@@ -149,12 +86,8 @@ def test_status_signal_and_streams_come_through(project: pytest.Pytester) -> Non
         (marked("tree=3", "pass"), "tree and process are dicts of limits"),
         (marked("heap_peak='2 MB'", "pass"), "'2 MB' is no size"),
         (
-            marked("heap_peak=1", "subprocess.run(['other'], executable='/bin/true')"),
-            "other was not traced: its file and its name differ",
-        ),
-        (
             marked("growth_over_threshold=1", "subprocess.run(['/nonexistent'])"),
-            "nothing was recorded of /nonexistent",
+            "FileNotFoundError: [Errno 2] No such file or directory: '/nonexistent'",
         ),
     ],
 )
@@ -172,19 +105,6 @@ def test_a_test_that_fails_by_itself_fails_as_ever(project: pytest.Pytester, wor
     assert "OVER BUDGET" not in ran.stdout.str()
 
 
-def test_nothing_is_traced_without_a_marker(project: pytest.Pytester) -> None:
-    test = (
-        "def test_a():\n"
-        "    out = subprocess.run(['grep', 'TracerPid', '/proc/self/status'],\n"
-        "                         capture_output=True, text=True).stdout\n"
-        "    assert out == 'TracerPid:\\t0\\n'\n"
-        "    assert 'memtrace.check' not in ' '.join(sys.modules)\n"
-        "    assert 'msgspec' not in sys.modules\n"
-    )
-    found, ran = outcomes(project, test)
-    assert found == {"passed": 1}, ran.stdout.str()
-
-
 FIXTURE = """
 def test_a(memtrace):
     report = memtrace.run([{words!r}])
@@ -194,7 +114,11 @@ def test_a(memtrace):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     memtrace.run(["sh", "-c", "cat; exit 3"], input="in")
     assert (memtrace.last.returncode, memtrace.last.stdout) == (3, "in")
-    assert len(memtrace.programs) == 2
+    memtrace.run(["printf", "\\\\377"])
+    assert memtrace.last.stdout == "\\\\xff"
+    with pytest.raises(Exception, match="/nonexistent was not traced: cannot run /nonexistent: no"):
+        memtrace.run(["/nonexistent"])
+    assert len(memtrace.programs) == 4
 """
 
 
@@ -228,6 +152,8 @@ def test_off_by_option_and_by_setting(
     found, ran = outcomes(project, test, *options)
     assert found == {"passed": 1, "skipped": 1}, ran.stdout.str()
     assert "memtrace: off, no budget is checked" in ran.stdout.str()
+    _, silent = outcomes(project, test + test.replace("_a", "_c"), "-q", "-n", "2", *options)
+    assert "memtrace: off, 2 tests were not held to a budget" in silent.stdout.str()
 
 
 def test_on_by_option_goes_before_the_setting(project: pytest.Pytester, words: str) -> None:
@@ -236,12 +162,37 @@ def test_on_by_option_goes_before_the_setting(project: pytest.Pytester, words: s
     assert found == {"failed": 1}
 
 
+def test_a_setting_that_cannot_be_meant(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nmemtrace = maybe")
+    ran = project.runpytest_subprocess()
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
+    assert "memtrace is on or off, not 'maybe'" in ran.stderr.str()
+
+
+@pytest.mark.parametrize("by", ["option", "setting"])
+def test_a_folder_counts_from_where_it_is_named(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    project.makeini("[pytest]\n" + ("memtrace_dir = kept" if by == "setting" else ""))
+    options = ["--memtrace-dir=kept"] if by == "option" else []
+    project.makepyfile(test_it="")
+    monkeypatch.chdir(project.mkdir("below"))
+    Path("../below/test_below.py").write_text(
+        "import subprocess, pytest\n" + marked("calls_mremap=0", "subprocess.run(['true'])")
+    )
+    ran = project.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options)
+    assert ran.parseoutcomes() == {"passed": 1}
+    assert len(list(Path("kept" if by == "option" else "../kept").iterdir())) == 1
+
+
 @pytest.mark.parametrize("by", ["option", "setting"])
 def test_traces_are_kept(project: pytest.Pytester, words: str, by: str) -> None:
     project.makeini("[pytest]\n" + ("memtrace_dir = kept" if by == "setting" else ""))
     options = ["--memtrace-dir=kept"] if by == "option" else []
     outcomes(project, marked("chunks_mapped=20", started(words)), *options)
-    assert [p.name for p in Path("kept").iterdir()] == ["test_it.py_test_a-1.json"]
+    assert [p.name for p in Path("kept").glob("test_it.py_test_a-*-1.json")] == [
+        p.name for p in Path("kept").iterdir()
+    ]
 
 
 @pytest.mark.parametrize("by", ["option", "setting", ""])
@@ -276,6 +227,97 @@ def test_under_xdist(project: pytest.Pytester, words: str) -> None:
     assert "M" in shown.split("bringing up nodes")[-1].split("FAILURES")[0]
 
 
+AS_EVER = """
+import unittest
+
+@pytest.mark.xfail(strict=True)
+@pytest.mark.memtrace(chunks_mapped=19)
+def test_a():
+    subprocess.run([{words!r}])
+
+class TestB(unittest.TestCase):
+    @pytest.mark.memtrace(chunks_mapped=19)
+    def test_b(self):
+        subprocess.run([{words!r}])
+
+@pytest.mark.memtrace(chunks_mapped=19)
+class TestC:
+    @pytest.mark.memtrace(calls_mremap=0)
+    def test_c(self):
+        subprocess.run([{words!r}])
+
+    @pytest.mark.memtrace(chunks_mapped=20)
+    def test_d(self):
+        subprocess.run([{words!r}])
+
+@pytest.mark.memtrace(chunks_mapped=19)
+def test_e():
+    pytest.skip("not today")
+"""
+
+
+def test_other_markers_and_classes_mean_what_they_mean(
+    project: pytest.Pytester, words: str
+) -> None:
+    found, ran = outcomes(project, AS_EVER.format(words=words))
+    assert found == {"xfailed": 1, "failed": 2, "passed": 1, "skipped": 1}, ran.stdout.str()
+    for name in ("TestB::test_b", "TestC::test_c"):
+        assert f"OVER BUDGET test_it.py::{name} - memtrace: chunks" in ran.stdout.str()
+
+
+AGAIN = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for attempt in (1, 2):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+
+
+def test_another_attempt_is_judged_by_itself(project: pytest.Pytester, words: str) -> None:
+    project.makeconftest(AGAIN)
+    body = f"tried.append(1)\n    subprocess.run([{words!r}] if len(tried) == 1 else ['true'])"
+    test = "tried = []\n" + marked("chunks_mapped=19", body)
+    found, ran = outcomes(project, test)
+    assert found == {"passed": 1}, ran.stdout.str()
+    body += "\n    assert len(tried) == 1"
+    _, ran = outcomes(project, "tried = []\n" + marked("chunks_mapped=19", body))
+    assert "FAILED test_it.py::test_a - assert 2 == 1" in ran.stdout.str()
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")])
+def test_where_ptrace_is_refused_tests_fail_with_the_reason(
+    project: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    bodies = {
+        "noticed": "subprocess.run(['true'], check=True)",
+        "unnoticed": "subprocess.run(['true'])",
+        "own": "pytest.fail('said nothing')",
+    }
+    test = "".join(marked("calls_mremap=0", body, name) for name, body in bodies.items())
+    test += "def test_fixture(memtrace):\n    memtrace.run(['true'])\n"
+    project.makepyfile(test_it="import subprocess, pytest\n" + test)
+    ran = project.run(
+        sys.executable, "-c", FORBIDDING, str(SYS_PTRACE), "1",
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options,
+    )  # fmt: skip
+    assert ran.parseoutcomes() == {"failed": 4}
+    shown, why = ran.stdout.str(), "a seccomp filter around this shell forbids ptrace"
+    assert re.search(rf"_ test_noticed _+\n(\[gw0\].*\n)?memtrace: .*{why}", shown), shown
+    nothing = rf"memtrace: nothing was recorded of true: .*{why}"
+    assert re.search(rf"_ test_unnoticed _+\n(\[gw0\].*\n)?{nothing}", shown), shown
+    assert f"true was not traced: {why}" in shown
+    assert shown.count("NOT MEASURED test_it.py::test_") == 2
+    off = project.run(
+        sys.executable, "-c", FORBIDDING, str(SYS_PTRACE), "1",
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--memtrace=off", *options,
+    )  # fmt: skip
+    assert off.parseoutcomes() == {"passed": 2, "failed": 1, "skipped": 1}
+
+
 def test_the_marker_is_explained(project: pytest.Pytester) -> None:
     ran = project.runpytest_subprocess("--markers")
     assert "@pytest.mark.memtrace(*, tree=None, process=None, **limits): Hold every program" in (
@@ -306,4 +348,3 @@ def test_the_page_is_true(project: pytest.Pytester, words: str) -> None:
     project.makeini(ini[1])
     ran = project.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider")
     assert set(ran.parseoutcomes()) == {"passed"}, ran.stdout.str()
-    assert sys.version_info
