@@ -281,6 +281,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         argv=list(p.argv),
         exe=p.exe,
         environment=None if p.start.env_lost else dict(sorted(p.start.env.items())),
+        rlimits=dict(sorted(p.start.rlimits.items())) or None,
         exit=None,
         running=False,
         assumed=assumed,
@@ -319,7 +320,9 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         walks_total=a.walks.total,
         kinds=kinds,
         maps=MapsRow(
-            peak=p.maps_peak or None, final=p.maps_last, limit=result.header.max_map_count
+            peak=None if assumed else p.maps_peak or None,
+            final=None if assumed else p.maps_last,
+            limit=result.header.max_map_count,
         ),
         memory=MemoryRow(
             vm_peak_bytes=vm,

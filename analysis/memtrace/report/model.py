@@ -348,7 +348,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One address space. `assumed`: its first map was not read but inferred from calls of a log.
-    `environment`: the variables that bear on memory; None if they are not known.
+    `environment`: the variables that bear on memory; None if they are not known. `rlimits`: soft
+    limits, None: unlimited; all of it None if they are not known.
     """
 
     pid: int
@@ -358,6 +359,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     argv: list[str]
     exe: str
     environment: dict[str, str] | None
+    rlimits: dict[str, int | None] | None
     exit: dict[str, int] | None
     running: bool
     assumed: bool

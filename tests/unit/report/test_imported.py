@@ -86,6 +86,7 @@ def test_how_much_is_mapped_is_not_stated(log: Log) -> None:
     p = one(report)
     assert p.memory.vm_peak_bytes is None
     assert p.memory.rss_peak_bytes is None
+    assert (p.maps.peak, p.maps.final) == (None, None)
     for name in ("memory.vm_peak_bytes", "chunks.mapped", "chunks.peak_bytes",
                  "chunks.alive_at_exit", "threshold.rises", "heap.growths_over_128k"):  # fmt: skip
         assert name not in p.metrics
