@@ -8,7 +8,7 @@ their names are. A number that one side does not know is None, never 0.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -16,12 +16,16 @@ from memtrace.report.model import Finding, ProcessRow, Report
 from memtrace.trace.sizes import format_size
 
 FORMAT = "memtrace-diff/1"
+#: The value of a setting that no record tells.
+UNKNOWN = "not known"
 
 Number = int | float
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """Something that is not the same before anything has run; None: not set, or not known."""
+    """Something that is not the same before anything has run; None: not set. `UNKNOWN`: no record
+    tells.
+    """
 
     name: str
     before: str | None
@@ -42,7 +46,9 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Stand(msgspec.Struct, frozen=True):
-    """Where the threshold stood from a record on; bounds in bytes, None: none, or not known."""
+    """Where the threshold stood from a record on, None: from the start. In bytes; `high` None:
+    there is none; both None: not known.
+    """
 
     seq: int | None
     low: int | None
@@ -68,6 +74,7 @@ class Pair(msgspec.Struct, frozen=True):
         changes: every number that either knows.
         threshold: how it moved, in each.
         appeared, went: findings that only the later, only the earlier has, by rule.
+        logged: whether each is of an imported log, which proves but a few findings.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Pair(msgspec.Struct, frozen=True):
     threshold: tuple[list[Stand], list[Stand]]
     appeared: list[Told]
     went: list[Told]
+    logged: tuple[bool, bool]
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -108,8 +116,8 @@ def compare(before: Report, after: Report) -> Comparison:
         settings=_settings(
             (
                 ("engine", before.trace.engine, after.trace.engine),
-                ("machine", before.machine, after.machine),
-                ("kernel", before.kernel, after.kernel),
+                ("machine", before.machine or UNKNOWN, after.machine or UNKNOWN),
+                ("kernel", before.kernel or UNKNOWN, after.kernel or UNKNOWN),
                 ("page size", format_size(before.page_size), format_size(after.page_size)),
             )
         ),
@@ -153,20 +161,53 @@ def _pair(a: ProcessRow, b: ProcessRow) -> Pair:
         threshold=(_stands(a), _stands(b)),
         appeared=[_told(x) for x in b.findings if x.rule not in rules[0]],
         went=[_told(x) for x in a.findings if x.rule not in rules[1]],
+        logged=(a.assumed, b.assumed),
     )
 
 
 def _of_process(a: ProcessRow, b: ProcessRow) -> Iterable[tuple[str, str | None, str | None]]:
     yield "arguments", " ".join(a.argv), " ".join(b.argv)
-    yield "malloc", a.allocator.label, b.allocator.label
-    yield "build of malloc", a.allocator.build_id, b.allocator.build_id
+    yield "malloc", _allocator(a), _allocator(b)
+    yield "build of malloc", a.allocator.build_id or UNKNOWN, b.allocator.build_id or UNKNOWN
     one, two = a.environment, b.environment
     if one is None or two is None:
-        known = ("known", "not known")
-        yield "environment", known[one is None], known[two is None]
-        return
-    for name in sorted(one.keys() | two.keys()):
-        yield name, one.get(name), two.get(name)
+        yield "environment", _whether(one), _whether(two)
+    else:
+        for name in sorted(one.keys() | two.keys()):
+            yield name, one.get(name), two.get(name)
+    yield from _limits(a, b)
+
+
+def _whether(found: object) -> str:
+    return UNKNOWN if found is None else "known"
+
+
+def _limits(a: ProcessRow, b: ProcessRow) -> Iterable[tuple[str, str | None, str | None]]:
+    one, two = a.rlimits, b.rlimits
+    if one is None or two is None:
+        yield "resource limits", _whether(one), _whether(two)
+    else:
+        for name in sorted(one.keys() | two.keys()):
+            yield f"RLIMIT_{name}", _limit(one, name), _limit(two, name)
+    yield "mappings allowed", _count(a.maps.limit), _count(b.maps.limit)
+    yield "CPUs", _count(a.arena_limit.cpus), _count(b.arena_limit.cpus)
+
+
+def _limit(limits: Mapping[str, int | None], name: str) -> str:
+    if name not in limits:
+        return UNKNOWN
+    limit = limits[name]
+    if limit is None:
+        return "unlimited"
+    return f"{limit:,}" if name == "NPROC" else format_size(limit)
+
+
+def _count(n: int | None) -> str:
+    return UNKNOWN if n is None else f"{n:,}"
+
+
+def _allocator(p: ProcessRow) -> str:
+    return UNKNOWN if p.allocator.name == "unknown" else p.allocator.label
 
 
 def _changes(a: ProcessRow, b: ProcessRow) -> Iterable[Change]:
@@ -194,13 +235,17 @@ def _changes(a: ProcessRow, b: ProcessRow) -> Iterable[Change]:
                 getattr(a.calls[name], field) if name in a.calls else 0,
                 getattr(b.calls[name], field) if name in b.calls else 0,
             )  # fmt: skip
-    yield Change("arenas", "heaps", "count", len(a.arenas), len(b.arenas))
+    yield Change("arenas", "heaps", "count", _arenas(a), _arenas(b))
     yield Change("maps", "peak", "count", a.maps.peak, b.maps.peak)
     for name, word in (("vm_peak_bytes", "mapped peak"), ("rss_peak_bytes", "resident peak")):
         yield Change(
             "memory", word, "bytes", getattr(a.memory, name), getattr(b.memory, name),
             advisory=name.startswith("rss"),
         )  # fmt: skip
+
+
+def _arenas(p: ProcessRow) -> int | None:
+    return len(p.arenas) or _nothing(p)
 
 
 def _nothing(p: ProcessRow) -> int | None:
@@ -211,7 +256,7 @@ def _nothing(p: ProcessRow) -> int | None:
 def _stands(p: ProcessRow) -> list[Stand]:
     t = p.threshold
     first = (t.initial, t.initial) if t.first is None else (t.first.min, t.first.max)
-    begin = [] if p.allocator.name != "glibc" else [Stand(None, *first, "start")]
+    begin = [Stand(None, *first, "start")] if p.allocator.name in ("glibc", "unknown") else []
     return begin + [Stand(m.seq, m.low, m.high, m.cause) for m in t.history]
 
 

@@ -72,7 +72,19 @@ def _pair(pair: Pair) -> list[str]:
     out += _threshold(pair)
     for word, found in (("appeared", pair.appeared), ("went", pair.went)):
         out += _findings(word, found)
-    return out
+    note = logged(pair)
+    return [*out, *paragraph(note, _WIDTH, "  "), ""] if note else out
+
+
+def logged(pair: Pair) -> str:
+    """What to think of findings where one side alone is an imported log's; else nothing."""
+    if pair.logged[0] == pair.logged[1] or not (pair.appeared or pair.went):
+        return ""
+    word = "before" if pair.logged[0] else "after"
+    return (
+        f"{word} is an imported log, without callers and chunk headers: a finding that it does not "
+        f"have may hold of it all the same"
+    )
 
 
 def row(group: str, x: Change) -> tuple[str, str, str, str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from memtrace.report.comparison import Comparison, Pair, Setting
 from memtrace.report.lines import fit, plural
 from memtrace.report.markdown import table, text
-from memtrace.report.versus import SHOWN, row, setting, threshold
+from memtrace.report.versus import SHOWN, logged, row, setting, threshold
 
 _NAME = 80
 
@@ -74,4 +74,6 @@ def _pair(pair: Pair) -> list[str]:
         for word, found in (("appeared", pair.appeared), ("went", pair.went))
         for x in found
     ]
-    return [*out, *findings, ""] if findings else out
+    note = logged(pair)
+    out += [*findings, ""] if findings else []
+    return [*out, f"{note[:1].upper()}{note[1:]}.", ""] if note else out

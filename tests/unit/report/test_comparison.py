@@ -75,11 +75,43 @@ def test_unknown_is_not_zero(tmp_path: Path) -> None:
     found = compare(one.report(), two.exit().report())
     (pair,) = found.pairs
     assert changed(pair)["heap peak"] == (None, 132 << 10)
-    assert ("environment", "not known", "known") in [
-        (s.name, s.before, s.after) for s in pair.settings
-    ]
+    settings = {s.name: (s.before, s.after) for s in pair.settings}
+    assert settings["environment"] == ("not known", "known")
+    assert settings["malloc"] == ("not known", "glibc 2.36")
+    assert changed(pair)["arenas heaps"] == (None, 0)
+    assert (pair.threshold[0][0].low, pair.threshold[0][0].high) == (None, None)
     text = render(found, ("a", "b"))
     assert "unknown" in next(x for x in text.splitlines() if "heap peak" in x)
+    assert "  before unknown\n  after  128 KiB\n" in text
+
+
+def test_a_finding_that_a_log_does_not_have_may_hold_of_it(tmp_path: Path) -> None:
+    log, trace = Scene(tmp_path / "a.json"), scene(tmp_path / "b.json")
+    log.attach([], assumed=True, env_lost=True, why="log")
+    trace.brk(132 << 10)
+    trace.call("mmap", [0, 4096, 3, 0x22, -1, 0], -12, by="program")
+    one, two = log.report(), trace.exit().report()
+    assert two.processes[0].findings
+    for pair, word in (((one, two), "before"), ((two, one), "after")):
+        assert f"{word} is an imported log" in render(compare(*pair), ("a", "b"))
+        text = versus_markdown.render(compare(*pair), ("a", "b"))
+        assert f"{word.capitalize()} is an imported log" in text
+    assert "imported log" not in render(compare(two, two), ("a", "b"))
+
+
+def test_limits_are_settings(tmp_path: Path) -> None:
+    one = scene(tmp_path / "a.json", rlimits={"AS": None, "NPROC": 20, "STACK": 8 << 20})
+    two = scene(tmp_path / "b.json", rlimits={"AS": 1 << 30, "NPROC": 3000, "STACK": 8 << 20})
+    three = scene(tmp_path / "c.json")
+    a, b, c = (s.exit().report() for s in (one, two, three))
+    (pair,) = compare(a, b).pairs
+    assert [(s.name, s.before, s.after) for s in pair.settings] == [
+        ("RLIMIT_AS", "unlimited", "1 GiB"), ("RLIMIT_NPROC", "20", "3,000"),
+    ]  # fmt: skip
+    (pair,) = compare(a, c).pairs
+    assert [(s.name, s.before, s.after) for s in pair.settings] == [
+        ("resource limits", "known", "not known")
+    ]
 
 
 def test_processes_are_paired_by_name_and_order(tmp_path: Path) -> None:
