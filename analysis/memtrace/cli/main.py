@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -15,6 +15,8 @@ from memtrace.cli.exits import Debug, exit_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from click.shell_completion import CompletionItem
 
 #: Verb -> (module, its line in --help). The module's `command` is the click command.
 VERBS = {
@@ -30,11 +32,14 @@ VERBS = {
     "import": ("memtrace.cli.importing", "A strace log as a trace."),
     "explain": ("memtrace.cli.explain", "What a finding, a kind, a verdict or a reason means."),
     "doctor": ("memtrace.cli.doctor", "Whether tracing works here, and what to do if not."),
+    "completion": ("memtrace.cli.completion", "What the shell needs to complete memtrace's words."),
 }
 
 
 def version() -> str:
     """This memtrace's version; uninstalled checkouts say so."""
+    from importlib import metadata
+
     try:
         return metadata.version("memtrace-linux")
     except metadata.PackageNotFoundError:
@@ -54,6 +59,18 @@ class Verbs(click.Group):
             return None
         command: click.Command = import_module(VERBS[cmd_name][0]).command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """The verbs' names and lines, or the options."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        from click.shell_completion import CompletionItem
+
+        return [
+            CompletionItem(name, help=line)
+            for name, (_, line) in VERBS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs' lines of --help."""
@@ -122,5 +139,7 @@ def main() -> NoReturn:
     """Entry point of the command."""
     _standard_streams()
     if "_MEMTRACE_COMPLETE" in os.environ:  # click's shell completion, and nothing else
-        cli.main(prog_name="memtrace", complete_var="_MEMTRACE_COMPLETE")
+        from memtrace.cli.completion import serve
+
+        sys.exit(serve(os.environ["_MEMTRACE_COMPLETE"]))
     sys.exit(run(sys.argv[1:]))
