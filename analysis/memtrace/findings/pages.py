@@ -50,7 +50,9 @@ class Word:
 def words() -> dict[str, tuple[Word, ...]]:
     """Every word that has a section, by name; a few are words of more than one group."""
     found: dict[str, list[Word]] = {}
-    for group in GROUPS.keys() - {"roles"}:
+    for group in GROUPS:
+        if group == "roles":
+            continue
         for name, text in _sections(_read(group)):
             rule = OWN_RULES.get(name, "") if group == "allocators" else ""
             rule = f"{rule[:1].upper()}{rule[1:]}.\n" if rule else ""
