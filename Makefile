@@ -56,6 +56,11 @@ $(VENV)/.developed: $(VENV)/.installed
 	@$(PIP) install --editable '.[dev]'
 	@touch $@ $(VENV)/.tested
 
+$(VENV)/.documented: $(VENV)/.installed
+	@echo "installing what the documentation needs"
+	@$(PIP) install --editable '.[docs]'
+	@touch $@
+
 .PHONY: venv
 venv: $(VENV)/.installed | system ## memtrace in .venv, editable
 
@@ -115,8 +120,19 @@ bench: $(VENV)/.installed samples | system ## what tracing costs, beside strace
 	@$(BIN)/python benchmarks/bench.py
 
 .PHONY: readme
-readme: $(VENV)/.installed samples | system ## run the commands of README.md and write their output there
+readme: $(VENV)/.installed samples | system ## run the commands of README.md, tutorial and faq, and write their output there
 	@$(BIN)/python tests/live/readme.py
+
+.PHONY: docs
+docs: $(VENV)/.documented | system ## the site in build/docs/html and the man page build/docs/man/memtrace.1
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs/html
+	@$(BIN)/python .ci/check_site.py build/docs/html
+	@mkdir -p build/docs/man
+	@cp docs/man/memtrace.1 build/docs/man/
+
+.PHONY: docs-accept
+docs-accept: $(VENV)/.installed | system ## write the pages that tell --help, findings and words, and the man page, anew
+	@$(BIN)/python docs/generate.py
 
 .PHONY: screenshot
 screenshot: $(VENV)/.tested demo | system ## take docs/screenshot.png of the demo's page, with chromium

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare a wheel with the checkout: all files of the two source roots, and nothing else."""
+"""Compare a wheel with the checkout: its two source roots, the man page, and nothing else."""
 
 import subprocess
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_ROOTS = ("tracer", "analysis")
+#: Where pip puts it, below the environment.
+MAN_PAGE = "share/man/man1/memtrace.1"
 
 
 def in_checkout() -> set[str]:
@@ -22,13 +24,15 @@ def in_wheel(path: str) -> tuple[set[str], set[str]]:
     """Name the wheel's files: those of the packages, and those about the distribution."""
     with zipfile.ZipFile(path) as wheel:
         names = {name for name in wheel.namelist() if not name.endswith("/")}
+    # What is put elsewhere than the packages stands below NAME-VERSION.data/data/.
+    names = {name.partition(".data/data/")[2] or name for name in names}
     about = {name for name in names if name.split("/", 1)[0].endswith(".dist-info")}
     return names - about, about
 
 
 def main(path: str) -> int:
     """Print what is wrong with the wheel; 1 when something is."""
-    expected = in_checkout()
+    expected = in_checkout() | {MAN_PAGE}
     packaged, about = in_wheel(path)
     wrong = [f"missing: {name}" for name in sorted(expected - packaged)]
     wrong += [f"not from the source: {name}" for name in sorted(packaged - expected)]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The console blocks of README.md: run again, and compared or (`make readme`) written anew.
+"""The console blocks of README.md and of pages of docs/: run again, and compared or (`make readme`)
+written anew.
 
 A block is `$ command` lines with the output of each below it, standard error included. What differs
 from machine to machine (numbers, units, addresses, spacing) is masked before comparing.
@@ -12,10 +13,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+#: Each is executed in a folder of its own, block by block.
+PAGES = (README, ROOT / "docs/tutorial.md", ROOT / "docs/faq.md")
 
 _BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(
@@ -67,10 +71,14 @@ def masked(text: str) -> list[str]:
 
 def main() -> None:
     """Write every block anew."""
-    text = README.read_text()
-    with tempfile.TemporaryDirectory() as folder:
-        text = _BLOCK.sub(lambda m: execute(commands(m[1]), Path(folder)), text)
-    README.write_text(text)
+    for page in PAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            made = partial(_anew, folder=Path(folder))
+            page.write_text(_BLOCK.sub(made, page.read_text()))
+
+
+def _anew(block: re.Match[str], folder: Path) -> str:
+    return execute(commands(block[1]), folder)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""README.md is true: its commands run, and print what it shows."""
+"""README.md, tutorial and questions are true: their commands run, and print what is shown."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.live.readme import README, blocks, commands, execute, masked
+import pytest
+from tests.live.readme import PAGES, README, blocks, commands, execute, masked
 
 
-def test_every_command_prints_what_the_page_shows(samples: Path, tmp_path: Path) -> None:
-    shown = blocks(README.read_text())
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_command_prints_what_the_page_shows(
+    page: Path, samples: Path, tmp_path: Path
+) -> None:
+    shown = blocks(page.read_text())
     assert sum(len(commands(b)) for b in shown) >= 4
     for block in shown:
         assert masked(execute(commands(block), tmp_path)) == masked(block)
