@@ -9,9 +9,10 @@ be near, never more.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from memtrace.malloc.regions import Region
+if TYPE_CHECKING:
+    from memtrace.malloc.regions import Region
 
 #: Records between the mmap and the munmap of a pair, at most.
 NEAR = 64

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from memtrace.malloc.refused import Refusal
 from memtrace.malloc.roles import REFUSED, SHRINK
 from memtrace.malloc.sysmalloc import Span
-from memtrace.space.address_space import AddressSpace
-from memtrace.space.calls import Change
 
 if TYPE_CHECKING:
     from memtrace.malloc.judge import Judge
     from memtrace.malloc.threshold import Threshold
     from memtrace.malloc.walks import Taken
+    from memtrace.space.address_space import AddressSpace
+    from memtrace.space.calls import Change
 
 #: Steps kept per process, the largest; and of refused growths so many, the first, however large.
 STEPS = 10_000
