@@ -37,6 +37,7 @@ from memtrace.malloc.mallocs import Mallocs
 from memtrace.malloc.origin import Decision, Scene
 from memtrace.malloc.populated import locks_future
 from memtrace.malloc.regions import Region, Regions
+from memtrace.malloc.resident import Look, resident_by_kind
 from memtrace.malloc.runtimes import Runtimes
 from memtrace.malloc.sequences import MADV_DONTNEED, Sequences
 from memtrace.malloc.tags import Tags
@@ -49,7 +50,7 @@ from memtrace.space.address_space import AddressSpace, Piece
 from memtrace.space.calls import MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_READ, Change
 from memtrace.space.canonical import Attr
 from memtrace.space.compare import Comparison
-from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc, Site, Walk
+from memtrace.trace.records import Allocator, Attach, Call, Clone, Exec, Libc, Site, Snap, Walk
 from memtrace.trace.sizes import round_up
 
 #: Ways of mapping whose judgement is remembered.
@@ -143,6 +144,10 @@ class Account:
         self.committed: dict[str, int] | None = (
             None  # bytes by kind that may be accessed at the end
         )
+        #: What the last snapshot that tells it says is in memory, by kind, and its number.
+        self.resident: dict[str, int | None] | None = None
+        self.resident_seq: int | None = None
+        self._looked: Look | None = None
         self.threads = Threads()
         self._failed: dict[int, Failed] = {}
         self._advised: set[int] = set()
@@ -716,6 +721,22 @@ class Account:
             self._told += 1
             beginnings.compared(self.p.space, seq, self.regions)
 
+    def looked(self, seq: int, snap: Snap) -> None:
+        """A snapshot that says what is in memory; it counts if no call comes after it."""
+        self._looked = Look(seq, self._calls, snap)
+
+    def _resident(self) -> None:
+        look = self._looked
+        if look is None or look.calls != self._calls:
+            return
+        owner = self.regions.alive.get
+        parts = (
+            (s, e, None if (r := owner(tag)) is None else r.kind)
+            for s, e, _, tag in self.p.space.pieces()
+        )
+        self.resident = resident_by_kind(look.snap, parts, self.page)
+        self.resident_seq = None if self.resident is None else look.seq
+
     def finish(self) -> None:
         """The last moment of the map: the living get their extents, verdicts their last word."""
         self.mallocs.finish()
@@ -737,5 +758,6 @@ class Account:
         for r in self.regions.rows():
             layout = self.mallocs.of(r.libc).layout
             last_word(r, self.heap.verdicts, layout, other=self.mallocs.scene.other)
+        self._resident()
         self.heap.trim_steps()
         self.chunks.waiting.clear()

@@ -122,6 +122,8 @@ class Accounts(Observer):
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """A snapshot."""
+        if snap.resident is not None:
+            self._account(p).looked(seq, snap)
         a = self._of.get(p.mm)
         refused = a is not None and a.refusals.enomem
         if refused or comparison.grown or comparison.drift is not None:

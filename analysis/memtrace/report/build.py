@@ -259,7 +259,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
             peak_bytes=k.peak,
             final_bytes=k.bytes,
             committed_bytes=None if a.committed is None else a.committed.get(name, 0),
-            resident_bytes=None,
+            resident_bytes=None if a.resident is None else a.resident.get(name, 0),
             older=k.older,
             alive=k.alive,
         )
@@ -327,6 +327,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         memory=MemoryRow(
             vm_peak_bytes=vm,
             rss_peak_bytes=rss,
+            resident_seq=a.resident_seq,
             minor_faults=p.minflt,
             major_faults=p.majflt,
         ),

@@ -251,7 +251,8 @@ class ArenaLimitRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class KindRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """All regions of a kind: how many ever, `older` of them than the trace; the most bytes at one
-    time, bytes at the end, and of these what may be accessed (no PROT_NONE).
+    time, bytes at the end, of these what may be accessed (no PROT_NONE), and what was in memory at
+    the last look (`MemoryRow.resident_seq`).
     """
 
     count: int
@@ -273,10 +274,11 @@ class MapsRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class MemoryRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The whole address space."""
+    """The whole address space. `resident_seq`: the snapshot of the kinds' bytes in memory."""
 
     vm_peak_bytes: int | None
     rss_peak_bytes: int | None
+    resident_seq: int | None
     minor_faults: int | None
     major_faults: int | None
 

@@ -23,6 +23,7 @@ from memtrace.collect.ptrace import (
     EVENT_EXIT,
     event_message,
 )
+from memtrace.collect.residency import read_smaps, residency
 from memtrace.collect.tracee import Mm, Tracee
 from memtrace.trace.sizes import PAGE
 
@@ -35,6 +36,7 @@ _FILES_OF_MM, _OTHER_FILES = 4, 64  # descriptors
 _MMAP = {NATIVE.audit: 9, I386.audit: 192}  # mmap2: the same arguments, pages of offset
 _BRK = {NATIVE.audit: 12, I386.audit: 45}
 _LAST = ("exec", "exit", "detach")
+_ENDS = ("exit", "detach")
 _PROT_RW, _PLAIN_ANON = 3, 0x22
 #: What `alloc_meta` calls for one more page of metadata, and how many of them there are at most.
 _FOR_META, _MMAPS, _META_CALLS = ("brk", "mprotect"), ("mmap", "mmap2"), 4
@@ -167,6 +169,7 @@ class Observer:
             self.walks.last(mm, tracee, why, self.still_stands if why == "exit" else None)
             begun = time.monotonic_ns()
         raw = procfs.read_fd(mm.maps_fd)
+        smaps = read_smaps(tracee.tid, raw) if why in _ENDS else b""
         if why == "exit" and not self.still_stands(tracee):
             return False  # SIGKILLed while it was read: the text may be torn
         if not raw:
@@ -186,6 +189,8 @@ class Observer:
             (hwm,) = procfs.status_field(tracee.tid, "VmHWM")
             if hwm is not None:
                 fields["hwm"] = hwm * 1024 // PAGE
+        if smaps:
+            fields |= residency(raw, smaps, mm.pagemap_fd)
         channel.send(wire.life(fields, raw))
         mm.last_snap_calls = mm.calls
         # At most about one percent of the time goes into snapshots, however large the map.

@@ -250,6 +250,11 @@ class Snap(Life, tag="snap"):
     `why`: fork, exec (before one), exit, detach, periodic, statm, unfinished, overlap, lost, stack
     (before a call on pages into which a stack may have grown), enomem (after a call that failed
     with it).
+
+    At exit and detach: `resident`, of each line of
+    `maps` the pages that smaps counts as Rss, and `present` for mappings without a name that are
+    there in part: the line's index, then first page (from the mapping's) and number of pages of
+    each run in memory.
     """
 
     mm: int
@@ -261,6 +266,8 @@ class Snap(Life, tag="snap"):
     minflt: int | None = None
     majflt: int | None = None
     hwm: int | None = None
+    resident: list[int] | None = None
+    present: list[list[int]] = []
     maps: list[str] = []
 
 
