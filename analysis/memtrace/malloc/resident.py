@@ -76,7 +76,7 @@ def _within(parts: Iterable[Part]) -> Callable[[int, int], list[Part]]:
     ahead: list[Part] = []
 
     def of(start: int, end: int) -> list[Part]:
-        out = []
+        out: list[Part] = []
         while True:
             part = ahead.pop() if ahead else next(rest, None)
             if part is None:
