@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests import hostile
 from tests.browser.conftest import memtrace
 
 from memtrace.trace.codec import encode, encode_footer, encode_header
-from memtrace.trace.records import Footer, Header
+from memtrace.trace.records import Call, Footer, Header
 
 Show = Callable[[Path], Any]
 INK = """
@@ -75,8 +76,9 @@ def test_the_brush_filters_the_events(show: Show, moves: Path) -> None:
     chart = page.find_element("css selector", "#chart .u-over")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
     wide = chart.size["width"]
-    drag = ActionChains(page).move_to_element_with_offset(chart, wide // 4, 0)
-    drag.click_and_hold().move_by_offset(wide // 5, 0).release().perform()
+    # The first record stays outside; where the others lie is the run's own.
+    drag = ActionChains(page).move_to_element_with_offset(chart, -wide * 4 // 10, 0)
+    drag.click_and_hold().move_by_offset(wide * 9 // 10 - 2, 0).release().perform()
     some = page.execute_script(ROWS)
     assert 0 < some < every
     assert "match from" in text(page, "events-note")
@@ -184,3 +186,50 @@ def test_little_is_shown_too(show: Show, tmp_path: Path, make: Callable[[Path], 
     page = show(trace)
     assert text(page, "odd")
     assert text(page, "h-unseen")
+
+
+def test_of_moments_of_one_time_a_key_picks_its_own(show: Show, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    records: list[hostile.Record | bytes] = [hostile.begun()]
+    for i in range(6):
+        places = hostile.LOW + i * 2 * hostile.PAGE
+        records.append(hostile.mmap(places))
+    at_once = [msgspec.structs.replace(r, dt=0) if isinstance(r, Call) else r for r in records]
+    page = show(hostile.write(tmp_path / "t.json", at_once))
+    chart = page.find_element("id", "chart")
+    chart.send_keys(Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, "a")
+    assert text(page, "readout").startswith("#4 ")
+    assert page.execute_script(
+        "return document.getElementById('pick-a').selectedOptions[0].text"
+    ).startswith("#4")
+
+
+def test_the_brushed_part_stays_marked_when_a_layer_goes(show: Show, moves: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    page = show(moves)
+    chart = page.find_element("css selector", "#chart .u-over")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    drag = ActionChains(page).move_to_element_with_offset(chart, -chart.size["width"] // 4, 0)
+    drag.click_and_hold().move_by_offset(chart.size["width"] // 5, 0).release().perform()
+    wide = "return document.querySelector('#chart .u-select').offsetWidth"
+    before = page.execute_script(wide)
+    page.find_element("css selector", "#layers button[data-layer=heap]").click()
+    assert before > 4
+    assert abs(page.execute_script(wide) - before) <= 1
+
+
+def test_what_is_not_proven_is_not_called_exact(show: Show, tmp_path: Path) -> None:
+    new = hostile.line(hostile.LOW, hostile.LOW + hostile.PAGE)
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(), hostile.call("brk", [0], hostile.BRK),
+        hostile.mmap(hostile.LOW + 8 * 4096),
+        hostile.snap(30, sorted([*hostile.MAPS, new])), hostile.call("brk", [0], hostile.BRK),
+    ]  # fmt: skip
+    page = show(hostile.write(tmp_path / "t.json", records))
+    assert "Exact" not in text(page, "map-note")
+    choose(page, "pick-a", 3)
+    choose(page, "pick-b", 4)
+    assert "Not proven at #3." in text(page, "difference-note")
+    assert "a snapshot is not reproduced" in text(page, "legend")

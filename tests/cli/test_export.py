@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests import hostile
 from tests.cli.test_verbs import HOSTILE
 
 import memtrace.cli.main
@@ -54,6 +55,14 @@ def header_only(path: Path) -> Path:
 
 def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_cell_keeps_its_line_ends(out: Any, tmp_path: Path) -> None:
+    records = [hostile.begun(maps=[*hostile.MAPS, "1000-2000 r--p 00000000 fe:00 3 /a\rb,c"])]
+    path = hostile.write(tmp_path / "t.json", records)
+    text = out("export", path, "--to", "csv", "--table", "regions")
+    (found,) = [row for row in csv.reader(io.StringIO(text, newline="")) if "/a\rb,c" in row]
+    assert len(found) == len(text.splitlines()[0].split(","))
 
 
 def table(text: str) -> list[dict[str, str]]:

@@ -173,7 +173,7 @@ class _Pass(Lives):
                     made[number] = 1
                 if ret is None:
                     pass
-                elif -4096 < ret < 0 or (number == brk and _refused(space, args, ret)):
+                elif -4096 < ret < 0 or (number == brk and brk_refused(space, args, ret)):
                     p.failed[number] = p.failed.get(number, 0) + 1
                 total = space.total
                 if total > most:
@@ -249,7 +249,7 @@ def _incomplete(trace: Trace, r: Replay) -> str:
     return ""
 
 
-def _refused(space: AddressSpace, args: list[int], ret: int) -> bool:
+def brk_refused(space: AddressSpace, args: list[int], ret: int) -> bool:
     """Whether this brk asked for a break and did not get it."""
     asked = args[0] & _U64 if args else 0
     return asked != ret & _U64 and asked >= (space.start_brk or 1)

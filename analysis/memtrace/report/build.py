@@ -16,7 +16,7 @@ from memtrace.malloc.accounts import Accounts
 from memtrace.malloc.allocator import Allocator
 from memtrace.malloc.populated import populated
 from memtrace.malloc.regions import Region
-from memtrace.malloc.series import Curves, Series
+from memtrace.malloc.series import GROUPS, Curves, Series
 from memtrace.malloc.tags import Cuts, Kinds
 from memtrace.malloc.threshold import Threshold
 from memtrace.replay.book import Book, Making
@@ -128,34 +128,20 @@ def read_book(path: str, pid: int | None = None) -> tuple[Book, Kinds] | None:
     return book, Kinds(book.blobs)
 
 
-def read_series(path: str, mms: Iterable[int] | None = None) -> dict[int, Series]:
-    """How much memory each kind had over time, by address space; {} of what can be read but once.
-
-    Args:
-        path: the trace.
-        mms: the address spaces wanted; None: all.
-
-    Raises:
-        TraceFormatError: the trace cannot be read.
-    """
-    found = read_book(path)
-    return {} if found is None else series_of(*found, mms)
-
-
-def series_of(book: Book, kinds: Kinds, mms: Iterable[int] | None = None) -> dict[int, Series]:
-    """The same, of a book that was read.
+def series_of(book: Book, kinds: Kinds, mms: Iterable[int]) -> dict[int, Series]:
+    """How much memory each kind had over time, by address space.
 
     Args:
         book: of the trace, which is read again.
         kinds: of its regions.
-        mms: the address spaces wanted; None: all.
+        mms: the address spaces wanted.
 
     Raises:
         TraceFormatError: the trace cannot be read any more.
         UsageError: it is not what was read.
     """
     page = book.outline.page_size
-    curves = Curves(kinds, page, mms)
+    curves = Curves(kinds, page, dict.fromkeys(mms, GROUPS))
     with book.again() as trace:
         result = replay(trace, [Cuts(page), curves])
     return curves.series(timed=result.timed)
@@ -481,6 +467,7 @@ def _threshold(t: Threshold, *, timed: bool) -> ThresholdRow:
             for m in t.history
         ],
         first=None if t.first is None else Interval(min=t.first[0], max=t.first[1]),
+        last_move=t.since or None,
     )
 
 

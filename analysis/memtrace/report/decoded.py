@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,18 @@ def no_process(pid: int, trace: str, pids: list[int]) -> UsageError:
     return UsageError(
         f"no process {pid} in {trace}: it has {some}", hint=f"memtrace events {quote(trace)}"
     )
+
+
+def csv_row(values: Sequence[Any]) -> str:
+    r"""A line of CSV (RFC 4180), ended by a newline.
+
+    >>> csv_row(["a\rb", None, 3])
+    '"a\rb",,3\n'
+    """
+    out = io.StringIO()
+    # Python before 3.13 quotes of the two only what the line ends in.
+    csv.writer(out, lineterminator="\r\n").writerow(values)
+    return out.getvalue()[:-2] + "\n"
 
 
 class Events:
@@ -147,9 +160,7 @@ class Events:
         else:
             row = self.row(seq, t, pid, record)
             row["args"] = ""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerow([row.get(key) for key in COLUMNS])
-        return out.getvalue()
+        return csv_row([row.get(key) for key in COLUMNS])
 
     def text(self, seq: int, t: int, pid: int | None, record: Record) -> str:
         """A line like strace's, after the event's number, time (s) and thread."""

@@ -177,7 +177,8 @@ class MoveRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """glibc's mmap threshold, see malloc/threshold.py; `least`, `most`: what holds even if freed
-    chunks of unknown size were aligned ones.
+    chunks of unknown size were aligned ones. `last_move`: the last record that moved it, which
+    `history` may not reach.
     """
 
     initial: int | None
@@ -190,6 +191,7 @@ class ThresholdRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     history: list[MoveRow]
     # text only
     first: Interval | None
+    last_move: int | None
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -441,7 +443,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     RegionRow: ("path", "inherited"),
     KindRow: ("alive",),
-    ThresholdRow: ("first",),
+    ThresholdRow: ("first", "last_move"),
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
         "steps_total", "peak_seq", "seen_bytes", "exactness",

@@ -108,10 +108,12 @@ class _Life:
 class _Space:
     """An address space, as far as it is on the timeline."""
 
-    __slots__ = ("counters", "lives", "opened", "pid", "sizes")
+    __slots__ = ("counters", "lives", "opened", "pid", "sizes", "twin")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, twin: int | None) -> None:
         self.pid = pid
+        #: Its number, if the process has another one at the same time.
+        self.twin = twin
         self.lives: dict[int, _Life] = {}
         self.sizes = dict(_NOTHING)
         self.opened = 0
@@ -159,6 +161,9 @@ class Timeline(Observer):
             self._initial[p.mm] = t.initial
         for move in t.history:
             yield move.seq, p.mm, self._moved(move)
+        if t.history and t.last_move is not None and t.last_move > t.history[-1].seq:
+            last = {"low": t.low, "high": t.high}
+            yield t.last_move, p.mm, lambda space: self._threshold(space, last)
         for f in p.findings:
             args = {
                 "rule": f.rule, "severity": f.severity, "message": clean(f.message),
@@ -170,13 +175,16 @@ class Timeline(Observer):
     def _moved(self, move: MoveRow) -> Callable[[_Space], None]:
         def write(space: _Space) -> None:
             values = {"low": move.low, "high": move.high}
-            known = {name: n for name, n in values.items() if n is not None}
-            if known:
-                self._count(space, "threshold", known)
+            self._threshold(space, values)
             more = {"seq": move.seq, "cause": move.cause, **values}
             self._instant(space.pid, "threshold", "threshold", more)
 
         return write
+
+    def _threshold(self, space: _Space, values: dict[str, int | None]) -> None:
+        known = {name: n for name, n in values.items() if n is not None}
+        if known:
+            self._count(space, "threshold", known)
 
     def _found(self, title: str, args: dict[str, Any]) -> Callable[[_Space], None]:
         return lambda space: self._instant(space.pid, title, "finding", args)
@@ -192,7 +200,10 @@ class Timeline(Observer):
         if self._mms is not None and p.mm not in self._mms:
             return
         self._at(seq, t)
-        space = self._spaces[p.mm] = _Space(p.pid)
+        # Another address space of this process may live on: until an exec is seen through, or in
+        # a child that shares it. The two do not share counters.
+        twin = any(other.pid == p.pid for other in self._spaces.values())
+        space = self._spaces[p.mm] = _Space(p.pid, p.mm if twin else None)
         name = clean(p.exe.rpartition("/")[2] or (p.argv[0] if p.argv else ""))[:_NAME]
         self._name("process_name", p.pid, p.pid, name=name)
         self._name("process_labels", p.pid, p.pid, labels=clean(" ".join(p.argv))[:_NAME])
@@ -203,6 +214,7 @@ class Timeline(Observer):
         initial = self._initial.get(p.mm)
         if initial is not None:
             self._count(space, "threshold", {"low": initial, "high": initial})
+        self._resident(space, getattr(record, "rss", None))
         self._tell(seq)
 
     def call(
@@ -226,8 +238,7 @@ class Timeline(Observer):
         if change is not None:
             self._follow(p.mm, space, change.removed, change.added, seq)
             self._count_all(space)
-        if call.rss is not None:
-            self._count(space, "resident", {"bytes": call.rss * self._page})
+        self._resident(space, call.rss)
         self._tell(seq)
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
@@ -238,6 +249,7 @@ class Timeline(Observer):
         self._at(seq, t)
         if comparison.grown or comparison.drift is not None:
             self._again(p, space, seq)
+        self._resident(space, snap.rss)
         args = {"seq": seq, "why": clean(snap.why), "exact": comparison.drift is None}
         self._instant(space.pid, "snapshot", "snapshot", args)
         self._tell(seq)
@@ -262,6 +274,9 @@ class Timeline(Observer):
             self._async("e", space.pid, life, {"seq": seq, "alive_at_end": True})
         space.sizes, space.opened = dict(_NOTHING), 0
         self._count_all(space)
+        for name in ("resident", "threshold"):  # a line would go on for ever
+            if name in space.counters:
+                self._count(space, name, dict.fromkeys(space.counters[name], 0))
 
     # -- regions --------------------------------------------------------------------------------
 
@@ -333,7 +348,12 @@ class Timeline(Observer):
         if space.counters.get(name) == values:
             return
         space.counters[name] = values
-        self._write({"name": name, "ph": "C", "pid": space.pid, "ts": self._ts, "args": values})
+        event = {"name": name, "ph": "C", "pid": space.pid, "ts": self._ts, "args": values}
+        self._write(event if space.twin is None else event | {"id": f"0x{space.twin:x}"})
+
+    def _resident(self, space: _Space, pages: int | None) -> None:
+        if pages is not None:
+            self._count(space, "resident", {"bytes": max(pages, 0) * self._page})
 
     def _async(self, phase: str, pid: int, life: _Life, args: dict[str, Any]) -> None:
         self._write(

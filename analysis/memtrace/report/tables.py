@@ -7,8 +7,6 @@ process come together then, in order of birth.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +22,7 @@ from memtrace.replay.observer import Observer
 from memtrace.replay.result import Replay
 from memtrace.replay.trust import exactness, sentence
 from memtrace.report.build import region_row, step_rows
+from memtrace.report.decoded import csv_row
 from memtrace.report.model import RegionRow, StepRow
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
@@ -144,10 +143,8 @@ def csv_line(values: Iterable[Any]) -> bytes:
     What a cell begins with is left as it is, a `=` too: a table is data, and whoever opens one in a
     spreadsheet imports its columns as text.
     """
-    out = io.StringIO()
     row = [int(v) if isinstance(v, bool) else v for v in values]
-    csv.writer(out, lineterminator="\n").writerow(row)
-    return out.getvalue().encode("utf-8", "backslashreplace")
+    return csv_row(row).encode("utf-8", "backslashreplace")
 
 
 def lines(path: str, table: str, form: str, pid: int | None, said: list[str]) -> Iterator[bytes]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import hostile
+from tests.unit.reading import read_series
 
 from memtrace.malloc import series as module
 from memtrace.malloc.series import thin
-from memtrace.report.build import read, read_series
+from memtrace.report import build
+from memtrace.report.build import read
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Scene
@@ -71,25 +74,24 @@ def test_thinning_keeps_every_extreme_and_invents_nothing(
         for i, (h, c, a, o, rss) in enumerate(rows)
     ]
     kept = states
-    before, module._GROUPS = module._GROUPS, groups
-    try:
-        for _ in range(times):
-            kept = thin(kept)
-    finally:
-        module._GROUPS = before
+    for _ in range(times):
+        kept = thin(kept, groups)
     assert [s for s in states if s in kept] == kept
     assert len(kept) <= 16 * groups
     assert (kept[0], kept[-1]) == (states[0], states[-1])
     for measure in module._MEASURES:
         assert max(map(measure, kept)) == max(map(measure, states))
         assert min(map(measure, kept)) == min(map(measure, states))
+    for edge in (max, min):
+        assert edge((s[4] for s in kept if s[4] is not None), default=None) == edge(
+            (s[4] for s in states if s[4] is not None), default=None
+        )
 
 
 def test_a_long_trace_is_thinned_and_keeps_its_peak(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_KEPT", 200)
-    monkeypatch.setattr(module, "_GROUPS", 4)
+    monkeypatch.setattr(build, "GROUPS", 4)
     scene.glibc().query()
     for i in range(300):
         scene.brk(4096)
@@ -99,3 +101,18 @@ def test_a_long_trace_is_thinned_and_keeps_its_peak(
     assert series.thinned
     assert len(series.moments) <= 64
     assert max(series.of("heap")) == scene.process().heap.peak_bytes
+
+
+def test_resident_memory_is_told_where_it_was_read_and_nowhere_else(tmp_path: Path) -> None:
+    maps = [hostile.line(hostile.LOW, hostile.LOW + hostile.PAGE)]
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(maps=maps, rss=5),
+        hostile.mmap(hostile.LOW + hostile.PAGE),
+        hostile.snap(30, [hostile.line(hostile.LOW, hostile.LOW + 2 * hostile.PAGE)], rss=77),
+        hostile.mmap(hostile.LOW + 2 * hostile.PAGE),
+    ]
+    (series,) = read_series(str(hostile.write(tmp_path / "t.json", records))).values()
+    assert [(m.seq, m.rss) for m in series.moments] == [
+        (1, 5 * 4096), (2, None), (3, 77 * 4096), (4, None),
+    ]  # fmt: skip
+    assert series.last[0] == 4

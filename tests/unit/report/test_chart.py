@@ -18,7 +18,7 @@ def series(rows: list[tuple[int, int, int]], step: int = 10, *, timed: bool = Tr
         Moment(i + 1, i * step if timed else None, [0, h, c], o, None)
         for i, (h, c, o) in enumerate(rows)
     ]
-    return Series(["arena", "heap", "malloc-chunk"], moments, thinned=False)
+    return Series(["arena", "heap", "malloc-chunk"], moments, False, 3, (len(rows), None))
 
 
 def shown(s: Series, width: int = 40, height: int = 4, clock: str = "ns") -> list[str]:
@@ -42,7 +42,7 @@ def test_heap_chunks_and_arenas_are_stacked_and_the_peak_is_marked() -> None:
 
 def test_nothing_is_no_chart() -> None:
     assert chart(series([(0, 0, 0), (0, 0, 0)]), "ns", 40) is None
-    assert chart(Series([], [], thinned=False), "ns", 40) is None
+    assert chart(Series([], [], False, 0, (1, None)), "ns", 40) is None
 
 
 def test_one_moment_fills_the_chart() -> None:

@@ -10,13 +10,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests import hostile
+from tests.unit.conftest import Scene
 
+from memtrace.malloc.series import Moment, Series
 from memtrace.report.build import read, read_book
+from memtrace.report.html import summary
 from memtrace.report.html.gather import Budget, gather
-from memtrace.report.html.moments import Line, State, extremes, pick
+from memtrace.report.html.moments import layers, pick
 from memtrace.report.html.page import embedded, render
+from memtrace.report.model import MoveRow, Range
+from memtrace.trace.records import Exit, Gone, Lost
 
 EVIL = "</script><script>alert(1)</script>&\u2028\u2029\u202e\n"
 
@@ -87,11 +93,11 @@ def test_the_page_does_not_grow_with_the_trace(tmp_path: Path, count: int) -> No
             hostile.mmap(at, hostile.PAGE * (9 if most else 1)),
             hostile.call("munmap", [at, 9 * hostile.PAGE]),
         ]
-    budget = Budget(events=400, buckets=20, moments=40, entries=2000)
+    budget = Budget(events=400, groups=20, moments=40, entries=2000)
     data = values(hostile.write(tmp_path / "t.json", records), budget)
     process = data["processes"][0]
     assert process["series"]["thinned"]
-    assert len(process["series"]["seq"]) <= 13 * 22
+    assert len(process["series"]["seq"]) <= 16 * 21
     assert len(process["events"]["rows"]) <= 2 * 400
     assert len(process["map"]["moments"]) <= 40
     totals = [sum(x) for x in zip(*process["series"]["layers"], strict=True)]
@@ -101,15 +107,15 @@ def test_the_page_does_not_grow_with_the_trace(tmp_path: Path, count: int) -> No
     assert len(embedded(data)) < 200_000
 
 
-def test_the_extremes_of_every_layer_stay() -> None:
-    states = [State(i, i, (5, 5, 5, 5), None) for i in range(1, 50)]
-    states[7] = State(8, 8, (9, 5, 5, 5), None)
-    states[9] = State(10, 10, (5, 1, 5, 5), 7)
-    kept = {s.seq for s in extremes(states)}
-    assert {1, 8, 10, 49} <= kept
-    assert len(kept) < 14
-    assert {8, 10, 30} <= set(pick(Line(states), 12, [30]))
-    assert pick(Line(states), 100) == [s.seq for s in states]
+def test_the_map_is_shown_at_every_peak() -> None:
+    sizes = [[5, 5, 5, 5] for _ in range(50)]
+    sizes[7], sizes[9] = [9, 5, 5, 5], [5, 1, 5, 5]
+    moments = [Moment(i + 1, i, row, 0, 7 if i == 20 else None) for i, row in enumerate(sizes)]
+    series = Series(["anon", "heap", "malloc-chunk", "stack"], moments, False, 4, (60, 59))
+    assert {1, 8, 10, 21, 30, 60} <= set(pick(series, 12, [30]))
+    assert len(pick(series, 12, [30])) == 12
+    assert pick(series, 100) == [*range(1, 51), 60]
+    assert layers(series)[3][:1] == [10]
 
 
 def test_processes_without_calls_and_no_process_at_all(tmp_path: Path) -> None:
@@ -119,3 +125,104 @@ def test_processes_without_calls_and_no_process_at_all(tmp_path: Path) -> None:
 
 def test_the_licence_of_what_is_brought_along_is_in_the_page(tmp_path: Path) -> None:
     assert "Leon Sorokin" in render(values(hostile.write(tmp_path / "t.json", [])))
+
+
+def regions_at(process: dict[str, Any], i: int) -> set[int]:
+    found: set[int] = set()
+    for m in process["map"]["moments"][: i + 1]:
+        found -= set(m["gone"])
+        found |= {entry[0] for entry in m["set"]}
+    return found
+
+
+def test_a_region_that_is_left_out_has_not_died(tmp_path: Path) -> None:
+    """300 small ones, then 150 larger ones: none of the small ones goes."""
+    pages = [1] * 300 + [2] * 150
+    records: list[hostile.Record | bytes] = [hostile.begun()]
+    for i, size in enumerate(pages):
+        records.append(hostile.mmap(hostile.LOW + i * 4 * hostile.PAGE, size * hostile.PAGE))
+    data = values(hostile.write(tmp_path / "t.json", records), Budget(entries=400))
+    (process,) = data["processes"]
+    moments = process["map"]["moments"]
+    assert not any(m["gone"] for m in moments)
+    last = regions_at(process, len(moments) - 1)
+    assert len(last) == 200
+    # What is not shown is counted, at every moment.
+    for i, m in enumerate(moments):
+        there = min(m["seq"] - 1, len(pages)) + len(hostile.MAPS)
+        assert len(regions_at(process, i)) + m.get("rest", [0])[0] == there
+
+
+def test_what_a_snapshot_brings_is_not_older_than_that(tmp_path: Path) -> None:
+    new = hostile.line(hostile.LOW, hostile.LOW + hostile.PAGE)
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(), hostile.call("brk", [0], hostile.BRK),
+        hostile.snap(30, sorted([*hostile.MAPS, new])), hostile.call("brk", [0], hostile.BRK),
+    ]  # fmt: skip
+    process = values(hostile.write(tmp_path / "t.json", records))["processes"][0]
+    at = hostile.LOW >> 12
+    tag = next(e[0] for m in process["map"]["moments"] for e in m["set"] if e[1] == at)
+    assert next(r[3] for r in process["map"]["regions"] if r[0] == tag) == 3
+    assert process["doubts"] == [[1, 3, "a snapshot is not reproduced"]]
+
+
+def test_lost_records_are_a_doubt_until_the_next_snapshot(tmp_path: Path) -> None:
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(), hostile.snap(20), Lost(t=30, why="the pipe was full", count=3),
+        hostile.call("brk", [0], hostile.BRK), hostile.snap(50), Lost(t=60, why="again"),
+    ]  # fmt: skip
+    process = values(hostile.write(tmp_path / "t.json", records))["processes"][0]
+    assert process["doubts"] == [
+        [2, 5, "records are lost: the pipe was full"], [5, None, "records are lost: again"],
+    ]  # fmt: skip
+
+
+def test_resident_memory_of_the_last_snapshot_is_on_the_curve(tmp_path: Path) -> None:
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(rss=1), hostile.mmap(hostile.LOW),
+        hostile.snap(30, sorted([*hostile.MAPS, hostile.line(hostile.LOW, hostile.LOW + 4096)]),
+                     why="exit", vm=None, rss=99),
+        Exit(t=40, pid=1, tid=1, mm=1, code=0), Gone(t=50, mm=1),
+    ]  # fmt: skip
+    path = hostile.write(tmp_path / "t.json", records)
+    series = values(path)["processes"][0]["series"]
+    assert series["seq"] == [1, 2, 3, 4]
+    assert series["rss"] == [4096, None, 99 * 4096, None]
+    assert read(str(path)).processes[0].memory.rss_peak_bytes == 99 * 4096
+
+
+def test_times_that_go_back_are_no_axis(tmp_path: Path) -> None:
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(t=1000), hostile.call("brk", [0], hostile.BRK), hostile.snap(20),
+    ]  # fmt: skip
+    head = hostile.header()
+    trace = hostile.write(tmp_path / "t.json", records, msgspec.structs.replace(head, engine="x"))
+    data = values(trace)
+    assert (data["trace"]["timed"], data["trace"]["backwards"]) == (False, True)
+    assert data["processes"][0]["series"]["t"][0] == 1000
+
+
+def test_a_refused_break_has_failed(tmp_path: Path) -> None:
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(), hostile.call("brk", [0], hostile.BRK),
+        hostile.call("brk", [hostile.BRK + 4096], hostile.BRK), hostile.call("munmap", [1, 1], -22),
+    ]  # fmt: skip
+    events = values(hostile.write(tmp_path / "t.json", records))["processes"][0]["events"]
+    assert [row[-1] for row in events["rows"]] == [0, 0, 1, 1]
+    assert events["failed"] == 2
+
+
+def test_of_more_moves_than_are_kept_none_is_invented(scene: Scene) -> None:
+    t = scene.glibc().query() and scene.process().threshold
+    assert t
+    move = MoveRow(
+        seq=5, t_ns=5, low=1 << 18, high=1 << 18, least=0, trim=Range(low=0, high=0),
+        cause="freed-chunk", against=None,
+    )  # fmt: skip
+    last = msgspec.structs.replace(t, history=[move], last_move=5, low=1 << 18, high=1 << 18)
+    assert [row[0] for row in summary._moves(last)] == [5]
+    more = msgspec.structs.replace(t, history=[move], last_move=900, low=1 << 20, high=1 << 21)
+    rows = summary._moves(more)
+    assert [row[0] for row in rows] == [5, 6, 900]
+    assert rows[1][2:4] == [None, None]
+    assert rows[2][2:4] == [1 << 20, 1 << 21]

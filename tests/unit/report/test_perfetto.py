@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import hostile
 from tests.unit.conftest import Scene
+from tests.unit.reading import read_series
 
 import memtrace.cli.main
 from memtrace.report import perfetto
-from memtrace.report.build import read, read_series
+from memtrace.report.build import read
 from memtrace.trace.codec import encode_footer, encode_header
-from memtrace.trace.records import Call, Footer, Header
+from memtrace.trace.records import Call, Clone, Exit, Footer, Gone, Header
 
 DATA = Path(__file__).parents[2] / "data"
 STORED = sorted((DATA / "glibc").glob("*.json.gz"))
@@ -234,3 +236,30 @@ def test_whatever_a_program_does_begins_and_ends(
     for p in read(str(path)).processes:
         totals = without_repeats([sum(m.bytes) for m in series[p.mm].moments])
         assert without_repeats(mapped_at(events)[p.pid][:-1]) == totals
+
+
+def test_two_address_spaces_of_one_process_do_not_share_counters(tmp_path: Path) -> None:
+    """A child that shares memory, then an exec of its parent: the child's is still there."""
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(), Clone(t=20, pid=1, tid=1, mm=1, child=2, child_pid=2),
+        hostile.begun(20, mm=2, argv=["b"]),
+        hostile.mmap(hostile.LOW, mm=1), hostile.mmap(hostile.LOW, mm=2),
+    ]  # fmt: skip
+    events = check(timeline(hostile.write(tmp_path / "t.json", records)))
+    of: dict[str | None, list[int]] = {}
+    for e in events:
+        if e["ph"] == "C" and e["name"] == "mapped":
+            of.setdefault(e.get("id"), []).append(sum(e["args"].values()))
+    assert len(of) == 2
+    for sizes in of.values():
+        assert sizes[0] < sizes[1]
+
+
+def test_resident_memory_of_snapshots_and_its_end(tmp_path: Path) -> None:
+    records: list[hostile.Record | bytes] = [
+        hostile.begun(rss=3), hostile.snap(20, rss=50), Exit(t=40, pid=1, tid=1, mm=1, code=0),
+        Gone(t=50, mm=1),
+    ]  # fmt: skip
+    events = check(timeline(hostile.write(tmp_path / "t.json", records)))
+    found = [e["args"]["bytes"] for e in events if e["ph"] == "C" and e["name"] == "resident"]
+    assert found == [3 * 4096, 50 * 4096, 0]

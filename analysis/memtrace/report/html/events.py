@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from memtrace.replay.calltext import called, errno_name
+from memtrace.replay.engine import brk_refused
 from memtrace.replay.observer import Observer
 from memtrace.report.lines import clean
 from memtrace.trace.records import Call, Exec, Exit, Fork, Gone, Life, Unknown
@@ -33,8 +34,8 @@ class _One:
         self.bucket = 1 if self.every else max(calls // max(room // 2, 1), 2)
         self.calls, self.room, self.wanted = calls, room, wanted
         self.rows: list[Row] = []
-        self.total = self.done = 0
-        self.best: tuple[int, int, int, Call, str] | None = None
+        self.total = self.failed = 0
+        self.best: tuple[int, int, int, Call, str, bool] | None = None
 
 
 class Events(Observer):
@@ -61,19 +62,20 @@ class Events(Observer):
         if change is not None:
             delta = sum(x[1] - x[0] for x in change.added)
             delta -= sum(x[1] - x[0] for x in change.removed)
+        failed = _failed(p, call, name)
+        one.failed += failed
         if one.every:
-            one.rows.append(self._row(seq, t, call, name, delta))
+            one.rows.append(self._row(seq, t, call, name, delta, failed=failed))
             return
-        failed = errno_name(call.ret) is not None
         at_edge = one.total <= one.edge or one.total > one.calls - one.edge
         if seq in one.wanted or at_edge or (failed and one.failures > 0):
             one.failures -= failed
-            one.rows.append(self._row(seq, t, call, name, delta))
+            one.rows.append(self._row(seq, t, call, name, delta, failed=failed))
         elif one.best is None or abs(delta) > abs(one.best[0]):
-            one.best = (delta, seq, t, call, name)
+            one.best = (delta, seq, t, call, name, failed)
         if one.total % one.bucket == 0 and one.best is not None:
-            best, seq, t, call, name = one.best
-            one.rows.append(self._row(seq, t, call, name, best))
+            best, seq, t, call, name, failed = one.best
+            one.rows.append(self._row(seq, t, call, name, best, failed=failed))
             one.best = None
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
@@ -93,21 +95,28 @@ class Events(Observer):
         rows = sorted({row[0]: row for row in one.rows}.values())
         return {
             "total": one.total,
+            "failed": one.failed,
             "rows": [
                 [seq, t if timed else None, tid, name, text, delta, int(failed)]
                 for seq, t, tid, name, text, delta, failed in rows
             ],
         }
 
-    def _row(self, seq: int, t: int, call: Call, name: str, delta: int) -> Row:
+    def _row(self, seq: int, t: int, call: Call, name: str, delta: int, *, failed: bool) -> Row:
         text = called(name, call.args, call.ret)
         ext = call.ext
         if ext is not None and ext.f is not None:
             file = self._trace.decoder.file(ext.f)
             if file is not None:
                 text += f"  {file.path}"
-        failed = errno_name(call.ret) is not None
         return (seq, t, call.tid, clean(name), _short(text), delta, failed)
+
+
+def _failed(p: Process, call: Call, name: str) -> bool:
+    """As the report counts: an errno, or a break that brk did not move to where it was asked."""
+    if name == "brk" and call.ret is not None:
+        return brk_refused(p.space, call.args, call.ret)
+    return errno_name(call.ret) is not None
 
 
 def _tag(record: Life) -> str:

@@ -7,27 +7,33 @@ All of it is bounded, however long the trace: see `Budget`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from memtrace.malloc.series import Curves
 from memtrace.malloc.tags import Cuts
+from memtrace.replay import trust
 from memtrace.replay.engine import replay
 from memtrace.replay.observer import Observer
+from memtrace.replay.process import Doubt
 from memtrace.report.html.events import Events
 from memtrace.report.html.maps import Maps
-from memtrace.report.html.moments import LAYERS, Curve, Line, pick
+from memtrace.report.html.moments import LAYERS, layers, pick
 from memtrace.report.html.summary import opening, process_facts
 from memtrace.report.lines import clean
 from memtrace.trace.reader import Trace
+from memtrace.trace.records import Lost
 
 if TYPE_CHECKING:
+    from memtrace.malloc.series import Series
     from memtrace.malloc.tags import Kinds
     from memtrace.replay.process import Process
-    from memtrace.replay.result import Replay
     from memtrace.report.model import ProcessRow, Report
     from memtrace.space.compare import Comparison
-    from memtrace.trace.records import Snap
+    from memtrace.trace.records import LifeRecord, Snap, Unknown
 
 _SNAPSHOTS = 2000
 
@@ -39,7 +45,7 @@ class Budget:
     Attributes:
         processes: of which there is more than a line.
         events: in the table.
-        buckets: of the timeline; each leaves at most 13 states.
+        groups: of the timeline's states; each leaves at most 16.
         moments: with a map; of one process.
         entries: of maps, a region that came or changed each.
     """
@@ -47,7 +53,7 @@ class Budget:
     processes: int = 30
     listed: int = 500
     events: int = 5000
-    buckets: int = 250
+    groups: int = 250
     moments: int = 512
     entries: int = 40_000
 
@@ -75,21 +81,19 @@ def gather(path: str, report: Report, kinds: Kinds, budget: Budget = BUDGET) -> 
     full = rows[: budget.processes]
     shares = _shares([p.calls_total for p in full])
     by_mm = {p.mm: (p, share) for p, share in zip(full, shares, strict=True)}
-    buckets = {
-        mm: max(p.calls_total // max(int(budget.buckets * share), 8), 1)
-        for mm, (p, share) in by_mm.items()
-    }
+    groups = {mm: max(int(budget.groups * share), 8) for mm, (_, share) in by_mm.items()}
     with Trace(path) as trace:
         page = trace.header.page_size
-        curve = Curve(page, kinds, buckets)
-        replay(trace, [curve])
+        curves = Curves(kinds, page, groups)
+        before = replay(trace, [Cuts(page), curves])
+    of = curves.series(timed=before.timed)
     chosen, entries = {}, {}
     for mm, (p, share) in by_mm.items():
-        line = curve.lines.get(mm, Line())
         entries[mm] = max(int(budget.entries * share), 400)
-        room = max(10 * entries[mm] // max(line.most_pieces, 1), 2)
-        evidence = [seq for x in p.findings for seq in x.evidence[:4]]
-        chosen[mm] = pick(line, min(budget.moments, room), evidence)
+        if (series := of.get(mm)) is not None:
+            room = max(10 * entries[mm] // max(series.pieces, 1), 2)
+            evidence = [seq for x in p.findings for seq in x.evidence[:4]]
+            chosen[mm] = pick(series, min(budget.moments, room), evidence)
     with Trace(path) as trace:
         events = Events(
             trace,
@@ -100,12 +104,15 @@ def gather(path: str, report: Report, kinds: Kinds, budget: Budget = BUDGET) -> 
         checks = _Checks(by_mm)
         result = replay(trace, [Cuts(page), maps, events, checks])
     timed = result.timed
+    doubts = trust.doubts(result)
     return {
         "format": "memtrace-html/1",
         "opening": opening(report, full[0] if full else None),
         "trace": {
             "clock": report.trace.clock,
-            "timed": timed,
+            # By time only where it goes on: a log may have been put together, or its clock set.
+            "timed": timed and not curves.backwards,
+            "backwards": timed and curves.backwards,
             "page_size": page,
             "events": report.trace.events,
             "last_seq": result.last_seq,
@@ -123,10 +130,10 @@ def gather(path: str, report: Report, kinds: Kinds, budget: Budget = BUDGET) -> 
         "processes": [
             {
                 **process_facts(p),
-                "series": _series(curve.lines.get(p.mm, Line()), timed=timed),
+                "series": _series(of.get(p.mm)),
                 "map": maps.of(p.mm, timed=timed),
                 "events": events.of(p.mm, timed=timed),
-                **checks.of(p.mm, result, timed=timed),
+                **checks.of(p.mm, doubts.get(p.mm, ()), timed=timed),
             }
             for p in full
         ],
@@ -153,23 +160,31 @@ def _shares(weights: Sequence[int]) -> list[float]:
     return [(w + 1) / total for w in weights]
 
 
-def _series(line: Line, *, timed: bool) -> dict[str, Any]:
-    states = line.states
+def _series(series: Series | None) -> dict[str, Any]:
+    """The curve: its moments, and the end of the life if that comes after them all."""
+    if series is None:
+        return {"seq": [], "t": [], "layers": [[] for _ in LAYERS], "rss": [], "thinned": False}
+    seqs, times = [m.seq for m in series.moments], [m.t_ns for m in series.moments]
+    stacked, rss = layers(series), [m.rss for m in series.moments]
+    seq, t = series.last
+    if seq > seqs[-1]:
+        seqs, times, rss = [*seqs, seq], [*times, t], [*rss, None]
+        stacked = [[*values, values[-1]] for values in stacked]
     return {
-        "seq": [s.seq for s in states],
-        "t": [s.t for s in states] if timed else None,
-        "layers": [[s.layers[i] for s in states] for i in range(len(LAYERS))],
-        "rss": [s.rss for s in states],
-        "thinned": line.thinned,
+        "seq": seqs,
+        "t": None if t is None else times,
+        "layers": stacked,
+        "rss": rss,
+        "thinned": series.thinned,
     }
 
 
 class _Checks(Observer):
-    """Where the kernel's map was compared."""
+    """Where the kernel's map was compared, and where records are lost."""
 
     def __init__(self, wanted: Mapping[int, object]) -> None:
         self._found: dict[int, list[tuple[int, int, bool]]] = {mm: [] for mm in wanted}
-        self._left_out: dict[int, int] = {}
+        self._lost: dict[int, list[Doubt]] = {mm: [] for mm in wanted}
 
     def compared(self, p: Process, seq: int, t: int, snap: Snap, comparison: Comparison) -> None:
         """See `Observer`."""
@@ -180,13 +195,25 @@ class _Checks(Observer):
         if len(found) >= _SNAPSHOTS:
             found[:] = [s for i, s in enumerate(found) if i % 2 == 0 or not s[2]][:_SNAPSHOTS]
         found.append((seq, t, exact))
+        lost = self._lost[p.mm]
+        if lost and lost[-1].before is None:
+            lost[-1] = msgspec.structs.replace(lost[-1], before=seq)
 
-    def of(self, mm: int, result: Replay, *, timed: bool) -> dict[str, Any]:
+    def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
+        """See `Observer`."""
+        if not isinstance(record, Lost):
+            return
+        for mm in self._lost if p is None else (p.mm,):
+            lost = self._lost.get(mm)
+            if lost is None or (lost and lost[-1].before is None):
+                continue
+            if len(lost) < _SNAPSHOTS:
+                lost.append(Doubt(seq - 1, None, seq, f"records are lost: {record.why}"))
+
+    def of(self, mm: int, doubts: Iterable[Doubt], *, timed: bool) -> dict[str, Any]:
         """Snapshots, and the parts of the life in which the map is not proven."""
-        p = result.by_mm.get(mm)
+        unproven = sorted([*doubts, *self._lost[mm]], key=lambda d: d.after)
         return {
             "snapshots": [[s, t if timed else None, int(e)] for s, t, e in self._found[mm]],
-            "doubts": [
-                [d.after, d.before, clean(d.what)] for d in (p.doubts if p else [])[:_SNAPSHOTS]
-            ],
+            "doubts": [[d.after, d.before, clean(d.what)] for d in unproven[:_SNAPSHOTS]],
         }

@@ -27,6 +27,8 @@ _PATHS = 300_000
 
 #: start, end, pages mapped of it, number of its largest part's permissions, pages with any access.
 Place = tuple[int, int, int, int, int]
+#: A moment: its record, time, and the regions by tag.
+Shown = tuple[int, int, dict[int, Place]]
 
 
 class _One:
@@ -35,10 +37,11 @@ class _One:
     def __init__(self, moments: Sequence[int], entries: int) -> None:
         self.left = list(reversed(moments))
         self.entries = entries
-        self.moments: list[tuple[int, int, dict[int, Place], int, int]] = []
+        self.moments: list[Shown] = []
         self.born: dict[int, int] = {}
         self.seen: dict[int, tuple[int, str, int]] = {}
-        self.before: tuple[int, int] = (0, 0)
+        #: The last record that brought mappings without a call: the birth, a snapshot.
+        self.given = 0
 
 
 class Maps(Observer):
@@ -62,6 +65,7 @@ class Maps(Observer):
         """See `Observer`."""
         one = self._of.get(p.mm)
         if one is not None:
+            one.given = seq
             self._reach(one, p, seq, t)
 
     def call(
@@ -80,6 +84,8 @@ class Maps(Observer):
         """See `Observer`."""
         one = self._of.get(p.mm)
         if one is not None:
+            if comparison.grown or comparison.drift is not None:
+                one.given = seq
             self._reach(one, p, seq, t)
 
     def life(self, p: Process | None, seq: int, t: int, record: LifeRecord | Unknown) -> None:
@@ -117,7 +123,7 @@ class Maps(Observer):
                 if tag not in one.seen:
                     kind = self._name(self._kinds.of(p.mm, tag))
                     path = p.space.path_of(attr)
-                    one.seen[tag] = (kind, path, one.born.get(tag, p.born_seq))
+                    one.seen[tag] = (kind, path, one.born.get(tag, one.given))
             else:
                 if pages > largest[tag]:
                     largest[tag] = pages
@@ -125,15 +131,9 @@ class Maps(Observer):
                     perms = was[3]
                 found[tag] = (was[0], high, was[2] + pages, perms, was[4] + opened)
         one.born = {}
-        most = max(one.entries // 2, 200)
-        rest = hidden = 0
-        if len(found) > most:
-            order = sorted(found.items(), key=lambda kv: -kv[1][2])
-            rest, hidden = len(order) - most, sum(v[2] for _, v in order[most:])
-            found = dict(order[:most])
         if one.moments and one.moments[-1][0] == seq:
             one.moments.pop()
-        one.moments.append((seq, t, found, rest, hidden))
+        one.moments.append((seq, t, found))
 
     def _name(self, text: str) -> int:
         number = self._numbers.get(text)
@@ -147,11 +147,11 @@ class Maps(Observer):
         one = self._of.get(mm)
         if one is None:
             return {"moments": [], "regions": [], "names": []}
-        moments = one.moments
-        encoded, count = _encode(moments, timed=timed)
+        moments, largest = one.moments, _largest(one)
+        encoded, count = _encode(moments, largest, timed=timed)
         while count > one.entries and len(moments) > 2:
             moments = [m for i, m in enumerate(moments) if i % 2 == 0 or i == len(moments) - 1]
-            encoded, count = _encode(moments, timed=timed)
+            encoded, count = _encode(moments, largest, timed=timed)
         used = {entry[0] for m in encoded for entry in m["set"]}
         paths: list[str] = []
         number: dict[str, int] = {}
@@ -171,18 +171,32 @@ class Maps(Observer):
         return {"moments": encoded, "regions": regions, "paths": paths, "names": self.names}
 
 
+def _largest(one: _One) -> frozenset[int]:
+    """The regions that are shown, the same at every moment: of one that is left out here and not
+    there it would look as if it had come or gone.
+    """
+    sizes: dict[int, int] = {}
+    for _, _, found in one.moments:
+        for tag, place in found.items():
+            sizes[tag] = max(sizes.get(tag, 0), place[2])
+    order = sorted(sizes, key=lambda tag: -sizes[tag])
+    return frozenset(order[: max(one.entries // 2, 200)])
+
+
 def _encode(
-    moments: Sequence[tuple[int, int, dict[int, Place], int, int]], *, timed: bool
+    moments: Sequence[Shown], shown: frozenset[int], *, timed: bool
 ) -> tuple[list[dict[str, Any]], int]:
     out: list[dict[str, Any]] = []
     before: dict[int, Place] = {}
     count = 0
-    for seq, t, found, rest, pages in moments:
+    for seq, t, every in moments:
+        found = {tag: place for tag, place in every.items() if tag in shown}
         new = [[tag, *place] for tag, place in found.items() if before.get(tag) != place]
         gone = [tag for tag in before if tag not in found]
         count += len(new) + (len(gone) + 3) // 4
         out.append({"seq": seq, "t": t if timed else None, "set": new, "gone": gone})
-        if rest:
-            out[-1]["rest"] = [rest, pages]
+        if len(found) < len(every):
+            pages = sum(place[2] for tag, place in every.items() if tag not in shown)
+            out[-1]["rest"] = [len(every) - len(found), pages]
         before = found
     return out, count

@@ -10,10 +10,10 @@ from memtrace.report.lines import clean, plural
 from memtrace.trace.sizes import format_size
 
 if TYPE_CHECKING:
-    from memtrace.report.model import KindRow, ProcessRow, Report
+    from memtrace.report.model import KindRow, ProcessRow, Report, ThresholdRow
 
 _EVIDENCE = 60
-_MOVES = 500
+_MOVES = 2000
 _ARGUMENTS = 400
 
 
@@ -67,10 +67,24 @@ def process_facts(p: ProcessRow, *, brief: bool = False) -> dict[str, Any]:
             "text": words.interval(t.low, t.high) if stated else clean(words.no_threshold(p)),
             "start": clean(words.start(p)) if stated else "",
             "initial": t.initial,
-            "history": [[m.seq, m.t_ns, m.low, m.high, clean(m.cause)] for m in t.history[:_MOVES]],
+            "history": _moves(t),
         },
         "unseen": [clean(x) for x in words.unseen([p])],
     }
+
+
+def _moves(t: ThresholdRow) -> list[list[int | str | None]]:
+    """Record, time, bounds and cause of each move; where they are not kept no bounds, until the
+    last of them.
+    """
+    kept = t.history[:_MOVES]
+    out: list[list[int | str | None]] = [
+        [m.seq, m.t_ns, m.low, m.high, clean(m.cause)] for m in kept
+    ]
+    if kept and t.last_move is not None and t.last_move > kept[-1].seq:
+        text = f"more moves than the {len(kept):,} that are kept"
+        out += [[kept[-1].seq + 1, None, None, None, text], [t.last_move, None, t.low, t.high, ""]]
+    return out
 
 
 def _kind(p: ProcessRow, name: str, k: KindRow) -> dict[str, Any]:

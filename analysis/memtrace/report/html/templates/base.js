@@ -67,6 +67,8 @@ function place(seq, t) {
   const s = state.process.series;
   return s.seq.length ? s.t[below(s.seq, seq)] : 0;
 }
+// Whether the map after a record is not proven: a check failed, or records are lost.
+function doubtful(seq) { return state.process.doubts.some(([after, before]) => after < seq && (before === null || seq < before)); }
 function axisText(x) { return state.byTime ? time(x) : "#" + Math.round(x).toLocaleString("en"); }
 function range() {
   const s = state.process.series, n = s.seq.length;

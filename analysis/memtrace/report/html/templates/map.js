@@ -161,8 +161,10 @@ addEventListener("resize", () => map.draw());
 map.words = () => {
   const m = state.process.map, kinds = [...new Set([...map.regions.values()].map((r) => r.kind))].sort();
   fill(by("map-legend"), ...kinds.map((k) => { const s = make("span", null, "item"); s.append(swatch(k), k); return s; }));
-  const rest = m.moments.some((x) => x.rest) ? " The smallest regions are left out." : "";
-  by("map-note").textContent = `Exact at ${count(m.moments.length, "moment")}; in between the map is drawn as it was at the one before. Heights are logarithmic, unused ranges folded; pale: mostly without access.${rest} Click into the map, then the wheel zooms.`;
+  const rest = m.moments.some((x) => x.rest) ? ` The smallest regions are left out, up to ${count(Math.max(...m.moments.map((x) => x.rest ? x.rest[0] : 0)), "region")} at a time.` : "";
+  const doubt = m.moments.filter((x) => doubtful(x.seq)).length, whole = state.process.exactness === "exact" && !doubt;
+  const trust = whole ? "Exact at" : state.process.exactness === "unverified" ? "As the calls tell, never compared with the kernel's map, at" : `As replayed (${doubt ? `not proven at ${doubt} of them` : state.process.exactness}) at`;
+  by("map-note").textContent = `${trust} ${count(m.moments.length, "moment")}; in between the map is drawn as it was at the one before. Heights are logarithmic, unused ranges folded; pale: mostly without access.${rest} Click into the map, then the wheel zooms.`;
 };
 parts.push({
   process() { map.view = [0, 1, 0, 1]; map.at = null; map.moment = 0; by("region").textContent = ""; map.build(); map.words(); map.draw(); },

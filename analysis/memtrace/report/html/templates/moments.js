@@ -49,9 +49,18 @@ compare.draw = () => {
     return row([cell(f.what), labelled(r.kind, "nowrap"), cell(f.delta ? signed(f.delta * UNIT) : "0", "n"), cell(`${hex(start)}–${hex(end)}`, "mono"), cell(state.process.map.names[perms], "mono"), cell(r.path)]);
   }));
   by("difference-details").hidden = !fates.length;
-  by("difference-note").textContent = "Exact at these two moments. What was born and died again between them is in the event table."
+  const unsure = [one, two].filter((i) => doubtful(m[i].seq)).map((i) => "#" + m[i].seq.toLocaleString("en"));
+  const proven = unsure.length ? `Not proven at ${[...new Set(unsure)].join(" and ")}.` : state.process.exactness === "exact" ? "Exact at these two moments." : `As replayed; of this process: ${state.process.exactness}.`;
+  const [before, after] = [one, two].map((i) => m[i].rest || [0, 0]);
+  const rest = before[0] || after[0] ? ` The smallest regions are not in it: ${before[0].toLocaleString("en")} with ${size(before[1] * UNIT)} before, ${after[0].toLocaleString("en")} with ${size(after[1] * UNIT)} after.` : "";
+  by("difference-note").textContent = proven + rest + " What was born and died again between them is in the event table."
     + (fates.length > 300 ? ` The largest 300 of ${count(fates.length, "region")} are listed.` : "")
-    + ` The same with permissions: memtrace diff TRACE --at ${m[one].seq} --at ${m[two].seq}` + (DATA.processes.length > 1 ? ` --pid ${state.process.pid}` : "");
+    + (compare.alone() ? ` The same with permissions: memtrace diff TRACE --at ${m[one].seq} --at ${m[two].seq}` + (DATA.processes.length > 1 ? ` --pid ${state.process.pid}` : "") : "");
+};
+// Whether the process's number names it: two address spaces can have one at the same time.
+compare.alone = () => {
+  const p = state.process, end = (x) => x.died === null ? Infinity : x.died;
+  return ![...DATA.processes, ...DATA.others].some((x) => x.pid === p.pid && x.mm !== p.mm && x.born < end(p) && p.born < end(x));
 };
 compare.options = () => {
   const m = state.process.map.moments;

@@ -1,9 +1,9 @@
 // The head, the findings and the tables; then the first process is shown.
 const EMPTY = {
-  pid: 0, name: "", ending: "", cards: [], odd: ["nothing was recorded: the trace holds no process"], findings: [], kinds: [], unseen: [],
+  pid: 0, mm: 0, exactness: "exact", name: "", ending: "", cards: [], odd: ["nothing was recorded: the trace holds no process"], findings: [], kinds: [], unseen: [],
   threshold: { text: "unknown", start: "", initial: null, history: [] },
   series: { seq: [], t: [], layers: [[], [], [], []], rss: [], thinned: false },
-  map: { moments: [], regions: [], names: [], paths: [] }, events: { total: 0, rows: [] }, snapshots: [], doubts: [],
+  map: { moments: [], regions: [], names: [], paths: [] }, events: { total: 0, failed: 0, rows: [] }, snapshots: [], doubts: [],
 };
 function head() {
   const p = state.process, t = DATA.trace;
@@ -31,15 +31,19 @@ function findings() {
     return e;
   }));
 }
+// The first and the last, where there are more than `most`.
+function edges(list, most) {
+  return list.length <= most ? list : [...list.slice(0, most / 2), ...list.slice(-most / 2)];
+}
 function kinds() {
   table("kinds", [["kind"], ["count", "n"], ["peak", "n"], ["at the end", "n"], ["committed", "n"], ["resident", "n"], ["what it is"]], state.process.kinds.map((k) => row([
     labelled(k.name, "nowrap"), cell(k.count.toLocaleString("en"), "n"), cell(size(k.peak), "n"), cell(size(k.final), "n"), cell(size(k.committed), "n"), cell(size(k.resident), "n"), cell(k.gloss),
   ])));
   const t = state.process.threshold;
-  by("threshold-text").textContent = t.text + (t.start ? "  –  began: " + t.start : "");
-  table("threshold", t.history.length ? [["#", "n"], ["time", "n"], ["at least", "n"], ["at most", "n"], ["because of"]] : [], t.history.slice(0, 100).map(([seq, ns, low, high, cause]) => {
+  by("threshold-text").textContent = t.text + (t.start ? "  –  began: " + t.start : "") + (t.history.length > 100 ? `; of ${count(t.history.length, "move")} the first and the last fifty` : "");
+  table("threshold", t.history.length ? [["#", "n"], ["time", "n"], ["at least", "n"], ["at most", "n"], ["because of"]] : [], edges(t.history, 100).map(([seq, ns, low, high, cause]) => {
     const b = make("button", "#" + seq, "link"), td = cell(null, "n"); b.type = "button"; b.addEventListener("click", () => events.jump(seq)); td.append(b);
-    return row([td, cell(time(ns), "n"), cell(size(low), "n"), cell(high === null ? "no bound" : size(high), "n"), cell(cause)]);
+    return row([td, cell(time(ns), "n"), cell(low === null ? "" : size(low), "n"), cell(high !== null ? size(high) : low === null ? "" : "no bound", "n"), cell(cause)]);
   }));
   fill(by("unseen"), ...state.process.unseen.map((x) => make("li", x)));
 }

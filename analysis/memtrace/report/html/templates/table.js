@@ -5,7 +5,7 @@ events.matching = () => {
   return state.process.events.rows.filter(([seq, t, , name, what, , bad]) => {
     if (failed && !bad) return false;
     if (b) { const x = place(seq, t); if (x < b[0] || x > b[1]) return false; }
-    return !text || what.toLowerCase().includes(text) || name.includes(text) || ("#" + seq) === text;
+    return !text || what.toLowerCase().includes(text) || name.includes(text) || ("#" + seq) === text.replace(/,/g, "");
   });
 };
 events.draw = () => {
@@ -27,7 +27,7 @@ events.draw = () => {
     return tr;
   }));
   const all = e.rows.length === e.total;
-  by("events-note").textContent = (all ? `All ${count(e.total, "event")} of this process` : `${e.rows.length.toLocaleString("en")} of ${count(e.total, "event")} shown: the first and last, those that failed, the evidence of findings, and the largest changes; memtrace events shows all`)
+  by("events-note").textContent = (all ? `All ${count(e.total, "event")} of this process` : `${e.rows.length.toLocaleString("en")} of ${count(e.total, "event")} shown: the first and last, the evidence of findings, the largest changes, and ${e.rows.filter((r) => r[6]).length.toLocaleString("en")} of ${e.failed.toLocaleString("en")} that failed; memtrace events shows all`)
     + (found.length < e.rows.length ? `. ${count(found.length, "event")} match` + (state.brush ? ` from ${axisText(state.brush[0])} to ${axisText(state.brush[1])}.` : ".") : ".");
   by("unbrush").hidden = !state.brush;
   by("more").hidden = list.length >= found.length;

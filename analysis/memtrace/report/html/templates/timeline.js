@@ -76,13 +76,20 @@ timeline.draw = () => {
       { label: "threshold, at least", stroke: css("--thr"), width: 1.5, dash: [6, 4], paths: stepped, points: { show: false } },
       { label: "threshold, at most", stroke: css("--thr"), width: 1.5, dash: [6, 4], paths: stepped, points: { show: false } },
     ],
-    hooks: { draw: [timeline.marks], setSelect: [timeline.brushed], setCursor: [timeline.read] },
+    hooks: { ready: [timeline.shade], draw: [timeline.marks], setSelect: [timeline.brushed], setCursor: [timeline.read] },
   }, columns, box);
   timeline.plot.over.addEventListener("click", (e) => {
     if (timeline.dragged) { timeline.dragged = false; return; }
-    timeline.choose(timeline.plot.posToVal(e.offsetX, "x"));
+    const x = timeline.plot.posToVal(e.offsetX, "x"), s = state.process.series, xs = timeline.plot.data[0];
+    const i = timeline.cursor, alone = xs[i] !== xs[i - 1] && xs[i] !== xs[i + 1];
+    timeline.choose(x, alone ? undefined : s.seq[i]);
   });
   timeline.show(timeline.plot.data[0].length - 1);
+};
+timeline.shade = (u) => {
+  if (!state.brush) return;
+  const [left, right] = state.brush.map((x) => u.valToPos(x, "x"));
+  u.setSelect({ left, top: 0, width: right - left, height: u.over.clientHeight }, false);
 };
 
 timeline.marks = (u) => {
@@ -118,12 +125,13 @@ timeline.marks = (u) => {
   c.restore();
 };
 
-timeline.choose = (x) => {
+// The moment next to a place on the axis; of several that share it the one of the state under the cursor.
+timeline.choose = (x, seq) => {
   const m = state.process.map.moments;
   if (!m.length) return;
-  const xs = m.map((o) => place(o.seq, o.t));
-  let i = below(xs, x);
-  if (i + 1 < xs.length && xs[i + 1] - x < x - xs[i]) i++;
+  const by = seq === undefined ? (o) => place(o.seq, o.t) : (o) => o.seq, xs = m.map(by), at = seq === undefined ? x : seq;
+  let i = below(xs, at);
+  if (i + 1 < xs.length && xs[i + 1] - at < at - xs[i]) i++;
   state[timeline.turn || "a"] = i;
   timeline.turn = timeline.turn === "b" ? "a" : "b";
   tell("moments");
@@ -155,7 +163,7 @@ by("chart").addEventListener("keydown", (e) => {
   let i = timeline.cursor;
   if (e.key === "ArrowRight") i += step; else if (e.key === "ArrowLeft") i -= step;
   else if (e.key === "Home") i = 0; else if (e.key === "End") i = n - 1;
-  else if (e.key === "a" || e.key === "b") { timeline.turn = e.key; timeline.choose(u.data[0][i]); e.preventDefault(); return; }
+  else if (e.key === "a" || e.key === "b") { timeline.turn = e.key; timeline.choose(u.data[0][i], s.seq[i]); e.preventDefault(); return; }
   else return;
   e.preventDefault();
   i = Math.min(Math.max(i, 0), n - 1);
@@ -170,7 +178,10 @@ timeline.words = () => {
   if (p.series.seq.length) out.push(p.series.thinned ? `${count(p.series.seq.length, "state")} shown, each a true one; every peak is among them.` : "Every change is shown.");
   const exact = p.snapshots.filter((s) => s[2]).length;
   if (p.snapshots.length) out.push(`Ticks at the bottom: kernel maps compared, ${exact} of ${p.snapshots.length} shown reproduced exactly.`);
-  if (p.doubts.length) out.push("Hatched: what the map was there is not proven.");
+  if (p.doubts.length) out.push("Hatched: what the map was there is not proven, for " + [...new Set(p.doubts.map((d) => d[2]))].slice(0, 3).join("; ") + ".");
+  if (DATA.trace.backwards) out.push("Times in this trace go back at places, so the axis is the number of the event.");
+  const gap = p.threshold.history.find((m) => m[2] === null && m[3] === null && m[4]);
+  if (gap && state.shown.threshold) out.push(`Threshold: ${gap[4]}, none is drawn from #${gap[0].toLocaleString("en")} to the last.`);
   if (!state.shown.other) out.push("Other mappings dwarf the rest, so they are off: see “Other”.");
   if (p.series.seq.length && !p.series.rss.some((v) => v !== null)) out.push("Resident memory was not read.");
   by("legend").textContent = out.join(" ");
