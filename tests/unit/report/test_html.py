@@ -226,3 +226,13 @@ def test_of_more_moves_than_are_kept_none_is_invented(scene: Scene) -> None:
     assert [row[0] for row in rows] == [5, 6, 900]
     assert rows[1][2:4] == [None, None]
     assert rows[2][2:4] == [1 << 20, 1 << 21]
+
+
+def test_of_thousands_of_processes_the_largest_are_drawn_and_all_are_counted(
+    tmp_path: Path,
+) -> None:
+    data = values(hostile.write(tmp_path / "t.json", hostile.short_lives(3000)))
+    listed = len(data["processes"]) + len(data["others"]) + data["more"]
+    assert (len(data["processes"]), listed) == (30, data["address_spaces"])
+    assert data["more"] > 2000
+    assert len(render(data)) < 1_000_000
