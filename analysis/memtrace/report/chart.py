@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from memtrace.malloc.series import Series
 from memtrace.trace.sizes import format_moment, format_size
 
-#: What is stacked, from below: style, character, name.
-LAYERS = (("heap", "█", "heap"), ("chunk", "▓", "mapped chunks"), ("arena", "░", "arenas"))
+#: What is stacked, from below: kind, character, name.
+LAYERS = (("heap", "█", "heap"), ("malloc-chunk", "▓", "mapped chunks"), ("arena", "░", "arenas"))
 _PARTS = "▁▂▃▄▅▆▇█"
 
-#: (style, text); style "" is plain.
+#: (kind, text); "" is of no kind.
 Span = tuple[str, str]
 Layers = tuple[int, int, int]
 
@@ -29,7 +29,7 @@ class Chart:
 
     Attributes:
         lines: of spans, from the top.
-        layers: the style, character and name of what was ever there.
+        layers: the kind, character and name of what was ever there.
     """
 
     lines: list[list[Span]]
@@ -95,30 +95,30 @@ def _cell(stack: Layers, low: int, top: int, height: int) -> Span:
     filled = sum(stack) * height - low
     if filled <= 0:
         return "", " "
-    style, character = _layer(stack, low + min(filled, top) // 2, height)
+    kind, character = _layer(stack, low + min(filled, top) // 2, height)
     if filled >= top:
-        return style, character
-    return style, _PARTS[min(filled * 8 // top, 7)]
+        return kind, character
+    return kind, _PARTS[min(filled * 8 // top, 7)]
 
 
 def _layer(stack: Layers, at: int, height: int) -> tuple[str, str]:
     """What is stacked at `at` / `height` bytes."""
     below = 0
-    for size, (style, character, _) in zip(stack, LAYERS, strict=True):
+    for size, (kind, character, _) in zip(stack, LAYERS, strict=True):
         below += size * height
         if at < below:
-            return style, character
+            return kind, character
     return LAYERS[-1][:2]
 
 
 def _joined(cells: Sequence[Span]) -> list[Span]:
-    """Neighbours of one style as one span."""
+    """Neighbours of one kind as one span."""
     out: list[Span] = []
-    for style, text in cells:
-        if out and out[-1][0] == style:
-            out[-1] = style, out[-1][1] + text
+    for kind, text in cells:
+        if out and out[-1][0] == kind:
+            out[-1] = kind, out[-1][1] + text
         else:
-            out.append((style, text))
+            out.append((kind, text))
     return out
 
 

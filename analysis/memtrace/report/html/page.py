@@ -15,6 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from memtrace.report import palette
+
 _SCRIPTS = ("base.js", "timeline.js", "map.js", "moments.js", "table.js", "report.js")
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -29,7 +31,7 @@ def render(data: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     code = [_read("vendor/uPlot.iife.min.js"), _scripts()]
-    styles = [_read("vendor/uPlot.min.css"), _read("templates/report.css")]
+    styles = [_read("vendor/uPlot.min.css"), palette.css(), _read("templates/report.css")]
     policy = "; ".join((
         "default-src 'none'",
         "script-src " + " ".join(_hash(x) for x in code),
