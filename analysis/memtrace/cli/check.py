@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
-from memtrace.cli.options import common, trace_argument, warn
+from memtrace.cli.options import coloured, common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
@@ -185,7 +186,8 @@ def _update(report: Report, result: Result, trace: str, path: str) -> None:
 
 
 def _write(result: Result, form: str, output: str | None) -> None:
-    data = rendered(result, form).encode("utf-8", "replace")
+    color = coloured(sys.stdout if output is None else None)
+    data = rendered(result, form, color=color).encode("utf-8", "replace")
     if output is None:
         click.echo(data, nl=False)
     else:
@@ -196,15 +198,19 @@ def _write(result: Result, form: str, output: str | None) -> None:
             f.write(rendered(result, "md").encode("utf-8", "replace"))
 
 
-def rendered(result: Result, form: str) -> str:
-    """The result in one of `FORMATS`."""
-    from memtrace.check.formats import github, gitlab, json, junit, md, sarif, text
+def rendered(result: Result, form: str, *, color: bool = False) -> str:
+    """The result in one of `FORMATS`; text may have ANSI colours."""
+    if form == "text":
+        from memtrace.check.formats import text
+
+        return text.render(result, color=color)
+    from memtrace.check.formats import github, gitlab, json, junit, md, sarif
     from memtrace.cli.main import version
 
     if form == "sarif":
         return sarif.render(result, version())
     renders = {
-        "text": text.render, "json": json.render, "junit": junit.render, "github": github.render,
+        "json": json.render, "junit": junit.render, "github": github.render,
         "gitlab": gitlab.render, "md": md.render,
     }  # fmt: skip
     return renders[form](result)

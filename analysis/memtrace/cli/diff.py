@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
-from memtrace.cli.options import common, trace_argument, warn
+from memtrace.cli.options import coloured, common, trace_argument, warn
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 
@@ -105,8 +106,11 @@ def command(
         )
     width = shutil.get_terminal_size().columns
     every = None if everything else f"memtrace diff {quote(trace)}{asked} --all"
-    text = render(one, two, fates, book.outline.clock, every=every, width=max(width, 100))
-    click.echo(text, nl=False)
+    text = render(
+        one, two, fates, book.outline.clock,
+        every=every, width=max(width, 100), color=coloured(sys.stdout),
+    )  # fmt: skip
+    click.echo(text, nl=False, color=True)
     said = [s.cautions(f"the map at #{s.seq}") for s in (one, two)]
     for text in dict.fromkeys(said[0] + said[1]):
         warn(text)
@@ -127,14 +131,15 @@ def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
     with reading(other):
         after = read(other)
     found = compare(before, after)
-    click.echo(rendered(found, (trace, other), form), nl=False)
+    text = rendered(found, (trace, other), form, color=coloured(sys.stdout))
+    click.echo(text, nl=False, color=True)
     for name, text, trusted in zip((trace, other), found.trust, found.trusted, strict=True):
         if not trusted:
             warn(f"{name}: {text}")
 
 
-def rendered(found: Comparison, names: tuple[str, str], form: str) -> str:
-    """A comparison in one of `FORMATS`, a newline at its end."""
+def rendered(found: Comparison, names: tuple[str, str], form: str, *, color: bool = False) -> str:
+    """A comparison in one of `FORMATS`, a newline at its end; text may have ANSI colours."""
     if form == "json":
         import msgspec
 
@@ -145,4 +150,4 @@ def rendered(found: Comparison, names: tuple[str, str], form: str) -> str:
         return versus_markdown.render(found, names)
     from memtrace.report import versus
 
-    return versus.render(found, names)
+    return versus.render(found, names, color=color)

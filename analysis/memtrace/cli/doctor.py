@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from memtrace.cli.options import common, quiet
+from memtrace.cli.options import coloured, common, quiet
 from memtrace.report.lines import clean, paragraph
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def command(pid: str | None) -> int:
         parts.clear()
     width = min(shutil.get_terminal_size().columns, 80)
     for line in render(parts, (answer, sentence, remedy), max(width, 60)):
-        click.echo(line, color=_color())
+        click.echo(line, color=coloured(sys.stdout))
     return _REFUSED if answer == "no" else 0
 
 
@@ -94,11 +93,3 @@ def render(
 def _try(remedy: str, indent: str) -> Iterator[str]:
     # Never wrapped: it is to be copied.
     yield f"{indent}try: {clean(remedy)}"
-
-
-def _color() -> bool:
-    """Whether to colour: on a terminal, unless --color or NO_COLOR says otherwise."""
-    wanted = click.get_current_context().color
-    if wanted is not None:
-        return wanted
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

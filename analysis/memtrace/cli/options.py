@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -11,7 +12,7 @@ from memtrace.cli.exits import Debug, to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TextIO
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 _QUIET = "memtrace.quiet"
@@ -32,8 +33,7 @@ def _color(c: click.Context, _p: click.Parameter, value: str) -> None:
 def common(f: _F) -> _F:
     """Give a verb `--debug`, `-q` and `--color`.
 
-    The verb does not see them: it asks `quiet()`, and `click.get_current_context().color` (None:
-    colour for a terminal only).
+    The verb does not see them: it asks `quiet()` and `coloured()`.
     """
     for option in (
         click.option(
@@ -69,6 +69,18 @@ def common(f: _F) -> _F:
 def quiet() -> bool:
     """Whether `-q` was given."""
     return bool(click.get_current_context().meta.get(_QUIET))
+
+
+def coloured(stream: TextIO | None) -> bool:
+    """Whether to colour what goes to a stream, None: to a file. A terminal's is, and with
+    FORCE_COLOR any stream's; not with NO_COLOR; --color has the last word.
+    """
+    wanted = click.get_current_context().color
+    if wanted is not None:
+        return wanted
+    if stream is None or os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 def warn(text: str) -> None:

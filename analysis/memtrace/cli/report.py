@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memtrace.cli.options import common, trace_argument, warn
+from memtrace.cli.options import coloured, common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
@@ -91,7 +91,8 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
             return {} if both is None or is_large(trace) else series_of(*both[1:], mms)
 
         width = shutil.get_terminal_size().columns
-        shown = text.render(report, series=series, color=_color(output), width=width)
+        stream = sys.stdout if output is None else None
+        shown = text.render(report, series=series, color=coloured(stream), width=width)
         if output is None and locale.getencoding().lower().replace("-", "") != "utf8":
             shown = lines.plain(shown)
         data = [shown.encode("utf-8", "replace")]
@@ -112,13 +113,3 @@ def _page(trace: str, report: Report, both: tuple[Report, Book, Kinds] | None) -
     if both is None:  # it was a file just now
         raise UsageError(f"{trace} is no file any more", hint=f"memtrace report {quote(trace)}")
     return render(gather(trace, report, both[2]))
-
-
-def _color(output: str | None) -> bool:
-    """Whether to colour: on a terminal, unless --color, NO_COLOR or FORCE_COLOR says otherwise."""
-    wanted = click.get_current_context().color
-    if wanted is not None:
-        return wanted
-    if os.environ.get("NO_COLOR"):
-        return False
-    return output is None and (sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR")))

@@ -7,6 +7,7 @@ import os
 import resource
 import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memtrace.cli.exits import to_stderr
-from memtrace.cli.options import common, quiet
+from memtrace.cli.options import coloured, common, quiet
 from memtrace.cli.record import can_walk, incomplete, printable, recorded, recording
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import format_time
@@ -95,7 +96,7 @@ def _judge(path: str, limits: list[Limit]) -> int:
 
     result = judged(read(path), path, limits, lenient=False)
     if result.status or not quiet():
-        to_stderr(rendered(result, "text"))
+        to_stderr(rendered(result, "text", color=coloured(sys.stderr)))
     return result.status
 
 

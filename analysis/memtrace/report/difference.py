@@ -6,11 +6,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memtrace.replay.difference import Fate, Sum, sums
-from memtrace.report.lines import clean, columns, fit_end, program, table
+from memtrace.report import palette
+from memtrace.report.lines import clean, columns, fit_end, program
+from memtrace.report.terminal.blocks import Block, Cell, extent, grid, heading, written
 from memtrace.trace.sizes import format_moment, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.table import Table
 
     from memtrace.replay.moment import State
 
@@ -21,7 +25,14 @@ _PATH = 40
 
 
 def render(
-    before: State, after: State, fates: Sequence[Fate], clock: str, *, every: str | None, width: int
+    before: State,
+    after: State,
+    fates: Sequence[Fate],
+    clock: str,
+    *,
+    every: str | None,
+    width: int,
+    color: bool = False,
 ) -> str:
     """The whole text.
 
@@ -33,11 +44,12 @@ def render(
         every: the command that shows every region, where only those are shown that changed most;
             None: all are.
         width: columns to fit in.
+        color: use ANSI colours.
     """
     old, new = before.process.space.total, after.process.space.total
     assumed = before.process.space.assumed or after.process.space.assumed
     least = "at least " if assumed else ""
-    lines = [
+    lines: list[Block] = [
         f"pid {after.process.pid}   {_moment(before, clock)} to {_moment(after, clock)}",
         f"mapped   {least}{format_size(old)} to {least}{format_size(new)}: {_signed(new - old)}",
     ]
@@ -46,13 +58,13 @@ def render(
     if before.process is not after.process and before.process.mm != after.process.mm:
         lines.append(_replaced(before, after))
     if not fates:
-        return "\n".join([*lines, "", "no region has changed"]) + "\n"
-    lines += ["", *_sums(sums(list(fates)), new - old)]
+        return written([*lines, "", "no region has changed"], color=color)
+    lines += ["", _sums(sums(list(fates)), new - old)]
     shown = list(fates) if every is None else list(fates[:SHOWN])
-    lines += ["", "regions, the largest change first", *_regions(shown, width)]
+    lines += ["", heading("regions, the largest change first", "", width), _regions(shown, width)]
     if len(shown) < len(fates):
         lines.append(f"  and {len(fates) - len(shown):,} more: {every}")
-    return "\n".join(lines) + "\n"
+    return written(lines, color=color)
 
 
 def _moment(state: State, clock: str) -> str:
@@ -69,18 +81,19 @@ def _replaced(before: State, after: State) -> str:
     )
 
 
-def _sums(by: dict[str, Sum], total: int) -> list[str]:
-    rows: list[tuple[str, ...]] = [
+def _sums(by: dict[str, Sum], total: int) -> Table:
+    rows: list[tuple[Cell, ...]] = [
         ("kind", "born", "", "gone", "", "grown", "shrunk", "re-protected", "change")
     ]
     for kind, s in by.items():
         rows.append((
-            kind, *_counted(s.born, s.born_bytes), *_counted(s.gone, s.gone_bytes),
+            (kind, palette.terminal(kind)),
+            *_counted(s.born, s.born_bytes), *_counted(s.gone, s.gone_bytes),
             _bytes(s.grown_bytes), _bytes(s.shrunk_bytes), _bytes(s.protected_bytes),
             _signed(s.delta) if s.delta else "0 B",
         ))  # fmt: skip
     rows.append(("all", "", "", "", "", "", "", "", _signed(total)))
-    return table(rows, "<>>>>>>>>")
+    return grid(rows, "<>>>>>>>>")
 
 
 def _counted(count: int, size: int) -> tuple[str, str]:
@@ -95,24 +108,23 @@ def _signed(size: int) -> str:
     return f"+{format_size(size)}" if size > 0 else format_size(size)
 
 
-def _regions(fates: Sequence[Fate], width: int) -> list[str]:
+def _regions(fates: Sequence[Fate], width: int) -> Table:
     """A line of each, as wide as there is room, but a file's name is there whole."""
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     for f in fates:
         there = f.there
         rows.append((
-            _signed(f.delta) if f.delta else "0 B", f.kind, f"{there.start:x}-{there.end:x}",
+            _signed(f.delta) if f.delta else "0 B", (f.kind, palette.terminal(f.kind)),
+            f"{there.start:x}-{there.end:x}",
             _perms(f), _what(f), "",
         ))  # fmt: skip
-    used = max(
-        (columns(line) for line in table([(*r[:5], "|") for r in rows], "><<<<<")), default=0
-    )
+    used = extent(grid([(*r[:5], "|") for r in rows], "><<<<<"))
     room = min(width - used + 1, _PATH)
     for i, f in enumerate(fates):
         path = clean(f.there.path)
         name = columns(path.rpartition("/")[2])
         rows[i] = *rows[i][:5], fit_end(path, max(room, min(name + 1, _PATH)))
-    return table(rows, "><<<<<")
+    return grid(rows, "><<<<<")
 
 
 def _perms(f: Fate) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from textwrap import wrap
 
 from memtrace.trace.sizes import plural as plural  # noqa: PLC0414 - beside the others
@@ -100,20 +100,6 @@ def sparkline(values: Sequence[int], width: int) -> str:
         ]
         out += _BLOCKS[max(0, min(7, max(part) * 7 // top))]
     return out
-
-
-def table(rows: Iterable[Sequence[str]], align: str, gap: int = 2, indent: int = 2) -> list[str]:
-    """Rows as aligned columns; `align` has `<` or `>` per column. Cells are clean already."""
-    rows = list(rows)
-    widths = [max((columns(r[i]) for r in rows), default=0) for i in range(len(align))]
-    lines = []
-    for r in rows:
-        cells = []
-        for cell, width, side in zip(r, widths, align, strict=True):
-            pad = " " * (width - columns(cell))
-            cells.append(pad + cell if side == ">" else cell + pad)
-        lines.append((" " * indent + (" " * gap).join(cells)).rstrip())
-    return lines
 
 
 _PLAIN = str.maketrans("▁▂▃▄▅▆▇█▓░│└├─▼→…", "___--==#+.|`|-v>~")

@@ -6,25 +6,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from memtrace.report import words
-from memtrace.report.comparison import Change, Comparison, Number, Pair, Setting, Stand, Told
-from memtrace.report.lines import clean, fit, paragraph, plural, table
-from memtrace.trace.sizes import format_size
+from memtrace.report import palette
+from memtrace.report.comparison import Comparison, Pair, Setting, Told
+from memtrace.report.lines import clean, fit, paragraph, plural
+from memtrace.report.terminal.blocks import (
+    BAD,
+    BOLD,
+    Block,
+    Cell,
+    grid,
+    heading,
+    marked,
+    paragraphs,
+    severity,
+    written,
+)
+from memtrace.report.versus_words import SHOWN, logged, row, setting, threshold
 
 _WIDTH = 80
-#: Pairs of processes that are shown.
-SHOWN = 3
-_STANDS = 6
 
 
-def render(c: Comparison, names: tuple[str, str]) -> str:
+def render(c: Comparison, names: tuple[str, str], *, color: bool = False) -> str:
     """The whole text, a newline at its end.
 
     Args:
         c: the comparison.
         names: of the earlier trace and the later.
+        color: use ANSI colours.
     """
-    lines = [f"before   {fit(names[0], 70)}", f"after    {fit(names[1], 70)}", ""]
+    lines: list[Block] = [f"before   {fit(names[0], 70)}", f"after    {fit(names[1], 70)}", ""]
     lines += _settings("differs before anything ran", c.settings)
     if not c.pairs:
         lines += ["no process of one is in the other", ""]
@@ -37,117 +47,58 @@ def render(c: Comparison, names: tuple[str, str]) -> str:
             text = ", ".join(f"{clean(n)} ({k})" if k > 1 else clean(n) for n, k in only.items())
             lines += [*paragraph(text, _WIDTH, f"only {word}:  "), ""]
     for name, text, trusted in zip(("before", "after"), c.trust, c.trusted, strict=True):
-        mark = "" if trusted else "NOT to be trusted: "
-        lines += paragraph(mark + text, _WIDTH, f"trust {name:<7}")
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+        label, mark = f"trust {name:<7}", "" if trusted else "NOT to be trusted"
+        said = paragraph(f"{mark}: {text}" if mark else text, _WIDTH, label)
+        lines += marked(said, BAD, len(label), len(label) + len(mark))
+    return written(lines, color=color)
 
 
-def _settings(title: str, found: Sequence[Setting]) -> list[str]:
+def _settings(title: str, found: Sequence[Setting]) -> list[Block]:
     if not found:
         return []
-    out = [title]
+    out: list[Block] = [heading(title, "", _WIDTH)]
     for s in found:
         out += paragraph(f"{setting(s.before)}  to  {setting(s.after)}", _WIDTH, f"  {s.name}  ")
     return [*out, ""]
 
 
-def setting(value: str | None) -> str:
-    """The value of a setting."""
-    return "not set" if value is None else clean(value) or "''"
-
-
-def _pair(pair: Pair) -> list[str]:
+def _pair(pair: Pair) -> list[Block]:
     same = pair.before == pair.after
     who = f"pid {pair.before}" if same else f"pid {pair.before} and {pair.after}"
-    out = [f"{fit(pair.name, 50)}   {who}", ""]
+    name = fit(pair.name, 50)
+    out = [*marked([f"{name}   {who}"], BOLD, 0, len(name)), ""]
     out += _settings("differs by how it was started", pair.settings)
-    rows = [("", "before", "after", "change", "")]
+    rows: list[tuple[Cell, ...]] = [("", "before", "after", "change", "")]
     for group, every in groupby(pair.changes, key=lambda x: x.group):
-        changed = [x for x in every if x.before != x.after]
-        rows += [row(group, x) for x in changed]
+        for x in every:
+            if x.before != x.after:
+                name, *numbers = row(group, x)
+                rows.append(((name, palette.terminal(group)), *numbers))
     if len(rows) > 1:
-        out += [*(fit(x, _WIDTH) for x in table(rows, "<>>>>")), ""]
+        out += [grid(rows, "<>>>>", _WIDTH), ""]
     else:
         out += ["  no number differs", ""]
     out += _threshold(pair)
     for word, found in (("appeared", pair.appeared), ("went", pair.went)):
         out += _findings(word, found)
     note = logged(pair)
-    return [*out, *paragraph(note, _WIDTH, "  "), ""] if note else out
+    return [*out, *paragraphs([note], _WIDTH), ""] if note else out
 
 
-def logged(pair: Pair) -> str:
-    """What to think of findings where one side alone is an imported log's; else nothing."""
-    if pair.logged[0] == pair.logged[1] or not (pair.appeared or pair.went):
-        return ""
-    word = "before" if pair.logged[0] else "after"
-    return (
-        f"{word} is an imported log, without callers and chunk headers: a finding that it does not "
-        f"have may hold of it all the same"
-    )
-
-
-def row(group: str, x: Change) -> tuple[str, str, str, str, str]:
-    """A number's name, what it was and is, the change, and how large that is."""
-    name = f"{group} {x.name}" + (" (advisory)" if x.advisory else "")
-    change = relative = ""
-    if x.before is not None and x.after is not None:
-        delta = x.after - x.before
-        change = ("+" if delta > 0 else "") + _number(delta, x.unit)
-        relative = _relative(x.before, x.after)
-    return name, _number(x.before, x.unit), _number(x.after, x.unit), change, relative
-
-
-def _number(n: Number | None, unit: str) -> str:
-    if n is None:
-        return "unknown"
-    return format_size(round(n)) if unit == "bytes" else f"{n:,}"
-
-
-def _relative(before: Number, after: Number) -> str:
-    """`-12%`, `x3.0`; nothing where there was nothing."""
-    if not before or not after:
-        return ""
-    if after >= 2 * before:
-        return f"x{after / before:.1f}"
-    return f"{(after - before) / before:+.0%}"
-
-
-def _threshold(pair: Pair) -> list[str]:
+def _threshold(pair: Pair) -> list[Block]:
     told = threshold(pair)
     if told is None:
         return []
-    out = ["mmap threshold"]
+    out: list[Block] = [heading("mmap threshold", "", _WIDTH)]
     for word, text in zip(("before", "after"), told, strict=True):
         out += paragraph(text, _WIDTH, f"  {word:<7}")
     return [*out, ""]
 
 
-def threshold(pair: Pair) -> tuple[str, str] | None:
-    """How the threshold moved in each; None where it is the same."""
-    one, two = pair.threshold
-    if [(s.low, s.high, s.cause) for s in one] == [(s.low, s.high, s.cause) for s in two]:
-        return None
-    return _stands(one), _stands(two)
-
-
-def _stands(stands: Sequence[Stand]) -> str:
-    shown = list(stands[:_STANDS])
-    text = ", ".join(_stand(s) for s in shown) or "not glibc's: there is none"
-    more = len(stands) - len(shown)
-    return text + (f", and {more:,} more moves to {_bounds(stands[-1])}" if more > 0 else "")
-
-
-def _stand(s: Stand) -> str:
-    return _bounds(s) if s.seq is None else f"#{s.seq} {_bounds(s)} ({s.cause})"
-
-
-def _bounds(s: Stand) -> str:
-    return words.interval(s.low, s.high)
-
-
-def _findings(word: str, found: Sequence[Told]) -> list[str]:
-    out = []
+def _findings(word: str, found: Sequence[Told]) -> list[Block]:
+    out: list[Block] = []
     for x in found:
-        out += paragraph(x.title, _WIDTH, f"  {word:<9}{x.rule}  {x.severity:<8} ")
+        label = f"  {word:<9}{x.rule}  "
+        lines = paragraph(x.title, _WIDTH, f"{label}{x.severity:<8} ")
+        out += marked(lines, severity(x.severity), len(label), len(label) + len(x.severity))
     return [*out, ""] if out else []

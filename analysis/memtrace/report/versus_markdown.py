@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from memtrace.report.comparison import Comparison, Pair, Setting
 from memtrace.report.lines import fit, plural
 from memtrace.report.markdown import table, text
-from memtrace.report.versus import SHOWN, logged, row, setting, threshold
+from memtrace.report.versus_words import SHOWN, logged, row, setting, threshold
 
 _NAME = 80
 

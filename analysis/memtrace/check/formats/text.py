@@ -5,31 +5,34 @@ from __future__ import annotations
 
 from memtrace.check.judge import Verdict, value
 from memtrace.check.result import Result, place, word
-from memtrace.report.lines import clean, fit, paragraph, table
+from memtrace.report.lines import clean, fit, paragraph
+from memtrace.report.terminal.blocks import BAD, GOOD, WARN, Block, Cell, grid, marked, written
 
 _WIDTH = 80
 _EVIDENCE = 4
 
 
-def render(r: Result) -> str:
-    """The whole text, a newline at its end."""
-    rows = [("limit", "measured", "allowed", "", "")]
+def render(r: Result, *, color: bool = False) -> str:
+    """The whole text, a newline at its end; `color`: with ANSI colours."""
+    rows: list[tuple[Cell, ...]] = [("limit", "measured", "allowed", "", "")]
     rows += [_row(v) for v in r.verdicts]
-    lines = [fit(line, _WIDTH) for line in table(rows, "<>><<")] if r.verdicts else []
+    lines: list[Block] = [grid(rows, "<>><<", _WIDTH)] if r.verdicts else []
     for v in r.verdicts:
         if v.who and v.ok is not True:
             lines += paragraph(f"{v.limit.name}: {v.who}", _WIDTH, "  ")
-    lines += paragraph(r.trust, _WIDTH, "  trust  " if r.trusted else "  NOT TRUSTED  ")
+    label = "  trust  " if r.trusted else "  NOT TRUSTED  "
+    lines += marked(paragraph(r.trust, _WIDTH, label), "" if r.trusted else BAD, 0, len(label))
     for note in r.notes:
         lines += paragraph(note, _WIDTH, "  note   ")
     where = ", ".join(dict.fromkeys(clean(place(v)) for v in [*r.failed, *r.unknown]))
     lines += [r.summary + (f"   {where}" if where else "")]
-    return "\n".join(lines) + "\n"
+    return written(lines, color=color)
 
 
-def _row(v: Verdict) -> tuple[str, str, str, str, str]:
+def _row(v: Verdict) -> tuple[Cell, ...]:
     allowed = v.bound.replace("at most ", "").replace("at least ", "≥ ")
-    return fit(v.limit.name, 34), v.number, allowed, word(v), _more(v)
+    style = {True: GOOD, False: BAD if v.limit.gate else WARN, None: WARN}[v.ok]
+    return fit(v.limit.name, 34), v.number, allowed, (word(v), style), _more(v)
 
 
 def _more(v: Verdict) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -24,6 +23,7 @@ Block = str | Text | Table
 Cell = str | tuple[str, str]
 
 GOOD, WARN, BAD, DIM, BOLD = "green", "yellow", "red", "dim", "bold"
+_SEVERITIES = {"error": BAD, "warning": WARN}
 _GAP = 2
 
 
@@ -31,6 +31,11 @@ def heading(title: str, note: str, width: int) -> Text:
     """The heading of a section, and what is to be known of it."""
     note = fit(note, width - columns(title) - 3)
     return Text.assemble((title, BOLD), *(("   ", (note, DIM)) if note else ()))
+
+
+def severity(word: str) -> str:
+    """The style of a finding's severity."""
+    return _SEVERITIES.get(word, DIM)
 
 
 def marked(lines: Sequence[str], style: str, start: int, end: int) -> list[Block]:
@@ -56,19 +61,17 @@ def grid(rows: Iterable[Sequence[Cell]], align: str, width: int | None = None) -
     made = [[_cell(cell) for cell in row] for row in rows]
     # The spaces before a column are part of it, and its lines are one cell: with padding around
     # each, and a cell for each, drawing takes twice as long.
-    sizes = [
-        _GAP + max(cell_len(text) for text, _ in cells) if made else _GAP
-        for cells in zip(*made, strict=True)
-    ]
+    sizes = [_GAP + max(cell_len(text) for text, _ in cells) for cells in zip(*made, strict=True)]
     texts = [_laid([text for text, _ in row], sizes, align, width) for row in made]
     table = Table.grid(collapse_padding=False)
     table.width, left = 0, width
     stacks = []
-    for i, (size, side) in enumerate(zip(sizes, align, strict=False)):
+    for i, size in enumerate(sizes):
         shown = size if left is None else min(size, left)
         left = None if left is None else left - shown
-        justify: Literal["left", "right"] = "right" if side == ">" else "left"
-        table.add_column(width=shown, no_wrap=True, justify=justify)
+        if not shown:
+            break
+        table.add_column(width=shown, no_wrap=True)
         table.width += shown
         lines = (Text.assemble((t[i], row[i][1])) for t, row in zip(texts, made, strict=True))
         stacks.append(Text("\n").join(lines))

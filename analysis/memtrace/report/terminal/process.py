@@ -11,17 +11,7 @@ from memtrace.report.chart import chart
 from memtrace.report.lines import columns, fit, paragraph
 from memtrace.report.model import ProcessRow, Report
 from memtrace.report.terminal import arenas, heap, inside, regions, threshold
-from memtrace.report.terminal.blocks import (
-    BAD,
-    BOLD,
-    DIM,
-    WARN,
-    Block,
-    Cell,
-    grid,
-    heading,
-    marked,
-)
+from memtrace.report.terminal.blocks import BOLD, Block, Cell, grid, heading, marked, severity
 from memtrace.trace.sizes import format_size
 
 _EVIDENCE = 8
@@ -62,12 +52,11 @@ def _findings(p: ProcessRow, width: int) -> list[Block]:
         return []
     note = f"what each means: memtrace explain {p.findings[0].rule}"
     out: list[Block] = [heading("findings", note, width)]
-    style = {"error": BAD, "warning": WARN}
     for x in p.findings:
         label = f"  {x.rule}  "
         lines = paragraph(x.message, width, f"{label}{x.severity:<7}  ", " " * 9)
         end = len(label) + len(x.severity)
-        out += marked(lines, style.get(x.severity, DIM), len(label), end)
+        out += marked(lines, severity(x.severity), len(label), end)
         if x.evidence:
             shown = " ".join(f"#{seq}" for seq in x.evidence[:_EVIDENCE])
             more = len(x.evidence) - _EVIDENCE
