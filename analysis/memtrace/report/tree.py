@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from memtrace.report import words
-from memtrace.report.lines import fit
+from memtrace.report.lines import columns, fit
 from memtrace.report.model import ProcessRow
 from memtrace.trace.sizes import format_size
 
@@ -144,7 +144,6 @@ def _row(x: _Line, guide: str, marked: set[int]) -> tuple[str, ...]:
     note = last.note
     if not guide and len(x.spaces) == 1 and last.forked:
         note = " (fork)"
-    chain = " → ".join([*(n.split(" ")[0] for n in names[:-1]), names[-1]])
     room = max(_PROGRAM - len(guide) - len(note), 8)
     return (
         f"{'*' if any(s.mm in marked for s in x.spaces) else ' '}{last.pids[0]}",
@@ -153,5 +152,31 @@ def _row(x: _Line, guide: str, marked: set[int]) -> tuple[str, ...]:
         format_size(max(heaps)) if heaps else "",
         f"{sum(s.calls for s in x.spaces):,}",
         last.end,
-        guide + fit(chain, room) + note,
+        guide + _chain([*(n.split(" ")[0] for n in names[:-1]), names[-1]], room) + note,
     )
+
+
+def _chain(names: Sequence[str], room: int) -> str:
+    """Programs that followed one another, in `room` columns. The last one matters most: what is
+    left out is first of those between, then of its arguments, then the first one.
+
+    >>> _chain(["env", "sh", "bash", "python3 x.py"], 26)
+    'env → … → python3 x.py'
+    >>> _chain(["env", "sh", "python3 x.py"], 18)
+    'env → … → python3…'
+    >>> _chain(["env", "sh", "python3 x.py"], 16)
+    '… → python3 x.py'
+    """
+    *before, last = names
+    ways = [" → ".join(names)]  # those before the last, fewer and fewer
+    for n in range(len(before) - 1, 0, -1):
+        later = before[len(before) - n + 1 :]
+        ways.append(" → ".join([before[0], "…", *later, last]))
+    for way in ways:
+        if columns(way) <= room:
+            return way
+    program = columns(last.partition(" ")[0])
+    told = columns(last) - program
+    if columns(ways[-1]) - told + (told > 0) <= room or not before:
+        return fit(ways[-1], room)
+    return fit(f"… → {last}", room)

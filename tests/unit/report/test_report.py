@@ -211,6 +211,32 @@ def test_width_is_kept_between_60_and_80(busy: Scene, width: int) -> None:
     assert max(columns(line) for line in out.splitlines()) <= limit
 
 
+def test_pages_in_memory_have_a_column_where_they_are_known(busy: Scene) -> None:
+    report = busy.report()
+    plain = checked_text(report)
+    assert "resident: in memory" not in plain
+    first, *others = report.processes
+    sizes = {"heap": 8192, "anon": 0}
+
+    def told(**changes: int) -> str:
+        kinds = {
+            name: replace(k, resident_bytes=sizes.get(name), **changes)
+            for name, k in first.kinds.items()
+        }
+        return checked_text(replace(report, processes=[replace(first, kinds=kinds), *others]))
+
+    shown = told()
+    heading, head, *rows = shown[shown.index("memory by kind") :].splitlines()
+    assert heading.endswith("; resident: in memory at exit")
+    assert re.search("at exit +resident  what it is$", head)
+    edge = head.index("resident") + len("resident")
+    found = {row.split()[0]: row[edge - 8 : edge].strip() for row in rows[: len(first.kinds)]}
+    assert found == dict.fromkeys(first.kinds, "") | {"heap": "8 KiB", "anon": "0 B"}
+    both = told(committed_bytes=4096)
+    assert "committed: may be accessed; resident: in memory at exit" in both
+    assert re.search("at exit +committed +resident  what it is", both)
+
+
 def test_many_steps_are_condensed_and_counted(scene: Scene) -> None:
     scene.glibc()
     for _ in range(50):

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memtrace.report.lines import columns
 from memtrace.report.tree import Space, rows
 
 
@@ -50,6 +55,40 @@ def test_an_exec_is_in_the_line_of_its_process() -> None:
         ("*2", "#10", "2", "└ sh → ls -l"),
     ]
     assert hidden == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["env", "python3 x.py"], "env → python3 x.py"),
+        # of those between, the later ones stay
+        (["env", "nice", "setpriv", "bash", "python3 x.py"], "env → … → bash → python3 x.py"),
+        (["env", "timeout", "setpriv-long", "python3 x.py"], "env → … → python3 x.py"),
+        # then the last one's arguments go
+        (["env", "timeout", "python3 a/long/path/x.py"], "env → … → python3 a/long/path/x…"),
+        (["timeout", "python3 a/long/path/x.py 1"], "timeout → python3 a/long/path/x…"),
+        # then the first one
+        (["a-program-with-a-long-name", "python3 x.py"], "… → python3 x.py"),
+        (["a-program-with-a-long-name", "b" * 40], "… → " + "b" * 27 + "…"),
+        (["漢字漢字漢字漢字漢字", "sh", "漢字漢字漢字 x"], "… → 漢字漢字漢字 x"),
+    ],
+)
+def test_of_a_chain_of_execs_the_end_stays(names: list[str], shown: str) -> None:
+    chain = [
+        space(1, n, died=n + 1 if n < len(names) else None, replaced=n < len(names), program=name)
+        for n, name in enumerate(names, 1)
+    ]
+    assert programs(*chain) == [shown]
+
+
+@given(st.lists(st.text("ab 漢→…", min_size=1, max_size=40), min_size=1, max_size=6))
+def test_every_chain_fits(names: list[str]) -> None:
+    chain = [
+        space(1, n, died=n + 1 if n < len(names) else None, replaced=n < len(names), program=name)
+        for n, name in enumerate(names, 1)
+    ]
+    (shown,) = programs(*chain)
+    assert columns(shown) <= 32
 
 
 def test_a_number_used_again_is_another_process() -> None:

@@ -72,25 +72,28 @@ def _kinds(p: ProcessRow, width: int) -> list[Block]:
     end = words.last(p)
     # Memory that may not be accessed is address space only: worth a column where there is some.
     apart = any(k.committed_bytes not in (None, k.final_bytes) for k in p.kinds.values())
+    read = any(k.resident_bytes is not None for k in p.kinds.values())
+    committed, resident = ["committed"] if apart else [], ["resident"] if read else []
     rows: list[tuple[Cell, ...]] = [
-        ("kind", "count", "peak", end, "committed" if apart else "", "what it is")
+        ("kind", "count", "peak", end, *committed, *resident, "what it is")
     ]
     for name, k in p.kinds_by_size():
         gloss = words.KINDS.get(name, "")
         if name == "heap" and p.heap.most_bytes is not None:
             gloss = words.LABELLED
-        peak, final = format_size(k.peak_bytes), format_size(k.final_bytes)
-        usable = "" if k.committed_bytes is None else format_size(k.committed_bytes)
+        sizes = [k.committed_bytes] * apart + [k.resident_bytes] * read
         rows.append((
-            (name, palette.terminal(name)), f"{k.count:,}", peak, final, usable if apart else "",
+            (name, palette.terminal(name)), f"{k.count:,}", format_size(k.peak_bytes),
+            format_size(k.final_bytes), *("" if n is None else format_size(n) for n in sizes),
             gloss,
         ))  # fmt: skip
-    if not apart:
-        rows = [(*row[:4], row[5]) for row in rows]
-    note = "count: regions ever; peak: the most at one time"
-    if apart:
-        note = "peak: the most at one time; committed: may be accessed"
-    align = "<>>>><" if apart else "<>>><"
+    note = {
+        (False, False): "count: regions ever; peak: the most at one time",
+        (True, False): "peak: the most at one time; committed: may be accessed",
+        (False, True): f"peak: the most at one time; resident: in memory {end}",
+        (True, True): f"committed: may be accessed; resident: in memory {end}",
+    }[apart, read]
+    align = "<" + ">" * (len(rows[0]) - 2) + "<"
     return [heading("memory by kind", note, width), grid(rows, align, width), ""]
 
 
