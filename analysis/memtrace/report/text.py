@@ -12,7 +12,7 @@ from memtrace.malloc.series import Series
 from memtrace.report import tree, words
 from memtrace.report.lines import fit
 from memtrace.report.model import ProcessRow, Report
-from memtrace.report.terminal.blocks import Block, grid, heading, paragraphs, written
+from memtrace.report.terminal.blocks import Block, Cell, extent, grid, heading, paragraphs, written
 from memtrace.report.terminal.opening import opening, trust
 from memtrace.report.terminal.process import details
 
@@ -79,9 +79,13 @@ def _empty(report: Report, width: int) -> list[Block]:
 
 def _processes(spaces: Sequence[tree.Space], shown: list[ProcessRow], width: int) -> list[Block]:
     rows, hidden = tree.rows(spaces, [p.mm for p in shown])
-    head = ("process", "born", "mapped", "heap", "calls", "end", "program")
+    cells: list[tuple[Cell, ...]] = [("process", "born", "mapped", "heap", "calls", "end")]
+    cells += [r.cells for r in rows]
+    room = width - extent(grid(cells, "<>>>><")) - 2
+    programs = ["program", *(r.program(room) for r in rows)]
+    table = [(*row, program) for row, program in zip(cells, programs, strict=True)]
     note = "who forked whom; → an exec, which begins a new space"
-    out: list[Block] = [heading("processes", note, width), grid([head, *rows], "<>>>><<", width)]
+    out: list[Block] = [heading("processes", note, width), grid(table, "<>>>><<", width)]
     if hidden:
         out.append(f"  and {hidden:,} smaller ones")
     note = "* described below. One process alone: memtrace report TRACE --pid PID"

@@ -39,6 +39,28 @@ class Space:
     weight: int
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the tree.
+
+    Attributes:
+        cells: process, birth, mapped, heap, calls, end.
+        guide: what stands before the programs.
+        programs: that the process was, one after another; of the last one the arguments, too.
+        note: what stands behind them.
+    """
+
+    cells: tuple[str, ...]
+    guide: str
+    programs: tuple[str, ...]
+    note: str
+
+    def program(self, room: int) -> str:
+        """The last cell: the programs in as many columns, if that is some; the note is beyond."""
+        own = max(min(room, _PROGRAM - len(self.note)) - len(self.guide), 4)
+        return self.guide + _chain(self.programs, own) + self.note
+
+
 @dataclass(slots=True)
 class _Line:
     """A process: its address spaces from fork over each exec, and what it forked."""
@@ -73,8 +95,8 @@ def space(p: ProcessRow, weight: int) -> Space:
     )  # fmt: skip
 
 
-def rows(spaces: Iterable[Space], described: Iterable[int]) -> tuple[list[tuple[str, ...]], int]:
-    """The tree's table without its head, and how many processes it has no line for.
+def rows(spaces: Iterable[Space], described: Iterable[int]) -> tuple[list[Row], int]:
+    """The tree's lines, and how many processes it has no line for.
 
     Args:
         spaces: all of the trace.
@@ -92,7 +114,7 @@ def rows(spaces: Iterable[Space], described: Iterable[int]) -> tuple[list[tuple[
         while up is not None and id(up) not in kept:
             up = up.parent
         children.setdefault(None if up is None else id(up), []).append(x)
-    out: list[tuple[str, ...]] = []
+    out: list[Row] = []
     waiting = [(x, "", "") for x in reversed(children.get(None, []))]
     while waiting:  # a loop: a chain of forks may be longer than Python's stack
         x, guide, below = waiting.pop()
@@ -133,7 +155,7 @@ def _execs(x: _Line, s: Space) -> bool:
     return not s.forked and old.replaced and old.died is not None and old.died <= s.born
 
 
-def _row(x: _Line, guide: str, marked: set[int]) -> tuple[str, ...]:
+def _row(x: _Line, guide: str, marked: set[int]) -> Row:
     last = x.spaces[-1]
     mapped = [s.mapped for s in x.spaces if s.mapped is not None]
     size = format_size(max(mapped)) if mapped else ""
@@ -144,16 +166,15 @@ def _row(x: _Line, guide: str, marked: set[int]) -> tuple[str, ...]:
     note = last.note
     if not guide and len(x.spaces) == 1 and last.forked:
         note = " (fork)"
-    room = max(_PROGRAM - len(guide) - len(note), 8)
-    return (
+    cells = (
         f"{'*' if any(s.mm in marked for s in x.spaces) else ' '}{last.pids[0]}",
         f"#{x.born}",
         size,
         format_size(max(heaps)) if heaps else "",
         f"{sum(s.calls for s in x.spaces):,}",
         last.end,
-        guide + _chain([*(n.split(" ")[0] for n in names[:-1]), names[-1]], room) + note,
     )
+    return Row(cells, guide, (*(n.split(" ")[0] for n in names[:-1]), names[-1]), note)
 
 
 def _chain(names: Sequence[str], room: int) -> str:
@@ -179,4 +200,5 @@ def _chain(names: Sequence[str], room: int) -> str:
     told = columns(last) - program
     if columns(ways[-1]) - told + (told > 0) <= room or not before:
         return fit(ways[-1], room)
-    return fit(f"… → {last}", room)
+    behind, least = "… → ", min(program + (told > 0), 8)
+    return fit(behind + last if columns(behind) + least <= room else last, room)

@@ -28,8 +28,8 @@ def space(  # one address space
     )  # fmt: skip
 
 
-def programs(*spaces: Space) -> list[str]:
-    return [row[-1] for row in rows(spaces, [])[0]]
+def programs(*spaces: Space, room: int = 80) -> list[str]:
+    return [row.program(room) for row in rows(spaces, [])[0]]
 
 
 def test_children_stand_below_who_forked_them() -> None:
@@ -50,7 +50,7 @@ def test_an_exec_is_in_the_line_of_its_process() -> None:
         ],
         [12],
     )
-    assert [(r[0], r[1], r[4], r[-1]) for r in found] == [
+    assert [(r.cells[0], r.cells[1], r.cells[4], r.program(80)) for r in found] == [
         (" 1", "#1", "1", "sh"),
         ("*2", "#10", "2", "└ sh → ls -l"),
     ]
@@ -70,6 +70,7 @@ def test_an_exec_is_in_the_line_of_its_process() -> None:
         # then the first one
         (["a-program-with-a-long-name", "python3 x.py"], "… → python3 x.py"),
         (["a-program-with-a-long-name", "b" * 40], "… → " + "b" * 27 + "…"),
+        (["sh", "b" * 40], "… → " + "b" * 27 + "…"),
         (["漢字漢字漢字漢字漢字", "sh", "漢字漢字漢字 x"], "… → 漢字漢字漢字 x"),
     ],
 )
@@ -79,6 +80,25 @@ def test_of_a_chain_of_execs_the_end_stays(names: list[str], shown: str) -> None
         for n, name in enumerate(names, 1)
     ]
     assert programs(*chain) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("room", "shown"),
+    [
+        (17, "env → python3 x.…"),
+        (13, "… → python3 …"),
+        (12, "… → python3…"),
+        (11, "python3 x.…"),
+        (9, "python3 …"),
+        (1, "pyt…"),
+    ],
+)
+def test_a_chain_is_cut_to_what_room_there_is(room: int, shown: str) -> None:
+    chain = [
+        space(1, 1, died=2, replaced=True, program="env"),
+        space(1, 2, program="python3 x.py"),
+    ]
+    assert programs(*chain, room=room) == [shown]
 
 
 @given(st.lists(st.text("ab 漢→…", min_size=1, max_size=40), min_size=1, max_size=6))
@@ -106,10 +126,10 @@ def test_of_too_many_the_largest_stay_below_whom_they_descend_from() -> None:
     many.append(space(100, 100, 2, forked=True, program="grandchild", weight=100))
     found, hidden = rows(many, [])
     assert (len(found), hidden) == (30, 30)
-    assert found[-1][-1] == "└ grandchild"  # of 2, which has no line
+    assert found[-1].program(80) == "└ grandchild"  # of 2, which has no line
 
 
 def test_a_long_chain_of_forks_fits() -> None:
     many = [space(n, n, n - 1, forked=True) for n in range(1, 3000)]
     found, _ = rows(many, [2999])
-    assert all(len(r[-1]) <= 34 for r in found)
+    assert all(len(r.program(80)) <= 34 for r in found)
