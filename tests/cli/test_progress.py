@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import click
 import pytest
+from tests import hostile
 
 from memtrace.cli import progress
+from memtrace.cli.main import run
 
 
 class Screen:
@@ -24,6 +27,7 @@ class Screen:
         self.master, slave = os.openpty()
         self.slave = os.fdopen(slave, "w")
         self._seen = b""
+        self.waits = False
 
     def text(self) -> str:
         """All that was ever on it."""
@@ -52,14 +56,20 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     os.close(made.master)
 
 
-def within(path: Path, act: Callable[[Any], None], err: IO[str], *, quiet: bool = False) -> None:
-    """Read a trace in a command whose standard error is `err`."""
+@contextmanager
+def command(err: IO[str], *, quiet: bool = False) -> Iterator[None]:
+    """Within a command whose standard error is `err`."""
     context = click.Context(click.Command("report"))
     context.meta["memtrace.quiet"] = quiet
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, context:
         patch.setattr(sys, "stderr", err)
-        with context, path.open("rb") as f, progress.reading(str(path)):
-            act(f)
+        yield
+
+
+def within(path: Path, act: Callable[[Any], None], err: IO[str], *, quiet: bool = False) -> None:
+    """Read a trace in a command."""
+    with command(err, quiet=quiet), path.open("rb") as f, progress.reading(str(path)):
+        act(f)
 
 
 @pytest.fixture
@@ -111,3 +121,64 @@ def test_an_error_on_the_way_ends_the_bar(trace: Path, screen: Screen) -> None:
     with pytest.raises(ValueError, match="broken"):
         within(trace, broken, screen.slave)
     assert screen.text().rstrip().endswith("\x1b[2K")
+
+
+def parts(f: Any, screen: Screen) -> Iterator[str]:
+    """An output before whose first part it takes long, and again before its last."""
+    for part, percent in (("first", "25%"), ("last", "50%")):
+        os.read(f.fileno(), 25_000)
+        if part == "first" or screen.waits:
+            screen.shows(percent)
+        yield part
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_an_output_that_is_looked_at_has_a_bar_only_before_it(
+    trace: Path, screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, to_file: bool
+) -> None:
+    screen.waits = to_file
+    monkeypatch.setattr(sys, "stdout", screen.slave)
+    with command(screen.slave), trace.open("rb") as f:
+        out = progress.read_for(str(trace), parts(f, screen), to_file=to_file)
+        assert next(out) == "first"
+        assert screen.text().rstrip().endswith("\x1b[2K") is not to_file
+        assert list(out) == ["last"]
+    assert screen.text().rstrip().endswith("\x1b[2K")
+
+
+def test_nobody_looks_at_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(stream: IO[str] | None) -> bool:
+        monkeypatch.setattr(sys, "stdout", stream)
+        return not progress._stdout_is_file()
+
+    reader, writer = os.pipe()
+    terminal, slave = os.openpty()
+    with (tmp_path / "out").open("w") as file, open(os.devnull, "w") as nowhere:
+        assert not shown(file)
+        assert not shown(nowhere)
+    with os.fdopen(writer, "w") as pipe, os.fdopen(slave, "w") as screen:
+        assert shown(pipe)  # to a pager, it may be
+        assert shown(screen)
+        assert shown(None)
+        assert shown(io.StringIO())
+    os.close(reader)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("verb", [["events"], ["export", "--to", "csv"],
+                                  ["export", "--to", "jsonl", "--table", "regions"],
+                                  ["export", "--to", "perfetto"]])  # fmt: skip
+def test_verbs_that_stream_have_a_bar(
+    verb: list[str], screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = hostile.write(tmp_path / "t.json", [hostile.begun(), hostile.mmap(hostile.LOW)])
+    begun = []
+
+    @contextmanager
+    def reading(name: str) -> Iterator[None]:
+        begun.append(name)
+        yield
+
+    monkeypatch.setattr(progress, "reading", reading)
+    assert run([*verb, str(path)]) == 0
+    assert begun == [str(path)]

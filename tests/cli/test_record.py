@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
-from memtrace.cli.record import incomplete, printable
+from memtrace.cli.record import incomplete, printable, recorded
+from memtrace.collect.writing import Result
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,23 @@ def test_a_lost_writer_is_no_full_disk(error: str, remedy: str) -> None:
 )
 def test_a_name_in_one_line(name: str, shown: str) -> None:
     assert printable(name) == shown
+
+
+def result(snapshots: int, exact: int) -> Result:
+    counts = {"snapshots": snapshots, "exact": exact, "lost": 0, "calls": 3}
+    return Result(None, "exit", counts, 2048, 912 * 1024, 1000, 500, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "exact", "word"),
+    [(7, 7, "\x1b[32mexact"), (0, 0, "\x1b[33munverified"), (7, 6, "\x1b[31mNOT exact")],
+)
+def test_what_was_recorded_is_coloured_where_that_is_wanted(
+    snapshots: int, exact: int, word: str
+) -> None:
+    plain = "\n".join(recorded(result(snapshots, exact), "t.json"))
+    coloured = "\n".join(recorded(result(snapshots, exact), "t.json", color=True))
+    assert "\x1b" not in plain
+    assert click.unstyle(coloured) == plain
+    assert word in coloured
+    assert "heap peak \x1b[1m912 KiB\x1b[0m, mapped peak \x1b[1m" in coloured

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from memtrace.cli.exits import to_stderr
-from memtrace.cli.options import common, quiet
+from memtrace.cli.options import coloured, common, quiet
 from memtrace.cli.record import can_walk, incomplete, printable, recorded, recording
 from memtrace.trace.sizes import format_size, format_time
 
@@ -122,7 +122,7 @@ def command(
     if not quiet():
         while not _takes_output(1):
             attached.serve()
-        to_stderr(summary(attached))
+        to_stderr(summary(attached, color=coloured(sys.stderr)))
     if attached.result.error is not None:
         raise incomplete(attached.path, attached.result.error)
     attached.serve()
@@ -131,8 +131,8 @@ def command(
     os._exit(0)
 
 
-def summary(a: Attached) -> str:
-    """The few lines that `attach` prints on stderr at its end."""
+def summary(a: Attached, *, color: bool = False) -> str:
+    """The few lines that `attach` prints on stderr at its end; `color`: with ANSI colours."""
     from memtrace.collect.ptrace import signal_name
 
     if a.status is None:
@@ -144,4 +144,4 @@ def summary(a: Attached) -> str:
     calls = f"{a.result.counts.get('calls', 0):,} memory calls"
     name = printable(a.argv[0] if a.argv else "")
     head = f"memtrace  {name} ({a.pid})  {how}  {format_time(a.duration_ns)}  {calls}"
-    return "\n".join([head, *recorded(a.result, a.path)]) + "\n"
+    return "\n".join([head, *recorded(a.result, a.path, color=color)]) + "\n"

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
+from memtrace.cli.progress import read_for
 from memtrace.report.decoded import COLUMNS, LIFE, Events, headers_of, no_process
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BATCH = 1000
 
@@ -30,20 +35,24 @@ _BATCH = 1000
 @common
 def command(trace: str, form: str, pid: int | None, call: str | None) -> None:
     """Print every record of TRACE in the order it was applied, one line each."""
+    for text in read_for(trace, _lines(trace, form, pid, call)):
+        click.echo(text, nl=False)
+
+
+def _lines(trace: str, form: str, pid: int | None, call: str | None) -> Iterator[str]:
+    """The lines, many at a time; at the end it may be that there are none to be had."""
     headers = headers_of(trace)
     with Trace(trace) as opened:
         _known(opened, call)
         events = Events(opened, headers)
         line = {"text": events.text, "jsonl": events.jsonl, "csv": events.csv}[form]
-        if form == "csv":
-            click.echo(",".join(COLUMNS))
-        batch: list[str] = []
+        batch = [",".join(COLUMNS) + "\n"] if form == "csv" else []
         for text in events.lines(line, pid, call):
             batch.append(text)
             if len(batch) >= _BATCH:
-                click.echo("".join(batch), nl=False)
+                yield "".join(batch)
                 batch.clear()
-        click.echo("".join(batch), nl=False)
+        yield "".join(batch)
         if pid is not None and pid not in events.pids:
             raise no_process(pid, trace, events.pids)
         if not opened.complete:

@@ -10,12 +10,13 @@ import click
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
+from memtrace.cli.progress import read_for
 from memtrace.report.decoded import COLUMNS, Events, headers_of, no_process
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 _FORMS = ("perfetto", "csv", "jsonl", "parquet")
 _LATER = ("folded", "speedscope")
@@ -79,7 +80,9 @@ def command(trace: str, form: str, output: str | None, table: str | None, pid: i
             hint=f"memtrace export {quote(trace)} --to parquet -o trace.parquet",
         )
     said: list[str] = []
-    data = _data(trace, form, table or "events", pid, said)
+    data = read_for(
+        trace, _data(trace, form, table or "events", pid, said), to_file=output is not None
+    )
     if output is None:
         for part in data:
             click.echo(part, nl=False)
@@ -89,20 +92,22 @@ def command(trace: str, form: str, output: str | None, table: str | None, pid: i
         warn(text)
 
 
-def _data(trace: str, form: str, table: str, pid: int | None, said: list[str]) -> Iterable[bytes]:
+def _data(trace: str, form: str, table: str, pid: int | None, said: list[str]) -> Iterator[bytes]:
+    """What is written, made when it is asked for; `said` takes what there is to be warned of."""
     if form == "perfetto":
         from memtrace.report import perfetto
 
-        return perfetto.stream(trace, pid, said)
-    if form == "parquet":
+        yield from perfetto.stream(trace, pid, said)
+    elif form == "parquet":
         from memtrace.report import frames
 
-        return frames.parquet(trace, table, pid, said)
-    if table == "events":
-        return _events(trace, form, pid, said)
-    from memtrace.report import tables
+        yield from frames.parquet(trace, table, pid, said)
+    elif table == "events":
+        yield from _events(trace, form, pid, said)
+    else:
+        from memtrace.report import tables
 
-    return tables.lines(trace, table, form, pid, said)
+        yield from tables.lines(trace, table, form, pid, said)
 
 
 def _events(trace: str, form: str, pid: int | None, said: list[str]) -> Iterator[bytes]:

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import sys
 from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
 from memtrace.cli.exits import to_stderr
-from memtrace.cli.options import common, quiet
+from memtrace.cli.options import coloured, common, quiet
 from memtrace.cli.output import same_file
-from memtrace.cli.record import printable
+from memtrace.cli.record import printable, styled
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import format_moment, format_size
 
@@ -48,21 +49,32 @@ def command(*, path: str, redact: bool, logs: tuple[str, ...]) -> None:
             )
     done = import_log(logs, path, redact=redact)
     if not quiet():
-        to_stderr(summary(logs[0], path, done))
+        to_stderr(summary(logs[0], path, done, color=coloured(sys.stderr)))
 
 
-def summary(log: str, path: str, r: Imported) -> str:
-    """The lines that `import` prints on stderr: how much, can I trust it, what next."""
+def summary(log: str, path: str, r: Imported, *, color: bool = False) -> str:
+    """The lines that `import` prints on stderr: how much, can I trust it, what next.
+
+    Args:
+        log: its name.
+        path: of the trace.
+        r: what was found in the log.
+        color: use ANSI colours.
+    """
     from memtrace.collect.strace.recognise import RECORD
 
     took = "" if r.duration_ns is None else f"{format_moment(r.duration_ns, r.clock)}  "
     spaces = f"{r.processes:,} address space" + ("s" if r.processes != 1 else "")
     name = "standard input" if log == "-" else printable(log)
-    heap = "" if r.heap_peak is None else f", heap peak {format_size(r.heap_peak)}"
+    heap = (
+        ""
+        if r.heap_peak is None
+        else f", heap peak {styled(format_size(r.heap_peak), color=color, bold=True)}"
+    )
     lines = [
         f"memtrace  {name}  {took}{r.counts['calls']:,} memory calls",
         f"  {spaces}{heap}",
-        "  unverified: no kernel snapshots in this log",
+        f"  {styled('unverified', color=color, fg='yellow')}: no kernel snapshots in this log",
     ]
     if r.unnamed:
         lines.append("  the process is called 0: no line tells its number (strace -f -o does)")

@@ -8,16 +8,21 @@ Nothing on the way of the pass counts for it, and a short pass never loads what 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from memtrace.cli.options import quiet
 
 #: Seconds after which the bar appears, and between two looks at how far it is.
 AFTER, EVERY = 1.0, 0.25
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -37,6 +42,39 @@ def reading(path: str) -> Iterator[None]:
     finally:
         over.set()
         shown.join()
+
+
+def read_for(path: str, parts: Iterable[_T], *, to_file: bool = False) -> Iterator[_T]:
+    """The parts of an output, meanwhile the trace is read for them.
+
+    The bar is gone before the first part, lest it stands among what a person reads on the same
+    terminal, or in a pager: only what goes to a file has it to the end.
+
+    Args:
+        path: the trace.
+        parts: made while it is read.
+        to_file: they go to a file other than stdout.
+    """
+    rest = iter(parts)
+    with reading(path):
+        first = list(islice(rest, 1))
+        if to_file or _stdout_is_file():
+            yield from first
+            yield from rest
+            return
+    yield from first
+    yield from rest
+
+
+def _stdout_is_file() -> bool:
+    """Whether nobody can look at stdout: it is no terminal, and no pipe, behind which there may
+    be one.
+    """
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+        return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not sys.stdout.isatty())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _show(path: str, over: threading.Event) -> None:

@@ -107,21 +107,37 @@ def printable(name: str) -> str:
     return f"...{text[3 - _NAME :]}" if "/" in text[-_NAME:] else f"{text[: _NAME - 3]}..."
 
 
-def recorded(r: Result, path: str) -> list[str]:
-    """The lines on what was recorded: how much, can I trust it, what next. [] if it failed."""
+def recorded(r: Result, path: str, *, color: bool = False) -> list[str]:
+    """The lines on what was recorded: how much, can I trust it, what next. [] if it failed.
+
+    Args:
+        r: what was recorded.
+        path: of the trace.
+        color: use ANSI colours.
+    """
     if r.error is not None:
         return []
     total, exact = r.counts["snapshots"], r.counts["exact"]
-    word = "exact" if total else "unverified"
+    word, shade = ("exact", "green") if total else ("unverified", "yellow")
     if exact < total or r.counts["lost"]:
-        word = "NOT exact"
+        word, shade = "NOT exact", "red"
     following = f"memtrace report {shlex.quote(path)}"
     peaks = (("heap", r.heap_peak), ("mapped", r.vm_peak * PAGE), ("resident", r.rss_peak * PAGE))
     return [
-        "  " + ", ".join(f"{w} peak {format_size(size)}" for w, size in peaks if size is not None),
-        f"  {word}: {exact} of {total} kernel snapshots reproduced",
+        "  "
+        + ", ".join(
+            f"{w} peak {styled(format_size(size), color=color, bold=True)}"
+            for w, size in peaks
+            if size is not None
+        ),
+        f"  {styled(word, color=color, fg=shade)}: {exact} of {total} kernel snapshots reproduced",
         f"  wrote {path} ({format_size(r.bytes_written)})    next: {following}",
     ]
+
+
+def styled(text: str, *, color: bool, **style: Any) -> str:
+    """Text in a style of click's, if colours are wanted."""
+    return click.style(text, **style) if color else text
 
 
 def incomplete(path: str, error: str) -> TargetError:

@@ -71,7 +71,7 @@ def command(  # noqa: PLR0913 - one for each option
     )  # fmt: skip
     done = _RECORDERS[engine]()(argv, path, options)
     if not quiet():
-        to_stderr(summary(argv, done) + "".join(withheld(argv, done)))
+        to_stderr(summary(argv, done, color=coloured(sys.stderr)) + "".join(withheld(argv, done)))
         to_stderr("".join(f"memtrace: {note}\n" for note in done.notes))
     if done.result.error is not None:
         _incomplete(done, done.result.error)
@@ -92,9 +92,12 @@ def _limits(budget: str) -> list[Limit]:
 def _judge(path: str, limits: list[Limit]) -> int:
     """Hold the trace just made against a budget; the text goes to stderr."""
     from memtrace.cli.check import judged, rendered
+    from memtrace.cli.progress import reading
     from memtrace.report.build import read
 
-    result = judged(read(path), path, limits, lenient=False)
+    with reading(path):
+        report = read(path)
+    result = judged(report, path, limits, lenient=False)
     if result.status or not quiet():
         to_stderr(rendered(result, "text", color=coloured(sys.stderr)))
     return result.status
@@ -126,8 +129,14 @@ _RECORDERS: dict[str, Callable[[], Recorder]] = {
 }
 
 
-def summary(argv: tuple[str, ...], r: Recording) -> str:
-    """The few lines that `run` prints on stderr: how much, can I trust it, what next."""
+def summary(argv: tuple[str, ...], r: Recording, *, color: bool = False) -> str:
+    """The few lines that `run` prints on stderr: how much, can I trust it, what next.
+
+    Args:
+        argv: the program.
+        r: what was recorded of it.
+        color: use ANSI colours.
+    """
     from memtrace.collect.ptrace import signal_name
 
     status, counts = r.status, r.result.counts
@@ -139,7 +148,7 @@ def summary(argv: tuple[str, ...], r: Recording) -> str:
     name = printable(argv[0])
     calls = f"{counts.get('calls', 0):,} memory calls"
     head = f"memtrace  {name}  {how}  {format_time(r.duration_ns)}  {calls}"
-    return "\n".join([head, *recorded(r.result, r.path)]) + "\n"
+    return "\n".join([head, *recorded(r.result, r.path, color=color)]) + "\n"
 
 
 def withheld(argv: tuple[str, ...], r: Recording) -> Iterator[str]:
