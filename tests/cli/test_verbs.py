@@ -467,8 +467,11 @@ def command(*arguments: object) -> list[str]:
 def test_heavy_packages_stay_away(trace: Path) -> None:
     code = (
         "import sys; from memtrace.cli.main import run\n"
-        "for verb in ('verify', 'events', 'maps --at end', 'report --format json'):\n"
-        f"    assert run([*verb.split(), {str(trace)!r}]) == 0\n"
+        "import memtrace.cli.run, memtrace.cli.attach\n"
+        "for verb in ('--help', 'verify', 'events', 'maps --at end', 'report --format json',\n"
+        "             'report --format md', 'diff --format md TRACE', 'export --to csv'):\n"
+        f"    words = ['{trace}' if word == 'TRACE' else word for word in verb.split()]\n"
+        f"    assert run([*words, '{trace}']) == 0\n"
         "assert not {'pandas', 'rich', 'jinja2'} & set(sys.modules)\n"
     )
     subprocess.run(

@@ -14,8 +14,6 @@ from memtrace.trace.sizes import format_moment, format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
     from memtrace.replay.moment import State
 
 #: Regions shown unless all are wanted.
@@ -81,7 +79,7 @@ def _replaced(before: State, after: State) -> str:
     )
 
 
-def _sums(by: dict[str, Sum], total: int) -> Table:
+def _sums(by: dict[str, Sum], total: int) -> Block:
     rows: list[tuple[Cell, ...]] = [
         ("kind", "born", "", "gone", "", "grown", "shrunk", "re-protected", "change")
     ]
@@ -108,7 +106,7 @@ def _signed(size: int) -> str:
     return f"+{format_size(size)}" if size > 0 else format_size(size)
 
 
-def _regions(fates: Sequence[Fate], width: int) -> Table:
+def _regions(fates: Sequence[Fate], width: int) -> Block:
     """A line of each, as wide as there is room, but a file's name is there whole."""
     rows: list[tuple[Cell, ...]] = []
     for f in fates:
