@@ -243,8 +243,23 @@ def test_a_summary_in_the_background_stops_as_any_output(terminal: Terminal) -> 
     terminal.command("memtrace true &")
     terminal.expect_job("Stopped")
     terminal.type("fg\n")
-    terminal.expect("exact: 1 of 1")
+    terminal.expect(r"exact(\x1b\[0m)?: 1 of 1")
     assert terminal.prompt() == 0
+
+
+def test_a_summary_is_coloured_unless_that_is_not_wanted(terminal: Terminal) -> None:
+    terminal.command("MEMTRACE_OPTIONS=; unset NO_COLOR FORCE_COLOR")
+    for options, shown in (
+        ("", r"\x1b\[32mexact\x1b\[0m: 1 of 1"),
+        ("NO_COLOR=1", "  exact: 1 of 1"),
+        ("MEMTRACE_OPTIONS='--color never'", "  exact: 1 of 1"),
+        ("NO_COLOR=1 MEMTRACE_OPTIONS='--color always'", r"\x1b\[32mexact\x1b\[0m: 1 of 1"),
+    ):
+        terminal.type(f"{options} memtrace true\n")
+        terminal.expect(shown)
+        assert terminal.prompt() == 0
+    assert "\x1b" not in terminal.command("memtrace true 2>&1 | cat")
+    assert "\x1b[32mexact" in terminal.command("FORCE_COLOR=1 memtrace true 2>&1 | cat")
 
 
 def test_input_in_the_background_stops_until_it_is_in_the_foreground(terminal: Terminal) -> None:
