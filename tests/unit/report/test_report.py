@@ -18,7 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from memtrace.report import json, ledger, text
+from memtrace.malloc.series import Moment, Series
+from memtrace.report import json, ledger, palette, text
 from memtrace.report.build import build
 from memtrace.report.lines import clean, columns, fit, fit_end, sparkline
 from memtrace.trace.codec import encode_header
@@ -182,6 +183,7 @@ def test_a_trace_with_only_a_header(scene: Scene) -> None:
 NAMES = [
     "a\nb\r\tc", "\x1b[31mred\x1b[0m\x1b]0;title\x07", "\u202eevil\u2066x", "x" * 5000,
     "漢字" * 60, "e\u0301" * 50, "\ud800", "\x01bold\x02\x03", "", " ", "%s{}[bold]",
+    "[red]x[/red]", "[/]", ":smile: [link=file:///x]y[/link]",
 ]  # fmt: skip
 
 
@@ -193,7 +195,26 @@ def test_hostile_names_stay_text(scene: Scene, name: str) -> None:
     scene.fork(2, 2)
     report = scene.report()
     validated(report)
-    checked_text(report)
+    assert fit(safe.strip(), 20).rstrip("…") in checked_text(report)
+
+
+def test_a_kind_has_its_colour_in_every_table_and_in_the_chart(scene: Scene) -> None:
+    scene.glibc()
+    scene.query()
+    scene.brk(0x21000)
+    scene.mmap(212992)
+    scene.mmap(1 << 20, "program")
+    report = scene.report()
+    moments = [Moment(n, n * 10, [0x21000, 212992 * n], 0, None) for n in (1, 2)]
+    series = Series(["heap", "malloc-chunk"], moments, thinned=False)
+    shown = text.render(report, series=lambda mms: dict.fromkeys(mms, series), color=True)
+    for kind, places in (("heap", 2), ("malloc-chunk", 2), ("anon", 2)):
+        number = re.findall(r"\d+", palette.terminal(kind))[0]
+        assert len(re.findall(rf"\x1b\[38;5;{number}m +{kind} *\x1b", shown)) == places
+    for kind, legend in (("heap", "█ heap"), ("malloc-chunk", "▓ mapped chunks")):
+        number = re.findall(r"\d+", palette.terminal(kind))[0]
+        assert f"\x1b[38;5;{number}m{legend}\x1b[0m" in shown
+        assert f"\x1b[38;5;{number}m{legend[0] * 3}" in shown
 
 
 @given(st.text(max_size=60), st.integers(2, 40))
