@@ -43,9 +43,17 @@ _AGAIN = ("text", "html")
     help="To read, for programs, a page to look at, or Markdown for comments.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write it to FILE.")
+@click.option(
+    "--chart/--no-chart",
+    default=None,
+    help="Draw malloc over time in the text; of a trace over 1 MiB it takes another reading, and is"
+    " drawn only if asked for.",
+)
 @click.option("--pid", type=int, metavar="PID", help="Only the entries of this process.")
 @common
-def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
+def command(
+    trace: str, form: str, output: str | None, pid: int | None, *, chart: bool | None
+) -> None:
     """Report what TRACE shows.
 
     How the heap grew, what each region is for, where the threshold stood, and whether all that can
@@ -86,9 +94,13 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
         from memtrace.report import lines, text
         from memtrace.report.build import series_of
 
-        def series(mms: list[int]) -> Mapping[int, Series]:
-            # A second pass over a large trace would take longer than all else from its cache.
-            return {} if both is None or is_large(trace) else series_of(*both[1:], mms)
+        def series(mms: list[int]) -> Mapping[int, Series] | None:
+            if both is None or chart is False:
+                return {}
+            if chart is None and is_large(trace):
+                return None  # it would take longer than all else from the cache
+            with reading(trace):
+                return series_of(*both[1:], mms)
 
         width = shutil.get_terminal_size().columns
         stream = sys.stdout if output is None else None

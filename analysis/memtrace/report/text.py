@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from memtrace.malloc.series import Series
 from memtrace.report import tree, words
-from memtrace.report.lines import fit
+from memtrace.report.lines import fit, plural
 from memtrace.report.model import ProcessRow, Report
 from memtrace.report.terminal.blocks import Block, Cell, extent, grid, heading, paragraphs, written
 from memtrace.report.terminal.opening import opening, trust
@@ -18,8 +18,8 @@ from memtrace.report.terminal.process import details
 
 _DETAILED = 3
 
-#: The series of address spaces, asked for those that are described.
-Source = Callable[[list[int]], Mapping[int, Series]]
+#: The series of address spaces, asked for those that are described; None: it would take long.
+Source = Callable[[list[int]], Mapping[int, Series] | None]
 
 
 def render(
@@ -67,7 +67,8 @@ def _blocks(report: Report, source: Source, width: int) -> list[Block]:
     if len(report.processes) > 1:
         out += _processes(spaces, shown, width)
     for p in shown:
-        out += details(report, p, curves.get(p.mm), width)
+        series = None if curves is None else curves.get(p.mm)
+        out += details(report, p, series, width, undrawn=curves is None and p is shown[0])
     out.append(heading("what this trace cannot know", "", width))
     return [*out, *paragraphs(words.unseen(shown), width, "  - ")]
 
@@ -87,6 +88,6 @@ def _processes(spaces: Sequence[tree.Space], shown: list[ProcessRow], width: int
     note = "who forked whom; → an exec, which begins a new space"
     out: list[Block] = [heading("processes", note, width), grid(table, "<>>>><<", width)]
     if hidden:
-        out.append(f"  and {hidden:,} smaller ones")
+        out.append(f"  and {plural(hidden, 'smaller one')}")
     note = "* described below. One process alone: memtrace report TRACE --pid PID"
     return [*out, *paragraphs([note], width), ""]

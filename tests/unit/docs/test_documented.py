@@ -64,7 +64,11 @@ def test_every_verb_has_its_section_and_every_section_a_verb() -> None:
 @pytest.mark.parametrize("verb", VERB_NAMES)
 def test_every_option_is_documented_and_none_that_is_not(verb: str) -> None:
     command, context = commands()[verb]
-    real = {name for option in options(command, context) for name in option.opts}
+    real = {
+        name
+        for option in options(command, context)
+        for name in (*option.opts, *option.secondary_opts)
+    }
     shown = of_verb(verb).partition("Options:\n")[2].partition("```")[0]
     listed = {
         name

@@ -206,7 +206,7 @@ def test_a_kind_has_its_colour_in_every_table_and_in_the_chart(scene: Scene) -> 
     scene.mmap(1 << 20, "program")
     report = scene.report()
     moments = [Moment(n, n * 10, [0x21000, 212992 * n], 0, None) for n in (1, 2)]
-    series = Series(["heap", "malloc-chunk"], moments, thinned=False)
+    series = Series(["heap", "malloc-chunk"], moments, False, 2, (2, 20))
     shown = text.render(report, series=lambda mms: dict.fromkeys(mms, series), color=True)
     for kind, places in (("heap", 2), ("malloc-chunk", 2), ("anon", 2)):
         number = re.findall(r"\d+", palette.terminal(kind))[0]

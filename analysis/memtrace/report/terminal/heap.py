@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from memtrace.report import ledger, words
-from memtrace.report.lines import sparkline
+from memtrace.report.lines import plural, sparkline
 from memtrace.report.model import HeapRow, ProcessRow, StepRow
 from memtrace.report.terminal.blocks import Block, grid, heading, paragraphs
 from memtrace.trace.sizes import format_moment, format_size
@@ -60,7 +60,7 @@ def section(p: ProcessRow, clock: str, page: int, width: int) -> list[Block]:
         out += paragraphs([text], width)
     left = p.steps_total - (len(rows) - 1)
     if left > 0:
-        text = f"{left:,} more steps; shown are the first, the largest and the last"
+        text = f"{plural(left, 'more step')}; shown are the first, the largest and the last"
         out += paragraphs([text], width)
     return [*out, *paragraphs(ledger.notes(p), width), ""]
 

@@ -17,7 +17,13 @@ from memtrace.trace.sizes import format_size
 _EVIDENCE = 8
 
 
-def details(report: Report, p: ProcessRow, series: Series | None, width: int) -> list[Block]:
+#: In place of a chart that takes more time than all else.
+UNDRAWN = "memtrace report TRACE --chart draws it, in one more reading"
+
+
+def details(
+    report: Report, p: ProcessRow, series: Series | None, width: int, *, undrawn: bool = False
+) -> list[Block]:
     """All that is shown of a process.
 
     Args:
@@ -25,6 +31,7 @@ def details(report: Report, p: ProcessRow, series: Series | None, width: int) ->
         p: the process.
         series: of its address space; None: there is no chart.
         width: columns.
+        undrawn: say that a chart could be had.
     """
     clock = report.trace.clock
     out: list[Block] = []
@@ -37,6 +44,7 @@ def details(report: Report, p: ProcessRow, series: Series | None, width: int) ->
         *out,
         *_findings(p, width),
         *_kinds(p, width),
+        *([heading("malloc over time", UNDRAWN, width), ""] if undrawn else []),
         *_chart(series, clock, width),
         *heap.section(p, clock, report.page_size, width),
         *inside.section(p, width),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from memtrace.report import ledger, words
-from memtrace.report.lines import columns, paragraph
+from memtrace.report.lines import columns, paragraph, plural
 from memtrace.report.model import ProcessRow
 from memtrace.report.terminal.blocks import Block, heading, paragraphs
 
@@ -27,7 +27,7 @@ def section(p: ProcessRow, width: int) -> list[Block]:
         rows.append((f"#{m.seq}", words.interval(m.low, m.high), why))
         before = m.cause
     if len(moves) > len(shown):
-        rows.append(("...", "", f"{len(moves) - len(shown):,} more moves"))
+        rows.append(("...", "", plural(len(moves) - len(shown), "more move")))
     end = words.last(p)
     rows.append((end, words.interval(t.low, t.high), words.standing(p)))
     size = max(columns(r[1]) for r in rows)
