@@ -27,9 +27,12 @@ def trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("", {"small": "drawn", "large": "offered"}), ("--chart", {"large": "drawn", "small": "drawn"}),
-     ("--no-chart", {"large": "", "small": ""})],
-)  # fmt: skip
+    [
+        ("", {"small": "drawn", "large": "offered"}),
+        ("--chart", {"small": "drawn", "large": "drawn"}),
+        ("--no-chart", {"small": "", "large": ""}),
+    ],
+)
 def test_chart(
     trace: Path, option: str, expected: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
