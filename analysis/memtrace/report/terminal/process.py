@@ -44,8 +44,7 @@ def details(
         *out,
         *_findings(p, width),
         *_kinds(p, width),
-        *([heading("malloc over time", UNDRAWN, width), ""] if undrawn else []),
-        *_chart(series, clock, width),
+        *_chart(series, clock, width, undrawn=undrawn),
         *heap.section(p, clock, report.page_size, width),
         *inside.section(p, width),
         *threshold.section(p, width),
@@ -105,7 +104,9 @@ def _kinds(p: ProcessRow, width: int) -> list[Block]:
     return [heading("memory by kind", note, width), grid(rows, align, width), ""]
 
 
-def _chart(series: Series | None, clock: str, width: int) -> list[Block]:
+def _chart(series: Series | None, clock: str, width: int, *, undrawn: bool) -> list[Block]:
+    if undrawn:
+        return [heading("malloc over time", UNDRAWN, width), ""]
     if series is None or len(series.moments) <= 1:
         return []
     made = chart(series, clock, width - 4)
