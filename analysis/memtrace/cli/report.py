@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import locale
 import os
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memtrace.cli.options import common, trace_argument, warn
-from memtrace.cli.output import same_file, write_file
+from memtrace.cli.output import ascii_only, same_file, write_file
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sidecar import is_file
@@ -92,7 +91,7 @@ def command(trace: str, form: str, output: str | None, pid: int | None) -> None:
 
         width = shutil.get_terminal_size().columns
         shown = text.render(report, series=series, color=_color(output), width=width)
-        if output is None and locale.getencoding().lower().replace("-", "") != "utf8":
+        if output is None and ascii_only():
             shown = lines.plain(shown)
         data = [shown.encode("utf-8", "replace")]
     if output is None:

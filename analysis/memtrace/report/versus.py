@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from memtrace.report import words
-from memtrace.report.comparison import Change, Comparison, Number, Pair, Setting, Stand, Told
-from memtrace.report.lines import clean, fit, paragraph, plural, table
-from memtrace.trace.sizes import format_size
+from memtrace.report.cells import apart, heading, pids, row, threshold
+from memtrace.report.chosen import changed, chosen, rest
+from memtrace.report.compared import Comparison, Pair, Setting
+from memtrace.report.lines import clean, fit, fit_end, paragraph, table
 
 _WIDTH = 80
-#: Pairs of processes that are shown.
-SHOWN = 3
-_STANDS = 6
+_MESSAGE = 400
 
 
 def render(c: Comparison, names: tuple[str, str]) -> str:
@@ -24,22 +22,43 @@ def render(c: Comparison, names: tuple[str, str]) -> str:
         c: the comparison.
         names: of the earlier trace and the later.
     """
-    lines = [f"before   {fit(names[0], 70)}", f"after    {fit(names[1], 70)}", ""]
+    lines = [f"before   {fit_end(names[0], 70)}", f"after    {fit_end(names[1], 70)}", ""]
+    for note in c.notes:
+        lines += [*paragraph(note, _WIDTH), ""]
+    lines += _trust(c, trusted=False)
+    lines += _settings("differs by how it was recorded", c.recorded)
     lines += _settings("differs before anything ran", c.settings)
     if not c.pairs:
         lines += ["no process of one is in the other", ""]
-    for pair in c.pairs[:SHOWN]:
+    shown = chosen(c.pairs)
+    for pair in shown.full:
         lines += _pair(pair)
-    if len(c.pairs) > SHOWN:
-        lines += [f"and {plural(len(c.pairs) - SHOWN, 'more pair')} of processes", ""]
-    for word, only in (("before", c.only_before), ("after", c.only_after)):
-        if only:
-            text = ", ".join(f"{clean(n)} ({k})" if k > 1 else clean(n) for n, k in only.items())
-            lines += [*paragraph(text, _WIDTH, f"only {word}:  "), ""]
-    for name, text, trusted in zip(("before", "after"), c.trust, c.trusted, strict=True):
-        mark = "" if trusted else "NOT to be trusted: "
-        lines += paragraph(mark + text, _WIDTH, f"trust {name:<7}")
+    for pair in shown.findings:
+        lines += [*_head(pair), *_found(pair)]
+    for text in rest(shown):
+        lines += [*paragraph(text, _WIDTH), ""]
+    lines += _alone("before", c.only_before) + _alone("after", c.only_after)
+    lines += _trust(c, trusted=True)
+    while lines and not lines[-1]:
+        lines.pop()
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _trust(c: Comparison, *, trusted: bool) -> list[str]:
+    """The sentences on those that can be trusted, or on the others, which come first."""
+    out = []
+    for name, text, whether in zip(("before", "after"), c.trust, c.trusted, strict=True):
+        if whether == trusted:
+            mark = "" if trusted else "NOT to be trusted: "
+            out += paragraph(mark + text, _WIDTH, f"trust {name:<7}")
+    return [*out, ""] if out else []
+
+
+def _alone(word: str, only: Mapping[str, int]) -> list[str]:
+    if not only:
+        return []
+    text = ", ".join(f"{clean(n)} ({k})" if k > 1 else clean(n) for n, k in only.items())
+    return [*paragraph(text, _WIDTH, f"only {word}:  "), ""]
 
 
 def _settings(title: str, found: Sequence[Setting]) -> list[str]:
@@ -47,70 +66,29 @@ def _settings(title: str, found: Sequence[Setting]) -> list[str]:
         return []
     out = [title]
     for s in found:
-        out += paragraph(f"{setting(s.before)}  to  {setting(s.after)}", _WIDTH, f"  {s.name}  ")
+        before, after = apart(s)
+        out += paragraph(f"{before}  to  {after}", _WIDTH, f"  {s.name}  ")
     return [*out, ""]
 
 
-def setting(value: str | None) -> str:
-    """The value of a setting."""
-    return "not set" if value is None else clean(value) or "''"
+def _head(pair: Pair) -> list[str]:
+    out = [f"{fit(heading(pair), 50)}   {pids(pair)}", ""]
+    for note in pair.notes:
+        out += [*paragraph(note, _WIDTH, "  "), ""]
+    return out
 
 
 def _pair(pair: Pair) -> list[str]:
-    same = pair.before == pair.after
-    who = f"pid {pair.before}" if same else f"pid {pair.before} and {pair.after}"
-    out = [f"{fit(pair.name, 50)}   {who}", ""]
+    out = _head(pair)
     out += _settings("differs by how it was started", pair.settings)
     rows = [("", "before", "after", "change", "")]
-    for group, every in groupby(pair.changes, key=lambda x: x.group):
-        changed = [x for x in every if x.before != x.after]
-        rows += [row(group, x) for x in changed]
+    for _, every in groupby(pair.changes, key=lambda x: x.group):
+        rows += [row(x) for x in every if changed(x)]
     if len(rows) > 1:
         out += [*(fit(x, _WIDTH) for x in table(rows, "<>>>>")), ""]
     else:
         out += ["  no number differs", ""]
-    out += _threshold(pair)
-    for word, found in (("appeared", pair.appeared), ("went", pair.went)):
-        out += _findings(word, found)
-    note = logged(pair)
-    return [*out, *paragraph(note, _WIDTH, "  "), ""] if note else out
-
-
-def logged(pair: Pair) -> str:
-    """What to think of findings where one side alone is an imported log's; else nothing."""
-    if pair.logged[0] == pair.logged[1] or not (pair.appeared or pair.went):
-        return ""
-    word = "before" if pair.logged[0] else "after"
-    return (
-        f"{word} is an imported log, without callers and chunk headers: a finding that it does not "
-        f"have may hold of it all the same"
-    )
-
-
-def row(group: str, x: Change) -> tuple[str, str, str, str, str]:
-    """A number's name, what it was and is, the change, and how large that is."""
-    name = f"{group} {x.name}" + (" (advisory)" if x.advisory else "")
-    change = relative = ""
-    if x.before is not None and x.after is not None:
-        delta = x.after - x.before
-        change = ("+" if delta > 0 else "") + _number(delta, x.unit)
-        relative = _relative(x.before, x.after)
-    return name, _number(x.before, x.unit), _number(x.after, x.unit), change, relative
-
-
-def _number(n: Number | None, unit: str) -> str:
-    if n is None:
-        return "unknown"
-    return format_size(round(n)) if unit == "bytes" else f"{n:,}"
-
-
-def _relative(before: Number, after: Number) -> str:
-    """`-12%`, `x3.0`; nothing where there was nothing."""
-    if not before or not after:
-        return ""
-    if after >= 2 * before:
-        return f"x{after / before:.1f}"
-    return f"{(after - before) / before:+.0%}"
+    return [*out, *_threshold(pair), *_found(pair)]
 
 
 def _threshold(pair: Pair) -> list[str]:
@@ -123,31 +101,29 @@ def _threshold(pair: Pair) -> list[str]:
     return [*out, ""]
 
 
-def threshold(pair: Pair) -> tuple[str, str] | None:
-    """How the threshold moved in each; None where it is the same."""
-    one, two = pair.threshold
-    if [(s.low, s.high, s.cause) for s in one] == [(s.low, s.high, s.cause) for s in two]:
-        return None
-    return _stands(one), _stands(two)
+def _found(pair: Pair) -> list[str]:
+    out: list[str] = []
+    for word, found in (("appeared", pair.appeared), ("went", pair.went)):
+        out += _block(
+            line
+            for x in found
+            for line in paragraph(x.title, _WIDTH, f"  {word:<9}{x.rule}  {x.severity:<8} ")
+        )
+    for t in pair.changed:
+        before, after = t.severities
+        severity = after if before == after else f"{before} to {after}"
+        lines = paragraph(t.titles[1], _WIDTH, f"  {'changed':<9}{t.rule}  {severity:<8} ")
+        for word, text in zip(("before", "after"), t.messages, strict=True):
+            lines += paragraph(fit(text, _MESSAGE), _WIDTH, f"           {word:<7}")
+        out += _block(lines)
+    for why, every in groupby(pair.unseen, key=lambda x: x.why):
+        lines = paragraph(f"findings that are not comparable ({', '.join(why)})", _WIDTH, "  ")
+        for x in every:
+            lines += paragraph(x.title, _WIDTH, f"  {x.side:<9}{x.rule}  {x.severity:<8} ")
+        out += _block(lines)
+    return out
 
 
-def _stands(stands: Sequence[Stand]) -> str:
-    shown = list(stands[:_STANDS])
-    text = ", ".join(_stand(s) for s in shown) or "not glibc's: there is none"
-    more = len(stands) - len(shown)
-    return text + (f", and {more:,} more moves to {_bounds(stands[-1])}" if more > 0 else "")
-
-
-def _stand(s: Stand) -> str:
-    return _bounds(s) if s.seq is None else f"#{s.seq} {_bounds(s)} ({s.cause})"
-
-
-def _bounds(s: Stand) -> str:
-    return words.interval(s.low, s.high)
-
-
-def _findings(word: str, found: Sequence[Told]) -> list[str]:
-    out = []
-    for x in found:
-        out += paragraph(x.title, _WIDTH, f"  {word:<9}{x.rule}  {x.severity:<8} ")
+def _block(lines: Iterable[str]) -> list[str]:
+    out = list(lines)
     return [*out, ""] if out else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,5 +131,6 @@ def test_any_text_is_a_process_id_or_an_error(text: str) -> None:
      ("every=2s", "every=2s"), ("every=100ms", "every=100ms")],
 )  # fmt: skip
 def test_the_header_tells_how_it_was_recorded(text: str | None, told: str) -> None:
-    options = Options(**parse_snapshots(text), evidence=False, redact=True)
+    snapshots: dict[str, Any] = dict(parse_snapshots(text))
+    options = Options(**snapshots, evidence=False, redact=True)
     assert options.manner() == Manner(evidence=False, snapshots=told, heap_walk=False, redact=True)
