@@ -36,12 +36,18 @@ def text(value: str) -> str:
 
 
 def _word(word: str) -> str:
-    if _LIVE.search(word) is None:
-        return _SPECIAL.sub(r"\\\1", word).replace("@", "@\u200b")
+    core = word.rstrip(",.;")
+    if _LIVE.search(core) is None:
+        return _escaped(word)
+    end = _escaped(word[len(core) :])
     # A dollar sign beside a backtick begins or ends a formula, in a code span, too.
-    word = _FORMULA.sub("\u200b", word)
+    core = _FORMULA.sub("\u200b", core)
     # A bar in a code span would end a table's cell, or show its backslash elsewhere.
-    return r"\|".join(part and code(part) for part in word.split("|"))
+    return r"\|".join(part and code(part) for part in core.split("|")) + end
+
+
+def _escaped(value: str) -> str:
+    return _SPECIAL.sub(r"\\\1", value).replace("@", "@\u200b")
 
 
 def code(value: str) -> str:
