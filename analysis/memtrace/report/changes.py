@@ -43,6 +43,10 @@ class Side(NamedTuple):
         if not self.sight.tells(name) or (found is None and self.row.assumed):
             return NOTHING
         value = 0 if found is None else getattr(found, field)
+        if "attached" in self.sight.own and (
+            name == "unknown" or (field == "count" and found is not None and found.older)
+        ):
+            return NOTHING  # what is older is a line of maps, and seldom shows whose it is
         if field != "final_bytes":
             return self.most(value)
         if "attached" in self.sight.own and not self.sight.plain(name):

@@ -39,10 +39,11 @@ def compare(before: Report, after: Report) -> Comparison:
     """The later report beside the earlier one."""
     reports = before, after
     named = not any(r.recording.redacted for r in reports)
-    found = paired(list(before.processes), list(after.processes), named=named)
+    rows = list(before.processes), list(after.processes)
+    found = paired(*rows, named=named)
     return Comparison(
         reach=(_reach(before), _reach(after)),
-        notes=list(_notes(before, after)),
+        notes=list(_notes(before, after, rows)),
         recorded=settings.differing(settings.of_recording(before, after)),
         settings=settings.differing(settings.of_machine(before, after)),
         trust=(before.trust, after.trust),
@@ -58,15 +59,17 @@ def _reach(report: Report) -> Reach:
     return Reach(report.trace.complete, r.reason, r.last_seq, report.trace.duration_ns)
 
 
-def _notes(before: Report, after: Report) -> Iterable[str]:
+def _notes(
+    before: Report, after: Report, rows: tuple[Sequence[ProcessRow], Sequence[ProcessRow]]
+) -> Iterable[str]:
     for word, report in zip(SIDES, (before, after), strict=True):
         if not report.trace.complete:
             yield _incomplete(word, report)
-    for word, report in zip(SIDES, (before, after), strict=True):
-        attached = [p for p in report.processes if p.attached is not None]
+    for word, processes in zip(SIDES, rows, strict=True):
+        attached = [p for p in processes if p.attached is not None]
         if attached:
             yield _attached(word, attached)
-    if (before.trace.log is None) != (after.trace.log is None):
+    if settings.one_log(before, after):
         yield (
             f"{SIDES[before.trace.log is None]} is an imported log, without callers, chunk headers "
             f"and maps: kinds are not known, and a finding that it does not have may hold of it "
@@ -78,8 +81,9 @@ def _notes(before: Report, after: Report) -> Iterable[str]:
                 f"{word} is redacted: its names are its own, and processes are paired by order, "
                 f"not by name"
             )
-    for option in sorted(unlike(before.recording, after.recording)):
-        yield _UNLIKE[option]
+    if not settings.one_log(before, after):
+        for option in sorted(unlike(before.recording, after.recording)):
+            yield _UNLIKE[option]
 
 
 def _incomplete(word: str, report: Report) -> str:

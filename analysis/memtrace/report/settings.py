@@ -21,15 +21,21 @@ def differing(found: Found) -> list[Setting]:
     return [Setting(name, a, b) for name, a, b in found if a != b]
 
 
+def one_log(before: Report, after: Report) -> bool:
+    """Whether one alone is an imported log."""
+    return (before.trace.log is None) != (after.trace.log is None)
+
+
 def of_recording(before: Report, after: Report) -> Found:
     """How each trace came about."""
     a, b = before.recording, after.recording
     yield "engine", before.trace.engine or UNKNOWN, after.trace.engine or UNKNOWN
     yield "imported log", _yes(before.trace.log is not None), _yes(after.trace.log is not None)
     yield "memtrace", a.version or UNKNOWN, b.version or UNKNOWN
-    yield "callers and chunk headers", _yes(a.evidence), _yes(b.evidence)
-    yield "snapshots", a.snapshots or UNKNOWN, b.snapshots or UNKNOWN
-    yield "heap walk", _yes(a.heap_walk), _yes(b.heap_walk)
+    if not one_log(before, after):  # which has none of it
+        yield "callers and chunk headers", _yes(a.evidence), _yes(b.evidence)
+        yield "snapshots", a.snapshots or UNKNOWN, b.snapshots or UNKNOWN
+        yield "heap walk", _yes(a.heap_walk), _yes(b.heap_walk)
     yield "redacted", _yes(a.redacted), _yes(b.redacted)
 
 
