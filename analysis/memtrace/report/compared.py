@@ -63,6 +63,15 @@ class Told(msgspec.Struct, frozen=True):
     title: str
 
 
+class Alone(msgspec.Struct, frozen=True):
+    """The findings of a process without a partner; `side`: `before` or `after`."""
+
+    side: str
+    name: str
+    pid: int
+    findings: list[Told]
+
+
 class Turned(msgspec.Struct, frozen=True):
     """A finding of both sides whose severity or cause is not the same; `messages` in full."""
 
@@ -148,6 +157,7 @@ class Comparison(msgspec.Struct, frozen=True):
         trusted: whether it can.
         pairs: processes of both, in the later's order of birth.
         only_before, only_after: programs of one side alone, and how many processes of each.
+        alone: those of them that have findings.
     """
 
     reach: tuple[Reach, Reach]
@@ -159,4 +169,5 @@ class Comparison(msgspec.Struct, frozen=True):
     pairs: list[Pair]
     only_before: dict[str, int]
     only_after: dict[str, int]
+    alone: list[Alone]
     format: str = FORMAT

@@ -17,11 +17,11 @@ import msgspec
 
 from memtrace.report import settings
 from memtrace.report.changes import Side, changes
-from memtrace.report.compared import Comparison, Pair, Reach, Stand
+from memtrace.report.compared import Alone, Comparison, Pair, Reach, Stand
 from memtrace.report.model import ProcessRow, Report
 from memtrace.report.pairing import Couple, paired
 from memtrace.report.sight import Sight, sights, unlike
-from memtrace.report.turning import turns
+from memtrace.report.turning import told, turns
 from memtrace.trace.sizes import format_time, plural
 
 SIDES = ("before", "after")
@@ -51,6 +51,12 @@ def compare(before: Report, after: Report) -> Comparison:
         pairs=[_pair(couple, before, after) for couple in found.couples],
         only_before=dict(Counter(p.program for p in found.before)),
         only_after=dict(Counter(p.program for p in found.after)),
+        alone=[
+            Alone(side, p.program, p.pid, [told(x) for x in p.findings])
+            for side, rest in zip(SIDES, (found.before, found.after), strict=True)
+            for p in rest
+            if p.findings
+        ],
     )
 
 

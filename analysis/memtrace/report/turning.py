@@ -48,9 +48,9 @@ def turns(a: ProcessRow, b: ProcessRow, sight: Sight, *, named: bool = True) -> 
                 if x is not None:
                     found.unseen.append(Unseen(x.rule, x.severity, x.title, side, why))
         elif one is None and two is not None:
-            found.appeared.append(_told(two))
+            found.appeared.append(told(two))
         elif two is None and one is not None:
-            found.went.append(_told(one))
+            found.went.append(told(one))
         elif one is not None and two is not None:
             found.changed.append(
                 Turned(
@@ -63,7 +63,8 @@ def turns(a: ProcessRow, b: ProcessRow, sight: Sight, *, named: bool = True) -> 
     return found
 
 
-def _told(x: Finding) -> Told:
+def told(x: Finding) -> Told:
+    """A finding, as a comparison tells it."""
     return Told(x.rule, x.severity, x.title)
 
 

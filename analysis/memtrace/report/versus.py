@@ -37,7 +37,7 @@ def render(c: Comparison, names: tuple[str, str]) -> str:
         lines += [*_head(pair), *_found(pair)]
     for text in rest(shown):
         lines += [*paragraph(text, _WIDTH), ""]
-    lines += _alone("before", c.only_before) + _alone("after", c.only_after)
+    lines += _alone(c, "before", c.only_before) + _alone(c, "after", c.only_after)
     lines += _trust(c, trusted=True)
     while lines and not lines[-1]:
         lines.pop()
@@ -54,11 +54,18 @@ def _trust(c: Comparison, *, trusted: bool) -> list[str]:
     return [*out, ""] if out else []
 
 
-def _alone(word: str, only: Mapping[str, int]) -> list[str]:
+def _alone(c: Comparison, word: str, only: Mapping[str, int]) -> list[str]:
     if not only:
         return []
     text = ", ".join(f"{clean(n)} ({k})" if k > 1 else clean(n) for n, k in only.items())
-    return [*paragraph(text, _WIDTH, f"only {word}:  "), ""]
+    out = [*paragraph(text, _WIDTH, f"only {word}:  "), ""]
+    for p in c.alone:
+        if p.side == word:
+            out += [f"  {fit(p.name, 50)}   pid {p.pid}"]
+            for x in p.findings:
+                out += paragraph(x.title, _WIDTH, f"    {x.rule}  {x.severity:<8} ")
+            out.append("")
+    return out
 
 
 def _settings(title: str, found: Sequence[Setting]) -> list[str]:

@@ -38,7 +38,7 @@ def render(c: Comparison, names: tuple[str, str]) -> str:
         lines += [*_head(pair), *_found(pair)]
     for sentence in rest(shown):
         lines += [_sentence(sentence), ""]
-    lines += _alone("before", c.only_before) + _alone("after", c.only_after)
+    lines += _alone(c, "before", c.only_before) + _alone(c, "after", c.only_after)
     lines += _trust(c, trusted=True)
     while not lines[-1]:
         lines.pop()
@@ -65,11 +65,17 @@ def _settings(title: str, found: Sequence[Setting]) -> list[str]:
     return [f"{title}:", "", *table(("setting", "before", "after"), rows, words=3)]
 
 
-def _alone(word: str, only: Mapping[str, int]) -> list[str]:
+def _alone(c: Comparison, word: str, only: Mapping[str, int]) -> list[str]:
     if not only:
         return []
     every = ", ".join(f"{text(name)} ({n})" if n > 1 else text(name) for name, n in only.items())
-    return [f"Only {word}: {every}", ""]
+    found = [
+        f"- {text(fit(p.name, _NAME))} (pid {p.pid}) **{x.rule}** {x.severity}: {text(x.title)}"
+        for p in c.alone
+        if p.side == word
+        for x in p.findings
+    ]
+    return [f"Only {word}: {every}", "", *found, *([""] if found else [])]
 
 
 def _head(pair: Pair) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from tests.unit.conftest import Scene
 
+from memtrace.report import versus_markdown
 from memtrace.report.comparison import compare
 from memtrace.report.model import Report
 from memtrace.report.pairing import paired
@@ -51,6 +52,20 @@ def test_by_program_then_arguments_then_order(
 def test_different_programs_are_said_to_be(scenes: Scenes) -> None:
     found = compare(programs(scenes("a"), ["old"]), programs(scenes("b"), ["new"]))
     assert "old and new, different programs   pid 1" in render(found, ("a", "b"))
+
+
+def test_findings_of_a_process_without_a_partner_are_shown(scenes: Scenes) -> None:
+    s = scenes("a").glibc(argv=["prog"]).exit().glibc(mm=2, pid=2, argv=["other"])
+    s.call("mmap", [0, 1 << 40, 3, 0x22, -1, 0], -12, by="program")
+    one, two = s.exit().report(), programs(scenes("b"), ["prog"])
+    for pair, side in (((one, two), "before"), ((two, one), "after")):
+        found = compare(*pair)
+        (alone,) = found.alone
+        assert (alone.side, alone.name, alone.pid) == (side, "other", 2)
+        assert [x.rule for x in alone.findings] == ["MT113"]
+        text = render(found, ("a", "b"))
+        assert f"only {side}:  other\n\n  other   pid 2\n    MT113  warning " in text
+        assert "- other (pid 2) **MT113** warning: " in versus_markdown.render(found, ("a", "b"))
 
 
 @pytest.mark.parametrize("more", [True, False])
