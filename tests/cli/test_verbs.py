@@ -654,3 +654,16 @@ def test_a_locale_without_utf8_gets_ascii(trace: Path, name: str, *, ascii_only:
     )  # fmt: skip
     assert done.stdout.isascii() is ascii_only
     assert b"can I trust it?" in done.stdout
+
+
+def test_a_comparison_is_ascii_where_the_locale_is(trace: Path, tmp_path: Path) -> None:
+    cut = write(tmp_path / "cut.json", RECORDS[:4], None)
+    (tmp_path / "…").mkdir()
+    named = write(tmp_path / "…" / "b.json", RECORDS[:4], None)
+    for other, sign in ((cut, b">="), (named, b"\\u2026")):
+        done = subprocess.run(
+            [sys.executable, "-m", "memtrace", "diff", trace, other], capture_output=True,
+            env={**ENVIRONMENT, "LC_ALL": "C"}, check=True,
+        )  # fmt: skip
+        assert done.stdout.isascii()
+        assert sign in done.stdout or b"~" in done.stdout

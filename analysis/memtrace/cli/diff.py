@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from memtrace.cli.options import coloured, common, trace_argument, warn
+from memtrace.cli.output import ascii_only
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 
 if TYPE_CHECKING:
-    from memtrace.report.comparison import Comparison
+    from memtrace.report.compared import Comparison
 
 #: Of two traces: to read, for programs, for comments.
 FORMATS = ("text", "json", "md")
@@ -50,7 +51,7 @@ def command(
     Of two moments of a process's map: which regions were born, went, grew, shrank, moved or got
     other permissions, by kind and bytes; the earlier one first, in whatever order they are named.
     Of two traces: what differs before anything ran, then heap, kinds, calls, threshold, and the
-    findings that appeared or went.
+    findings that appeared, went or changed.
     """
     if other is not None:
         _traces(trace, other, form, alone=bool(moments) or pid is not None or everything)
@@ -64,6 +65,7 @@ def command(
     from memtrace.replay.moment import kept_first, of_pid, parse_when, state_at
     from memtrace.report.build import read_book
     from memtrace.report.difference import render
+    from memtrace.report.lines import plain
 
     if len(moments) != 2:
         raise UsageError(
@@ -110,7 +112,7 @@ def command(
         one, two, fates, book.outline.clock,
         every=every, width=max(width, 100), color=coloured(sys.stdout),
     )  # fmt: skip
-    click.echo(text, nl=False, color=True)
+    click.echo(plain(text) if ascii_only() else text, nl=False, color=True)
     said = [s.cautions(f"the map at #{s.seq}") for s in (one, two)]
     for text in dict.fromkeys(said[0] + said[1]):
         warn(text)
@@ -118,6 +120,7 @@ def command(
 
 def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
     """Compare two traces, the earlier one first."""
+    from memtrace.report import lines
     from memtrace.report.build import read
     from memtrace.report.comparison import compare
 
@@ -131,8 +134,9 @@ def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
     with reading(other):
         after = read(other)
     found = compare(before, after)
-    text = rendered(found, (trace, other), form, color=coloured(sys.stdout))
-    click.echo(text, nl=False, color=True)
+    shown = rendered(found, (trace, other), form, color=coloured(sys.stdout))
+    shown = lines.plain(shown) if form == "text" and ascii_only() else shown
+    click.echo(shown, nl=False, color=True)
     for name, text, trusted in zip((trace, other), found.trust, found.trusted, strict=True):
         if not trusted:
             warn(f"{name}: {text}")

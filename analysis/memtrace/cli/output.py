@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import stat
 from collections.abc import Iterable
@@ -41,6 +42,11 @@ def write_file(name: str, data: Iterable[bytes]) -> None:
         if isinstance(e, OSError):
             e.filename = name
         raise
+
+
+def ascii_only() -> bool:
+    """Whether the locale's terminal shows ASCII at best (`LC_ALL=C`)."""
+    return locale.getencoding().lower().replace("-", "") != "utf8"
 
 
 def same_file(one: str, other: str) -> bool:

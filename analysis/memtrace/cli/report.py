@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import locale
 import os
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memtrace.cli.options import coloured, common, trace_argument, warn
-from memtrace.cli.output import same_file, write_file
+from memtrace.cli.output import ascii_only, same_file, write_file
 from memtrace.cli.progress import reading
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sidecar import is_file
@@ -105,7 +104,7 @@ def command(
         width = shutil.get_terminal_size().columns
         stream = sys.stdout if output is None else None
         shown = text.render(report, series=series, color=coloured(stream), width=width)
-        if output is None and locale.getencoding().lower().replace("-", "") != "utf8":
+        if output is None and ascii_only():
             shown = lines.plain(shown)
         data = [shown.encode("utf-8", "replace")]
     if output is None:

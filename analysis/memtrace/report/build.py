@@ -53,6 +53,7 @@ from memtrace.report.model import (
     TrimRow,
     Verification,
 )
+from memtrace.report.recording import begun, recording
 from memtrace.report.rows import Kept, Late, Rows, keep
 from memtrace.space.canonical import Run
 from memtrace.space.compare import Drift
@@ -152,7 +153,7 @@ def making_of(trace: Trace, making: Making) -> tuple[Report, Book]:
     writer = _Writer()
     accounts = Accounts(trace, writer.closed, making.store)
     result = replay(trace, [accounts, writer, *making.observers], keeper=making.keeper)
-    report, rows = writer.report()
+    report, rows = writer.report(trace)
     kept = [msgspec.Raw(k) for k in rows.kept if not isinstance(k, ProcessRow)]
     if len(kept) < len(rows):  # numbers that no kernel has
         return report, making.done(result)
@@ -168,7 +169,7 @@ def build(trace: Trace) -> Report:
     """Read the trace, which is consumed, and report on it."""
     writer = _Writer()
     replay(trace, [Accounts(trace, writer.closed), writer])
-    return writer.report()[0]
+    return writer.report(trace)[0]
 
 
 def of_process(report: Report, pid: int) -> Report:
@@ -193,8 +194,8 @@ class _Writer(Observer):
         """A process's last moment."""
         self._kept[a.p.mm] = keep(_process(self._result, a, self._result.header.page_size))
 
-    def report(self) -> tuple[Report, Rows]:
-        """The pass is over."""
+    def report(self, trace: Trace) -> tuple[Report, Rows]:
+        """The pass over that trace is over."""
         result = self._result
         execs = {(p.pid, p.born_seq) for p in result.processes if not p.inherited}
         late = [
@@ -208,10 +209,10 @@ class _Writer(Observer):
             for p in result.processes
         ]
         rows = Rows([self._kept.pop(p.mm) for p in result.processes], late)
-        return _report(result, rows), rows
+        return _report(result, rows, trace), rows
 
 
-def _report(result: Replay, rows: Rows) -> Report:
+def _report(result: Replay, rows: Rows, trace: Trace) -> Report:
     header = result.header
     return Report(
         format=FORMAT,
@@ -233,6 +234,7 @@ def _report(result: Replay, rows: Rows) -> Report:
         exactness=exactness(result),
         trust=sentence(result),
         problems=[f"#{seq}: {text}" for seq, text in result.problems],
+        recording=recording(result, trace),
     )
 
 
@@ -339,6 +341,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         peak_seq=p.mapped_peak_seq,
         seen_bytes=p.mapped_peak,
         exactness="",
+        begun=begun(p),
     )
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The report as Markdown: for a comment, an issue or a job's summary.
 
-Nothing of the trace is markup in it: names are escaped, and mentions broken.
+Nothing of the trace is markup in it: names are escaped, mentions broken, and words that GitHub or
+GitLab would make links, signs or formulas of stand in code spans.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from memtrace.report.model import ProcessRow, Report
 from memtrace.trace.sizes import format_size
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
+#: Addresses, issues and commits, emoji, formulas: what links or changes though it is escaped.
+_LIVE = re.compile(
+    r"://|www\.|mailto:|xmpp:|[#!%&~]\d|\bGH-\d|\b[0-9a-f]{7,40}\b|:[\w+-]+:|\$", re.IGNORECASE
+)
+_FORMULA = re.compile(r"(?<=\$)(?=`)|(?<=`)(?=\$)")
 _DETAILED = 3
 _EVIDENCE = 8
 _ENTRY = 80
@@ -26,7 +32,35 @@ def text(value: str) -> str:
     >>> print(text("a|b <c>"))
     a\|b \<c\>
     """
-    return _SPECIAL.sub(r"\\\1", fit(value, 2000)).replace("@", "@\u200b")
+    return " ".join(_word(word) for word in fit(value, 2000).split(" "))
+
+
+def _word(word: str) -> str:
+    core = word.rstrip(",.;")
+    if _LIVE.search(core) is None:
+        return _escaped(word)
+    end = _escaped(word[len(core) :])
+    # A dollar sign beside a backtick begins or ends a formula, in a code span, too.
+    core = _FORMULA.sub("\u200b", core)
+    # A bar in a code span would end a table's cell, or show its backslash elsewhere.
+    return r"\|".join(part and code(part) for part in core.split("|")) + end
+
+
+def _escaped(value: str) -> str:
+    return _SPECIAL.sub(r"\\\1", value).replace("@", "@\u200b")
+
+
+def code(value: str) -> str:
+    """Text of one line as a code span, whatever backticks are in it.
+
+    >>> print(code("a`b"), code("`"), code("$x$"))
+    ``a`b`` `` ` `` ` $x$ `
+    """
+    longest = max((len(run) for run in re.findall("`+", value)), default=0)
+    fence = "`" * (longest + 1)
+    # A space is taken off again; a dollar sign beside the fence would begin a formula.
+    space = " " if value.strip() and (value[:1] in "`$ " or value[-1:] in "`$ ") else ""
+    return f"{fence}{space}{value}{space}{fence}"
 
 
 def render(report: Report) -> str:
@@ -79,7 +113,14 @@ def _kinds(p: ProcessRow) -> list[str]:
     return table(("kind", "regions", "peak", "at the end"), rows) if rows else []
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table, its first column words, the others numbers; an empty line after it."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> list[str]:
+    """A table, its first columns words, the others numbers; an empty line after it.
+
+    Args:
+        head: the heads of the columns.
+        rows: cells.
+        words: how many columns hold words.
+    """
+    numbers = len(head) - words
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * words + " ---: |" * numbers]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from memtrace.report.lines import program
+from memtrace.report.recording import Begun, Recording
 
 FORMAT = "memtrace-report/1"
 
@@ -396,6 +397,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     peak_seq: int
     seen_bytes: int
     exactness: str
+    begun: Begun
 
     @property
     def program(self) -> str:
@@ -437,6 +439,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     exactness: str
     trust: str
     problems: list[str]
+    recording: Recording
 
 
 #: Fields that the JSON leaves out, by class.
@@ -447,9 +450,10 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
         "steps_total", "peak_seq", "seen_bytes", "exactness",
+        "begun",
     ),
     Report: (
         "address_spaces", "machine", "kernel", "page_size", "argv", "exactness", "trust",
-        "problems",
+        "problems", "recording",
     ),
 }  # fmt: skip

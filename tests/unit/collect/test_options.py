@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memtrace.collect.options import NEVER, parse_for, parse_pid
+from memtrace.collect.options import NEVER, Options, parse_for, parse_pid, parse_snapshots
 from memtrace.trace.errors import UsageError
+from memtrace.trace.records import Manner
 from memtrace.trace.sizes import parse_time
 
 
@@ -121,3 +123,14 @@ def test_any_text_is_a_process_id_or_an_error(text: str) -> None:
     assert_said_in_one_line(found)
     if found.hint.startswith("pgrep -a "):
         assert shlex.split(found.hint)[2:] == [text[:40]]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(None, "default"), ("off", "off"), ("every=64", "every=64"), ("every=1.5ms", "every=1500us"),
+     ("every=2s", "every=2s"), ("every=100ms", "every=100ms")],
+)  # fmt: skip
+def test_the_header_tells_how_it_was_recorded(text: str | None, told: str) -> None:
+    snapshots: dict[str, Any] = dict(parse_snapshots(text))
+    options = Options(**snapshots, evidence=False, redact=True)
+    assert options.manner() == Manner(evidence=False, snapshots=told, heap_walk=False, redact=True)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+from markdown_it import MarkdownIt
 from tests.unit.conftest import Scene
 
-from memtrace.report.markdown import render
+from memtrace.report.markdown import code, render, table, text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +24,8 @@ def test_what_the_trace_names_is_no_markup(tmp_path: Path) -> None:
     scene.brk(132 << 10)
     scene.fork(2)
     shown = render(scene.exit().report())
-    assert not re.search(r"(?<!\\)[<`\[]", shown)
+    assert "`[y](http://z)`" in shown  # what would link is in a code span
+    assert not re.search(r"(?<!\\)[<`\[]", shown.replace("`[y](http://z)`", ""))
     assert "@team" not in shown
     assert "\x1b" not in shown
     assert "\u202e" not in shown
@@ -45,3 +48,38 @@ def test_nothing_is_said_of_nothing(tmp_path: Path) -> None:
     shown = render(Scene(tmp_path / "t.json").report())
     assert "This trace holds no process." in shown
     assert "Trust: " in shown
+
+
+LIVE = [
+    "https://evil.com", "www.evil.com", "http://a|b", "$a$", ":tada:", "#12", "GH-1", "a/b#7", "!9",
+    "0123456789abcdef0123456789abcdef01234567", "mailto:a@b.c", "`$a`$", "a``$b`",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_what_github_makes_more_of_is_in_a_code_span(name: str) -> None:
+    (inline,) = MarkdownIt().parseInline(f"{text(f'see {name} there')}")
+    children = inline.children or []
+    assert {c.type for c in children} <= {"text", "code_inline"}
+    assert "".join(c.content for c in children).replace("\u200b", "") == f"see {name} there"
+    plain = "".join(c.content for c in children if c.type == "text")
+    assert not re.search(r"://|www\.|\$|:\w+:|#\d|GH-|!\d|[0-9a-f]{7}", plain)
+    # of a formula's own signs, beside or around a code span
+    assert not re.search(r"\$`|`\$", text(name))
+
+
+@pytest.mark.parametrize("name", [*LIVE, "a|b", "x `y` z"])
+def test_a_name_in_a_table_stays_in_its_cell(name: str) -> None:
+    rows = "\n".join(table(("name", "n"), [(text(name), "1")]))
+    tokens = MarkdownIt().enable("table").parse(rows)
+    cells = [t for t in tokens if t.type == "inline"]
+    assert len(cells) == 4
+    shown = "".join(c.content for c in cells[2].children or [])
+    assert shown.replace("\u200b", "") == name
+
+
+@pytest.mark.parametrize("name", ["a", "`", "``", "`a`", " ", "a``b`c", "$x$"])
+def test_a_code_span_shows_what_it_was_given(name: str) -> None:
+    (inline,) = MarkdownIt().parseInline(f"x{code(name)}y")
+    (_, span, _) = inline.children or []
+    assert (span.type, span.content) == ("code_inline", name)

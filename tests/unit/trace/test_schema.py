@@ -25,6 +25,7 @@ from memtrace.trace.records import (
     Libc,
     Life,
     Lost,
+    Manner,
     Overlap,
     Site,
     Snap,
@@ -84,7 +85,10 @@ def trace_with_everything() -> list[Any]:
         Lost(t=7, why="x", mm=1, count=3),
         Gone(t=8, mm=1),
     ]  # fmt: skip
-    text = encode_header(Header(calls=["mmap"])) + b"".join(encode(r) for r in records)
+    manner = Manner(evidence=True, snapshots="every=20ms", heap_walk=False, redact=False)
+    text = encode_header(Header(calls=["mmap"], manner=manner)) + b"".join(
+        encode(r) for r in records
+    )
     loaded: list[Any] = json.loads(text + encode_footer(Footer(stop=9, complete=True)))
     return loaded
 

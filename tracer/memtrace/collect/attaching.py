@@ -90,7 +90,7 @@ def record_attached(
     argv = procfs.exec_facts(procfs.living_task(facts.pid))["argv"]
     redaction = Redaction() if options.redact else None
     again = f"memtrace attach -o /tmp/trace.json {pid}"
-    output = begin(path, machine.header("ptrace", argv), redaction, again)
+    output = begin(path, machine.header("ptrace", argv, options.manner()), redaction, again)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     writer = Writer(output, redaction)
     writer.channel.be_impatient(_WRITER_MS)

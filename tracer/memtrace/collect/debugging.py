@@ -47,7 +47,9 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
         )
     redaction = Redaction() if options.redact else None
     elsewhere = "memtrace run -o /tmp/trace.json -- PROG ARGS..."
-    output = begin(path, machine.header("python-ptrace", argv), redaction, elsewhere)
+    output = begin(
+        path, machine.header("python-ptrace", argv, options.manner()), redaction, elsewhere
+    )
     no_sigchld = children_are_waited_for()
     writer = Writer(output, redaction)
     engine = DebuggerEngine(writer.channel, replace(options, seccomp=False))

@@ -15,7 +15,7 @@ import psutil
 from memtrace.collect.abi import NAMES
 from memtrace.collect.procfs import read
 from memtrace.trace.errors import TargetError
-from memtrace.trace.records import Header
+from memtrace.trace.records import Header, Manner
 
 OLDEST_KERNEL = (5, 3)  # PTRACE_GET_SYSCALL_INFO
 
@@ -72,7 +72,7 @@ def require_kernel(release: str | None = None, stands_in: str | None = None) -> 
         )
 
 
-def header(engine: str, argv: Sequence[str]) -> Header:
+def header(engine: str, argv: Sequence[str], manner: Manner | None = None) -> Header:
     """The header of a trace that starts now."""
     thp = re.search(rb"\[(\w+)\]", read("/sys/kernel/mm/transparent_hugepage/enabled"))
     return Header(
@@ -89,6 +89,7 @@ def header(engine: str, argv: Sequence[str]) -> Header:
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         code=engine != "strace",
         frames=engine != "strace",
+        manner=manner,
         calls=list(NAMES),
     )
 

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from memtrace.trace.errors import UsageError
+from memtrace.trace.records import Manner
 from memtrace.trace.sizes import parse_time
 
 #: Snapshots by default: at most ten a second and one in 256 calls, so that they stay a small part
@@ -33,6 +34,35 @@ class Options:
     seccomp: bool = True
     redact: bool = False
     heap_walk: bool = False
+
+    def manner(self) -> Manner:
+        """What the trace's header says of them.
+
+        >>> Options(every_ns=50_000_000, min_calls=1).manner().snapshots
+        'every=50ms'
+        """
+        return Manner(
+            evidence=self.evidence,
+            snapshots=self._snapshots(),
+            heap_walk=self.heap_walk,
+            redact=self.redact,
+        )
+
+    def _snapshots(self) -> str:
+        if self.every_calls:
+            return f"every={self.every_calls}"
+        if self.every_ns >= NEVER:
+            return "off"
+        if (self.every_ns, self.min_calls) == (DEFAULT_EVERY_NS, DEFAULT_MIN_CALLS):
+            return "default"
+        return f"every={_time(self.every_ns)}"
+
+
+def _time(ns: int) -> str:
+    for unit, name in ((10**9, "s"), (10**6, "ms"), (1000, "us")):
+        if ns % unit == 0:
+            return f"{ns // unit}{name}"
+    return f"{ns}ns"
 
 
 def parse_snapshots(text: str | None) -> dict[str, int]:

@@ -56,7 +56,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     program = resolve(argv[0])
     redaction = Redaction() if options.redact else None
     again = "memtrace run -o /tmp/trace.json -- PROG ARGS..."
-    output = begin(path, machine.header("ptrace", argv), redaction, again)
+    output = begin(path, machine.header("ptrace", argv, options.manner()), redaction, again)
     no_sigchld = children_are_waited_for()
     writer = Writer(output, redaction)
     try:

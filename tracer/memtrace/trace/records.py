@@ -385,6 +385,20 @@ class Unknown(msgspec.Struct):
     data: dict[str, Any]
 
 
+class Manner(msgspec.Struct, frozen=True, kw_only=True):
+    """How a trace was recorded, as far as that decides what it can hold: the options of `run`.
+
+    `evidence`: callers and chunk headers were read. `snapshots`: `default`, `off`, or `every=` with
+    a time (`100ms`) or a number of calls. `heap_walk`: the heaps of malloc were walked. `redact`:
+    texts of the program's own were left out.
+    """
+
+    evidence: bool
+    snapshots: str
+    heap_walk: bool
+    redact: bool
+
+
 class Header(msgspec.Struct, kw_only=True):
     """The first object of a trace: what is known before the target starts.
 
@@ -392,6 +406,7 @@ class Header(msgspec.Struct, kw_only=True):
     "ns", "us", "ms", "s", or "none": no record has a time. `code`: executable files were looked
     into: one without an `allocator` or `libc` record holds nothing of either that could be told.
     `frames`: where a file has call frame information, `Site`'s return addresses are by it.
+    `manner`: how it was recorded; None in traces of before, and of imported logs.
     """
 
     memtrace: str = "trace"
@@ -411,6 +426,7 @@ class Header(msgspec.Struct, kw_only=True):
     clock: str = "ns"
     code: bool = False
     frames: bool = False
+    manner: Manner | None = None
     columns: list[str] = msgspec.field(default_factory=lambda: list(COLUMNS))
     calls: list[str] = []
 

@@ -57,7 +57,7 @@ def record_attached(
     argv = procfs.exec_facts(procfs.living_task(facts.pid))["argv"]
     redaction = Redaction() if options.redact else None
     again = f"memtrace attach --engine strace -o /tmp/trace.json {pid}"
-    output = begin(path, machine.header("strace", argv), redaction, again)
+    output = begin(path, machine.header("strace", argv, options.manner()), redaction, again)
     lockstep = Lockstep()
     writer = Writer(output, redaction, lockstep.ends)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -36,7 +36,7 @@ def record(argv: Sequence[str], path: str, options: Options) -> Recording:
     program = resolve(argv[0])
     redaction = Redaction() if options.redact else None
     again = "memtrace run --engine strace -o /tmp/trace.json -- PROG ARGS..."
-    output = begin(path, machine.header("strace", argv), redaction, again)
+    output = begin(path, machine.header("strace", argv, options.manner()), redaction, again)
     lockstep = Lockstep()
     writer = Writer(output, redaction, lockstep.ends)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
