@@ -10,24 +10,24 @@ from memtrace.report.model import ProcessRow
 from memtrace.trace.sizes import format_size, format_time
 
 KINDS = {
-    "heap": "small requests, grown by brk",
-    "malloc-chunk": "one large request each, by mmap",
-    "main-arena": "malloc's stand-in for a refused heap",
-    "arena": "malloc's area for other threads",
+    "heap": "small requests, by brk",
+    "malloc-chunk": "large requests, by mmap",
+    "main-arena": "malloc's heap without brk",
+    "arena": "other threads' malloc",
     "stack": "the main thread's stack",
-    "thread-stack": "stacks of other threads",
-    "guard": "no access: catches stack overflows",
+    "thread-stack": "other threads' stacks",
+    "guard": "catches stack overflows",
     "tls": "thread-local variables",
-    "library": "the program and its libraries",
+    "library": "program and libraries",
     "file": "mapped files",
     "shared-file": "files mapped shared",
-    "shared-anon": "memory shared between processes",
-    "anon": "mapped by the program itself",
-    "loader": "zeroed data, set up by the loader",
-    "vdso": "the kernel's helper pages",
-    "jit": "code generated while running",
-    "runtime-heap": "a runtime's or other allocator's",
-    "unknown": "no evidence says what it is",
+    "shared-anon": "shared by processes",
+    "anon": "the program's own mmap",
+    "loader": "zeroed data, by the loader",
+    "vdso": "the kernel's own pages",
+    "jit": "generated code",
+    "runtime-heap": "of another allocator",
+    "unknown": "no evidence what it is",
 }
 
 LABELLED = "labelled [heap]: at most that"
