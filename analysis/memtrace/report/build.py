@@ -348,6 +348,7 @@ def _process(result: Replay, a: Account, page: int) -> ProcessRow:
         replaced=False,
         inherited=p.inherited,
         env_lost=p.start.env_lost,
+        abi=p.start.abi,
         threshold_inherited=a.mallocs.threshold.inherited,
         steps_total=a.heap.steps_total,
         peak_seq=p.mapped_peak_seq,

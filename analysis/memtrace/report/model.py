@@ -390,6 +390,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     inherited: bool
     threshold_inherited: bool
     env_lost: bool
+    abi: str
     steps_total: int
     peak_seq: int
     seen_bytes: int
@@ -444,7 +445,7 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     ThresholdRow: ("first",),
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
-        "steps_total", "peak_seq", "seen_bytes", "exactness",
+        "abi", "steps_total", "peak_seq", "seen_bytes", "exactness",
     ),
     Report: (
         "address_spaces", "machine", "kernel", "page_size", "argv", "exactness", "trust",

@@ -6,24 +6,25 @@ nothing is refused.
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.unit.check.test_budget import budget
 
-from memtrace.check.baseline import FLOOR, Baseline, compare, decode, encode, of_report
-from memtrace.trace.errors import UsageError
+from memtrace.check.amounts import Tolerance
+from memtrace.check.baseline import FLOOR, Baseline, compare, of_report
+from memtrace.check.stored import decode, encode
+from memtrace.trace.errors import TraceFormatError
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Scene
 
 
 def held(scene: Scene, metric: str, before: int, tolerance: float, text: str = "") -> bool | None:
-    old = Baseline(
-        program="p", allocator="", environment=None, page_size=4096, metrics={metric: before}
-    )
+    old = Baseline(programs=[], machine="", page_size=4096, metrics={metric: before})
     limits = budget(f"[budget]\n{text}\n") if text else []
-    found = compare(scene.report(), old, limits, tolerance, ("base.json", {}))
+    found = compare(scene.report(), old, limits, Tolerance(Fraction(tolerance)), ("base.json", {}))
     return next(v.ok for v in found if v.limit.metric.name == metric)
 
 
@@ -75,7 +76,7 @@ def test_a_file_that_cannot_be_meant_is_refused(
     grown: Scene, change: dict[str, Any], message: str
 ) -> None:
     value = json.loads(encode(of_report(grown.report()))) | change
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(TraceFormatError) as caught:
         decode(json.dumps(value).encode(), "base.json")
     assert message in caught.value.message
     assert "--update-baseline base.json" in caught.value.hint

@@ -23,7 +23,7 @@ EVIL = "a<b>|`x`\n::error::%0A\x1b[31m\u202e@root,]"
 
 
 def result(*verdicts: Verdict, trusted: bool = True, lenient: bool = False) -> Result:
-    return Result("t.json", EVIL, "exact: 3 of 3", trusted, lenient, verdicts, ("a note",))
+    return Result("t.json", ("env", EVIL), "exact: 3 of 3", trusted, lenient, verdicts, ("a note",))
 
 
 def made(line: str, number: float | None, who: str = "", **more: Any) -> Verdict:
@@ -65,7 +65,7 @@ def test_text_has_80_columns_and_no_control_characters() -> None:
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "\x1b" not in shown
     assert "\u202e" not in shown
-    words = {line.split()[0]: line for line in shown.splitlines()[1:6]}
+    words = {line.split()[0]: line for line in shown.splitlines()[2:7]}
     assert " ok " in words["heap.growths"]
     assert " FAIL " in words["heap.peak"]
     assert "#7 #9" in words["heap.peak"]
@@ -184,7 +184,7 @@ def test_markdown_keeps_markup_text() -> None:
 
 
 def test_every_format_renders_nothing_at_all() -> None:
-    empty = Result("t.json", "no program", "unverified", False, False, ())
+    empty = Result("t.json", (), "unverified", False, False, ())
     for render in (text.render, as_json.render, junit.render, github.render, gitlab.render,
                    md.render):  # fmt: skip
         assert render(empty).endswith("\n")

@@ -28,7 +28,7 @@ def test_the_nearest_file_with_a_budget_is_taken(tmp_path: Path) -> None:
     assert find(below) == below.parent / "memtrace.toml"
 
 
-@pytest.mark.parametrize("text", ["", "heap.peak = { tolerance = '5%' }\n", "[budget.tree]\n"])
+@pytest.mark.parametrize("text", ["", "heap.peak = { tolerance = '5%' }\n"])
 def test_a_budget_that_limits_nothing_is_refused_unless_a_baseline_does(
     tmp_path: Path, text: str
 ) -> None:
