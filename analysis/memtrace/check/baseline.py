@@ -14,7 +14,7 @@ import msgspec
 from memtrace.check.amounts import Number, Tolerance
 from memtrace.check.budget import FIRST, TREE, Limit
 from memtrace.check.judge import Verdict, verdict
-from memtrace.check.measure import each, first_process, largest, name_of, total, unknown, worst
+from memtrace.check.measure import each, first_process, largest, name_within, total, unknown, worst
 from memtrace.report.metrics import Metric, find
 from memtrace.report.model import ProcessRow, Report
 from memtrace.trace.errors import TraceFormatError
@@ -156,7 +156,7 @@ def _worst(first: Sequence[ProcessRow], metric: Metric, x: Limit) -> tuple[Numbe
     most, gap = largest(values), unknown(values)
     over = x.highest is not None and most.value is not None and most.value > x.highest
     told = most if over or gap is None else gap
-    return told.value, "" if told.of is None or len(values) == 1 else name_of(told.of)
+    return told.value, "" if told.of is None else name_within(told.of, first)
 
 
 def _limit(

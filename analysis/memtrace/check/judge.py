@@ -10,7 +10,16 @@ from fnmatch import fnmatchcase
 from memtrace.check.amounts import Number
 from memtrace.check.budget import FIRST, TREE, Limit
 from memtrace.check.evidence import evidence
-from memtrace.check.measure import Measured, each, first_process, largest, name_of, total, unknown
+from memtrace.check.measure import (
+    Measured,
+    each,
+    first_process,
+    largest,
+    name_of,
+    name_within,
+    total,
+    unknown,
+)
 from memtrace.report.lines import clean
 from memtrace.report.metrics import Metric
 from memtrace.report.model import ProcessRow, Report
@@ -119,39 +128,45 @@ def _verdicts(rows: list[ProcessRow], x: Limit, *, every: bool) -> Iterator[Verd
         yield verdict(x, number, (), missing)
     elif x.scope == FIRST:
         values = each(rows if every else first_process(rows), x.metric)
-        yield _of_several(x, values, last=not every) if values else verdict(x, None, ())
+        yield _of_several(x, values, every=every) if values else verdict(x, None, ())
     else:
         matching = [p for p in rows if fnmatchcase(p.program, x.glob)]
         for m in each(matching, x.metric):
-            yield _of(x, m, named=True)
+            yield _of(x, m, "" if m.of is None else name_of(m.of))
         if not matching:
             yield verdict(x, None, (), f"no process named {clean(x.glob)}")
 
 
-def _of_several(x: Limit, values: list[Measured], *, last: bool) -> Verdict:
+def _of_several(x: Limit, values: list[Measured], *, every: bool) -> Verdict:
     """One verdict of several address spaces.
 
     Args:
         x: the limit.
         values: what its maximum is held against; the worst is told.
-        last: whether its minimum is held against the last of them; else one has to reach it.
+        every: they are processes, one of which has to reach a minimum, and not the programs that
+            one process has been, of which the last has to.
     """
-    named, most, gap = len(values) > 1, largest(values), unknown(values)
-    least, lacks = (values[-1], None) if last else (most, gap)
+    most, gap = largest(values), unknown(values)
+    least, lacks = (most, gap) if every else (values[-1], None)
+    spaces = [m.of for m in values if m.of is not None]
+
+    def told(m: Measured) -> Verdict:
+        if m.of is None or not every:
+            return _of(x, m, "" if m.of is None else name_within(m.of, spaces))
+        return _of(x, m, name_of(m.of) if len(values) > 1 else "")
+
     if x.highest is not None and most.value is not None and most.value > x.highest:
-        return _of(x, most, named=named)
+        return told(most)
     if x.lowest is not None and least.value is not None and least.value < x.lowest:
-        return _of(x, lacks or least, named=named)
+        return told(lacks or least)
     if x.highest is not None:
-        return _of(x, gap or most, named=named)
-    return _of(x, gap if gap is not None and least.of is None else least, named=named)
+        return told(gap or most)
+    return told(gap if gap is not None and least.of is None else least)
 
 
-def _of(x: Limit, m: Measured, *, named: bool) -> Verdict:
+def _of(x: Limit, m: Measured, who: str) -> Verdict:
     """The verdict of one address space."""
-    if m.of is None:
-        return verdict(x, m.value, ())
-    return verdict(x, m.value, evidence(x.metric, m.of), name_of(m.of) if named else "")
+    return verdict(x, m.value, () if m.of is None else evidence(x.metric, m.of), who)
 
 
 def verdict(

@@ -81,6 +81,15 @@ def total(rows: Sequence[ProcessRow], metric: Metric) -> tuple[Number | None, st
     return sum(m.value or 0 for m in values), ""
 
 
+def name_within(p: ProcessRow, spaces: Sequence[ProcessRow]) -> str:
+    """One of the programs that a process has been: `words`; "" if it has been no other."""
+    if len(spaces) == 1:
+        return ""
+    alike = [q.mm for q in spaces if q.program == p.program]
+    which = f" ({alike.index(p.mm) + 1} of {len(alike)})" if len(alike) > 1 else ""
+    return clean(p.program) + which
+
+
 def name_of(p: ProcessRow) -> str:
     """A process for people: `gcc (pid 12)`."""
     return f"{clean(p.program)} (pid {p.pid})"
