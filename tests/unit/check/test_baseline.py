@@ -52,6 +52,21 @@ def test_a_tolerance_of_the_budget_counts(grown: Scene) -> None:
     assert held(grown, "heap.growths", 1, 9.0, 'heap.growths = { tolerance = "1%" }') is False
 
 
+@pytest.mark.parametrize("text", ["tolerance = 0", 'tolerance = "0%"', 'tolerance = "1 KiB"'])
+def test_a_tolerance_of_the_budget_counts_as_it_stands(grown: Scene, text: str) -> None:
+    less = (200 << 10) - 1025
+    assert held(grown, "heap.peak_bytes", less, 0.0, f"heap.peak = {{ {text} }}") is False
+    assert held(grown, "heap.peak_bytes", less, 0.0, "heap.growths = { tolerance = 0 }") is True
+    assert held(grown, "heap.peak_bytes", less, 0.0, 'heap.peak = "1 GiB"') is True
+    assert held(grown, "heap.peak_bytes", 200 << 10, 0.0, f"heap.peak = {{ {text} }}") is True
+
+
+def test_a_call_that_a_log_may_have_left_out_is_unknown(scene: Scene) -> None:
+    scene.exec(assumed=True, env_lost=True)
+    scene.exit()
+    assert held(scene, "calls.mremap", 0, 0.0) is None
+
+
 def test_what_is_written_is_read(grown: Scene) -> None:
     old = of_report(grown.report())
     text = encode(old)
@@ -64,12 +79,13 @@ def test_what_is_written_is_read(grown: Scene) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": {}}, "holds no number"),
+        ({"metrics": {}}, "holds no number under metrics"),
+        ({"tree": {}}, "holds no number under tree"),
         ({"metrics": {"heap.peek": 1}}, "heap.peek = 1"),
         ({"metrics": {"heap.growths": -1}}, "heap.growths = -1"),
         ({"metrics": {"heap.growths": 10**400}}, "damaged"),
         ({"metrics": None}, "damaged"),
-        ({"format": "memtrace-baseline/9"}, "its format is 'memtrace-baseline/9'"),
+        ({"format": "memtrace-baseline/1"}, "its format is 'memtrace-baseline/1'"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(

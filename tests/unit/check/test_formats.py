@@ -60,6 +60,60 @@ def test_the_exit_status(made_of: Result, status: int) -> None:
     assert made_of.summary.endswith(f"exit {status}")
 
 
+KEPT = made("heap.growths = { max = 3, gate = false }", 3)
+SHOWN_UNKNOWN = made("threshold.rises = { max = 1, gate = false }", None)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ((), "no limits"),
+        ((OK,), "the limit is kept"),
+        ((OK, KEPT), "all 2 limits kept"),
+        ((OVER,), "1 of 1 limit exceeded"),
+        ((OK, OVER, OVER), "2 of 3 limits exceeded"),
+        ((OK, ADVISORY), "1 kept, 1 exceeded (shown only)"),
+        ((ADVISORY,), "1 exceeded (shown only)"),
+        ((OK, UNKNOWN), "1 not known, 1 kept"),
+        ((OK, KEPT, SHOWN_UNKNOWN), "2 kept, 1 not known (shown only)"),
+        ((OVER, UNKNOWN, OK, ADVISORY),
+         "1 exceeded, 1 not known, 1 kept, 1 exceeded (shown only)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("lenient", [False, True])
+def test_all_are_kept_only_if_all_are(
+    verdicts: tuple[Verdict, ...], said: str, *, lenient: bool
+) -> None:
+    found = result(*verdicts, lenient=lenient)
+    assert found.summary == f"{said}, exit {found.status}"
+    assert f"{found.summary}\n" in github.render(found)
+
+
+def test_every_format_names_the_programs_and_whose_number_it_is() -> None:
+    v = made("heap.growths = 3", 4, "words")
+    found = Result("t.json", ("env", "words"), "exact", True, False, (v,))
+    value = json.loads(as_json.render(found))
+    assert value["programs"] == ["env", "words"]
+    assert value["limits"][0]["who"] == "words"
+    for shown in (text.render(found), md.render(found), junit.render(found), github.render(found)):
+        assert "env → words" in shown
+    assert "measured in words: heap.growths" in text.render(found)
+    assert 'name="heap.growths (words)"' in junit.render(found)
+    assert r"heap.growths \(words\)" in md.render(found)
+    for shown in (github.render(found), gitlab.render(found), sarif.render(found, "1")):
+        assert "heap.growths 4 in words, at most 3" in shown
+
+
+def test_every_format_says_which_calls_are_counted() -> None:
+    v = made("calls.arch_prctl = 0", 1)
+    found = result(v)
+    for shown in (
+        text.render(found), as_json.render(found), junit.render(found), github.render(found),
+        gitlab.render(found), sarif.render(found, "1"), md.render(found).replace("\\", ""),
+    ):  # fmt: skip
+        assert "counts only ARCH_MAP_VDSO_*" in shown
+
+
 def test_text_has_80_columns_and_no_control_characters() -> None:
     shown = text.render(result(*ALL))
     assert all(len(line) <= 80 for line in shown.splitlines())
@@ -155,6 +209,19 @@ def test_a_fingerprint_stays_when_numbers_and_pids_change() -> None:
     assert prints[0] == prints[1]
     other = made(line, 2, "gcc-12 (pid 7)")
     assert json.loads(gitlab.render(result(other)))[0]["fingerprint"] != prints[0]
+
+
+def test_processes_of_one_name_have_fingerprints_of_their_own() -> None:
+    line = "process.gcc.heap.growths = 1"
+    several = [made(line, n, f"gcc (pid {n})") for n in (1, 2, 3)]
+    prints = [i["fingerprint"] for i in json.loads(gitlab.render(result(*several)))]
+    (run,) = json.loads(sarif.render(result(*several), "1"))["runs"]
+    marks = [r["partialFingerprints"]["memtrace/v1"] for r in run["results"]]
+    assert len(set(prints)) == len(set(marks)) == 2
+    # The second is the second whether or not the first is kept.
+    later = [made(line, 2, "gcc (pid 8)"), made(line, 9, "gcc (pid 9)")]
+    again = [i["fingerprint"] for i in json.loads(gitlab.render(result(*later)))]
+    assert again[1] == prints[0]
 
 
 @pytest.mark.parametrize(
