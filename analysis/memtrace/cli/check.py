@@ -49,7 +49,8 @@ def _tolerance(_c: click.Context, _p: click.Parameter, value: str) -> Tolerance:
 @click.option("--update-baseline", metavar="FILE", help="Write this trace's numbers to FILE.")
 @click.option("--tolerance", default="5%", show_default=True, metavar="PERCENT",
               callback=_tolerance,
-              help="By how much a baseline's number may be exceeded; sizes always by 16 KiB.",
+              help="By how much a baseline's number may be exceeded, where the budget does not "
+              "say; sizes always by 16 KiB.",
               )  # fmt: skip
 @click.option("--force", is_flag=True, help="Compare although program, malloc or settings differ.")
 @click.option("--allow-incomplete", is_flag=True,
