@@ -98,7 +98,9 @@ def _own(item: pytest.Item) -> Memtrace:
     """The test's, made when it is first wanted: a marker may be added by a fixture."""
     found = item.stash.get(_MEMTRACE, None)
     if found is None:
-        found = item.stash[_MEMTRACE] = item.stash[_LEAVING].enter_context(_memtrace(item))
+        leaving = item.stash[_LEAVING]
+        found = item.stash[_MEMTRACE] = leaving.enter_context(_memtrace(item))
+        leaving.callback(item.stash.__delitem__, _MEMTRACE)  # its folder may be gone
     return found
 
 

@@ -75,6 +75,8 @@ def command(  # noqa: PLR0913 - one for each option
 
     A budget limits metrics of the report, one a line; a baseline is an earlier run.
     """
+    import msgspec
+
     from memtrace.cli.baseline import Loose, against
     from memtrace.report.build import read
 
@@ -90,6 +92,8 @@ def command(  # noqa: PLR0913 - one for each option
     limits = _limits(named, shown=budget, alone=baseline is None and update_baseline is None)
     with reading(trace):
         report = read(trace)
+        rows = list(report.processes)  # not made anew each time they are asked for
+        report = msgspec.structs.replace(report, processes=rows)
     verdicts: list[Verdict] = []
     notes: list[str] = []
     if baseline is not None:
