@@ -163,7 +163,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         # The program has not run at all: whatever the test says of it follows from that.
         refused = found.refused()
         if not refused:
-            with suppress(pytest.fail.Exception):
+            with suppress(Exception, pytest.fail.Exception):  # its own failure is what counts
                 item.stash[_OUTCOME] = _outcome(item, found).beside()
             raise
         from pytest_memtrace.verdicts import UNMEASURED, Outcome

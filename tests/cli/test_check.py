@@ -118,6 +118,17 @@ def test_a_trace_that_is_not_to_be_trusted_is_no_baseline(
         assert "note   the baseline is not to be trusted: " in done.out
 
 
+def test_an_untrusted_trace_makes_a_baseline_only_if_it_is_let(here: Path, run: Run) -> None:
+    write(Path("t.json"), RECORDS[:-1], None)
+    command = ("check", "t.json", "--update-baseline", "b.json")
+    refused(run(*command), 3, "t.json is not to be trusted and makes no baseline: ")
+    assert not Path("b.json").exists()
+    done = run(*command, "--allow-incomplete")
+    assert done.status == 0, done
+    assert "b.json now holds numbers of a trace that is not to be trusted" in done.err
+    assert Path("b.json").exists()
+
+
 def test_a_trace_of_other_arguments_is_no_baseline(here: Path, run: Run) -> None:
     first = RECORDS[0]
     assert isinstance(first, Exec)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from memtrace.check.amounts import MOST, Number, Tolerance, parse_number, parse_tolerance
+from memtrace.check.amounts import MOST, Number, Tolerance, example, parse_number, parse_tolerance
 from memtrace.check.where import Where
 from memtrace.report.lines import clean
 from memtrace.report.metrics import Metric, find, nearest
@@ -195,6 +195,11 @@ def _limit(
         key=key, metric=metric, max=most, min=least, tolerance=slack,
         gate=gate, scope=scope[0], glob=scope[1], file=where.file, line=where.line(path),
     )  # fmt: skip
+    if made.scope == PROCESS and not made.limits:
+        raise UsageError(
+            f"{at}: a baseline holds nothing by name, so a tolerance of {key} alone limits nothing",
+            hint=f"{key} = {{ max = {example(metric)}, tolerance = {_toml(said['tolerance'])} }}",
+        )
     _refuse_vain(made, at)
     return made
 

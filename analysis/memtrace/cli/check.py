@@ -13,7 +13,7 @@ import click
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.cli.progress import reading
-from memtrace.trace.errors import UsageError
+from memtrace.trace.errors import TraceFormatError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,11 +168,13 @@ def _update(report: Report, result: Result, trace: str, path: str) -> None:
     from memtrace.check.stored import encode
 
     if not result.trusted and not result.lenient:
-        raise UsageError(
+        raise TraceFormatError(
             f"{trace} is not to be trusted and makes no baseline: {result.trust}",
             hint=f"memtrace verify {quote(trace)}",
         )
     write_file(path, [encode(of_report(report)).encode()])
+    if not result.trusted:
+        warn(f"{path} now holds numbers of a trace that is not to be trusted")
     if result.failed:
         limits = "a limit" if len(result.failed) == 1 else f"{len(result.failed)} limits"
         warn(f"{path} now holds numbers that exceed {limits}")

@@ -132,6 +132,7 @@ def test_resident_memory_informs_unless_it_is_asked_for() -> None:
         ("heap.growths = { min = 2, tolerance = 2 }", "min less its tolerance limits", "min = 1"),
         ('heap.growths = { min = 1, tolerance = "100%" }', "min less its tolerance", "min = 1"),
         ("heap.growths = { max = 1, tolerance = 18446744073709551615 }", "max with", "max = 10"),
+        ("process.a.heap.growths = { tolerance = 2 }", "alone limits nothing", "tolerance = 2 }"),
         ("tree = {}", "tree limits nothing", "leave the table out"),
         ("process = {}", "process limits nothing", "leave the table out"),
         ("process.gcc = {}", "process.gcc limits nothing", "leave the table out"),
