@@ -20,8 +20,9 @@ def memtrace(
 ) -> dict[str, object]:
     """Hold every program that the test starts (with subprocess, or memtrace.run) against a budget.
 
-    heap_peak="2 MiB" is `heap.peak = "2 MiB"` of a memtrace.toml, calls_mmap=dict(max=40) a table;
-    `tree` limits the sum over a program's processes, `process` those of a name. The test process
+    heap_peak="2 MiB" is `heap.peak = "2 MiB"` of a memtrace.toml, calls_mmap=dict(max=40) a table.
+    A maximum is held against each process that comes of a program, a minimum has to be reached by
+    one; `tree` limits the sum over these processes, `process` those of a name. The test process
     itself is not measured.
     """
     table: dict[str, object] = _dotted(limits)
@@ -79,4 +80,11 @@ def _limits(where: str, args: tuple[object, ...], kwargs: Mapping[str, object]) 
         ) from None
     if not table:
         raise UsageError(f"{where}: the marker limits nothing", hint=example)
-    return parse_table(table, Where(where))
+    limits = parse_table(table, Where(where))
+    for x in limits:
+        if not x.limits:
+            raise UsageError(
+                f"{where}: a tolerance of {x.name} alone limits nothing: a marker has no baseline",
+                hint=f"{x.key.replace('.', '_', 1)}=dict(max=10, tolerance=1)",
+            )
+    return limits

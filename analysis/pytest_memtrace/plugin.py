@@ -5,20 +5,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from pytest_memtrace import marks
 
 if TYPE_CHECKING:
+    from memtrace.check.budget import Limit
     from pytest_memtrace.programs import Memtrace
     from pytest_memtrace.verdicts import Outcome
 
+#: Of a test: what to leave when it is over; its traces, once they are wanted; what became of its
+#: budget, how many markers that was of, and the failure that says so.
+_LEAVING: pytest.StashKey[ExitStack] = pytest.StashKey()
 _MEMTRACE: pytest.StashKey[Memtrace] = pytest.StashKey()
 _OUTCOME: pytest.StashKey[Outcome] = pytest.StashKey()
+_JUDGED: pytest.StashKey[int] = pytest.StashKey()
+_FAILURE: pytest.StashKey[BaseException] = pytest.StashKey()
+_OF_AN_ATTEMPT: tuple[pytest.StashKey[Any], ...] = (_OUTCOME, _JUDGED, _FAILURE)
 #: A property of a marked test: why it has failed by its budget, in two words, or that memtrace is
 #: off. It travels from xdist's workers as it is.
 _PROPERTY, _OFF = "memtrace", "off"
@@ -87,20 +94,23 @@ def _memtrace(item: pytest.Item) -> Iterator[Memtrace]:
         yield Memtrace(Path(made), item.nodeid, kept=False)
 
 
+def _own(item: pytest.Item) -> Memtrace:
+    """The test's, made when it is first wanted: a marker may be added by a fixture."""
+    found = item.stash.get(_MEMTRACE, None)
+    if found is None:
+        leaving = item.stash[_LEAVING]
+        found = item.stash[_MEMTRACE] = leaving.enter_context(_memtrace(item))
+        leaving.callback(item.stash.__delitem__, _MEMTRACE)  # its folder may be gone
+    return found
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, object, object]:
-    """Give the test its traces; they are gone after its report, unless they are to be kept."""
-    marked = item.get_closest_marker("memtrace") is not None
-    if not marked and "memtrace" not in getattr(item, "fixturenames", ()):
-        return (yield)
-    if not _on(item.config):
-        if marked:
-            item.user_properties.append((_PROPERTY, _OFF))
-        return (yield)
-    with _memtrace(item) as found:
-        item.stash[_MEMTRACE] = found
+    """A test's traces are gone after its report, unless they are to be kept."""
+    with ExitStack() as leaving:
+        item.stash[_LEAVING] = leaving
         return (yield)
 
 
@@ -110,34 +120,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     found = item.stash.get(_MEMTRACE, None)
     if found is not None:
         found.begin()
-        item.user_properties[:] = [p for p in item.user_properties if p[0] != _PROPERTY]
-        if _OUTCOME in item.stash:
-            del item.stash[_OUTCOME]
+    item.user_properties[:] = [p for p in item.user_properties if p[0] != _PROPERTY]
+    for key in _OF_AN_ATTEMPT:
+        if key in item.stash:
+            del item.stash[key]
 
 
 @pytest.fixture
 def memtrace(request: pytest.FixtureRequest) -> Memtrace:
     """Start programs and see what they do with memory: `memtrace.run([...])` is their Report."""
-    found: Memtrace | None = request.node.stash.get(_MEMTRACE, None)
-    if found is None:
+    if not _on(request.config):
         pytest.skip("memtrace is off")
-    return found
+    return _own(request.node)
+
+
+def _marks(item: pytest.Item) -> list[pytest.Mark]:
+    return list(item.iter_markers("memtrace"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Trace what a marked test starts, and judge it if the test passes."""
-    found, given = item.stash.get(_MEMTRACE, None), list(item.iter_markers("memtrace"))
-    if not given or found is None:
+    """Trace what a marked test starts, and judge it when the test is over."""
+    given = _marks(item)
+    if not _on(item.config):
+        if given:
+            item.user_properties.append((_PROPERTY, _OFF))
         return (yield)
-    from memtrace.trace.errors import UsageError
+    if not given:
+        result = yield
+        item.stash[_JUDGED] = 0
+        if _marks(item):
+            _fail(item, _late())
+        return result
     from pytest_memtrace.starting import watching
-    from pytest_memtrace.verdicts import UNMEASURED, Outcome, outcome
 
-    try:
-        limits = marks.limits_of(item.nodeid, given)
-    except UsageError as e:
-        pytest.fail(f"memtrace: {e.message}\n  try: {e.hint}", pytrace=False)
+    found = _own(item)
+    _limits(item, given)  # a mistake is told before anything is started
     try:
         with watching(found):
             result = yield
@@ -145,15 +163,57 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         # The program has not run at all: whatever the test says of it follows from that.
         refused = found.refused()
         if not refused:
+            with suppress(Exception, pytest.fail.Exception):  # its own failure is what counts
+                item.stash[_OUTCOME] = _outcome(item, found).beside()
             raise
-        judged = Outcome(UNMEASURED, f"memtrace: {refused}")
-    else:
-        lenient = _lenient(item.config)
-        judged = outcome(found.programs, limits, lenient=lenient, kept=found.kept)
-    item.stash[_OUTCOME] = judged
+        from pytest_memtrace.verdicts import UNMEASURED, Outcome
+
+        _fail(item, Outcome(UNMEASURED, f"memtrace: {refused}"))
+    judged = item.stash[_OUTCOME] = _outcome(item, found)
     if judged.word:
-        item.user_properties.append((_PROPERTY, judged.word))
-        pytest.fail(judged.line, pytrace=False)
+        _fail(item, judged)
+    return result
+
+
+def _limits(item: pytest.Item, given: list[pytest.Mark]) -> list[Limit]:
+    from memtrace.trace.errors import UsageError
+
+    try:
+        return marks.limits_of(item.nodeid, given)
+    except UsageError as e:
+        pytest.fail(f"memtrace: {e.message}\n  try: {e.hint}", pytrace=False)
+
+
+def _outcome(item: pytest.Item, found: Memtrace) -> Outcome:
+    """What became of the budget: of all markers that the test has by now."""
+    from pytest_memtrace.verdicts import outcome
+
+    given = _marks(item)
+    item.stash[_JUDGED] = len(given)
+    limits, lenient = _limits(item, given), _lenient(item.config)
+    return outcome(found.programs, limits, lenient=lenient, kept=found.kept)
+
+
+def _late() -> Outcome:
+    from pytest_memtrace.verdicts import LATE, UNMEASURED, Outcome
+
+    return Outcome(UNMEASURED, LATE)
+
+
+def _fail(item: pytest.Item, judged: Outcome) -> NoReturn:
+    item.stash[_OUTCOME] = judged
+    item.user_properties.append((_PROPERTY, judged.word))
+    failure = item.stash[_FAILURE] = pytest.fail.Exception(judged.line, pytrace=False)
+    raise failure
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """A marker that nothing has been held against is no pass."""
+    result = yield
+    judged, late = item.stash.get(_JUDGED, None), item.stash.get(_FAILURE, None)
+    if judged is not None and late is None and len(_marks(item)) > judged:
+        pytest.fail(_late().line, pytrace=False)
     return result
 
 
@@ -161,11 +221,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the section, and keep the failure to its line."""
+    """Add the section, and keep the failure to its line; a failure of the test's own stays."""
     report = yield
     judged = item.stash.get(_OUTCOME, None)
     if call.when == "call" and judged is not None:
-        if report.failed and judged.word:
+        own = call.excinfo is None or call.excinfo.value is not item.stash.get(_FAILURE, None)
+        if judged.word and own:  # unittest has put one in the place of ours
+            judged = judged.beside()
+            report.user_properties = [p for p in report.user_properties if p[0] != _PROPERTY]
+        elif report.failed and judged.word:
             report.longrepr = judged.line
         if judged.rows:
             report.sections.append(("memtrace", judged.section))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 ROWS = 10
 OVER, UNMEASURED = "over budget", "not measured"
+LATE = (
+    "memtrace: the marker was added while the test ran: what had been started before was not "
+    "measured; add it in a fixture, or write it above the test"
+)
 NOTHING = (
     "memtrace: the test started no program, so nothing was measured; only programs started with "
     "subprocess or memtrace.run are, not the test process"
@@ -34,6 +38,10 @@ class Outcome:
     line: str = ""
     rows: tuple[str, ...] = ()
     kept: bool = True
+
+    def beside(self) -> Outcome:
+        """The same for a test that has failed by itself: its rows only."""
+        return replace(self, word="", line="")
 
     @property
     def section(self) -> str:
@@ -76,15 +84,15 @@ def outcome(
         if report.exactness != "exact" and not lenient:
             unmeasured.append(f"the trace of {program.name} is not to be trusted: {report.trust}")
             rows.append((0, unmeasured[-1]))
-        for v in judge(report, limits):
+        for v in judge(report, limits, every=True):
             if v.fails:
-                over.append(f"{v.text}, in {program.name}")
+                over.append(f"{clean(v.text)}, in {program.name}")
             elif v.unknown and not lenient:
-                unmeasured.append(f"{v.text}, in {program.name}")
+                unmeasured.append(f"{clean(v.text)}, in {program.name}")
             records = "".join(f" #{seq}" for seq in v.evidence[:4]) if v.ok is False else ""
             where = f"   {clean(str(program.trace))}" if v.ok is False and kept else ""
             rank = 2 if v.ok else 1
-            rows.append((rank, f"{word(v):<7} {program.name}: {v.text}{records}{where}"))
+            rows.append((rank, f"{word(v):<7} {program.name}: {clean(v.text)}{records}{where}"))
     rows.sort(key=lambda row: row[0])
     texts = tuple(text for _, text in rows)
     # What was not measured may be over budget as well: that goes first.

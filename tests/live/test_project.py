@@ -141,6 +141,49 @@ def test_a_baseline_of_something_else_is_refused(project: Path) -> None:
     assert "the program is true, and was words" in other.stderr
 
 
+@pytest.mark.parametrize(
+    "line", ["env A=1 ./words", "sh -c 'exec ./words'", "./script", "sh -c 'exec env ./words'"]
+)
+def test_a_program_that_is_begun_by_another_is_held(project: Path, line: str) -> None:
+    (project / "script").write_text("#!/bin/sh\nexec ./words\n")
+    (project / "script").chmod(0o755)
+    (project / "19.toml").write_text("[budget]\nchunks.mapped = 19\nheap.growths = 1000\n")
+    (project / "21.toml").write_text("[budget]\nchunks.mapped = { min = 21 }\n")
+    (project / "20.toml").write_text("[budget]\nchunks.mapped = { min = 20, max = 20 }\n")
+    for number, status in ((19, 1), (20, 0), (21, 1)):
+        done = in_project(project, f"memtrace run -o t.json --check {number}.toml -- {line}")
+        assert done.returncode == status, done.stderr
+        assert "measured in words: chunks.mapped" in done.stderr
+        assert re.search(r"^t\.json: .* → words$", done.stderr, re.MULTILINE)
+
+
+def test_a_baseline_knows_programs_arguments_and_settings(project: Path) -> None:
+    def differs(one: str, other: str) -> str:
+        done = in_project(
+            project,
+            f"rm -f memtrace.toml; memtrace run -q -o a.json -- {one}; "
+            f"memtrace run -q -o b.json -- {other}; "
+            "memtrace check a.json --update-baseline base.json; "
+            "memtrace check b.json --baseline a.json || "
+            "exec memtrace check b.json --baseline base.json",
+        )
+        assert (done.returncode == 0) is (one == other), done.stderr
+        said = done.stderr.splitlines()
+        assert said[: len(said) // 2] == [
+            line.replace("base.json", "a.json") for line in said[len(said) // 2 :]
+        ]
+        return done.stderr
+
+    assert differs("./words", "./words") == ""
+    said = differs("env A=1 ./words", "./words")
+    assert "the program is words, and was env → words" in said
+    said = differs("sh -c ': a; exec ./words'", "sh -c ': b; exec ./words'")
+    assert "of sh the command is `sh -c ': b; exec ./words'`, and was " in said
+    pinned = "env GLIBC_TUNABLES=glibc.malloc.mmap_threshold="
+    said = differs(f"{pinned}131072 ./words", f"{pinned}131073 ./words")
+    assert "of words GLIBC_TUNABLES is 'glibc.malloc.mmap_threshold=131073', and was" in said
+
+
 def test_run_with_a_budget(project: Path) -> None:
     kept = in_project(project, f"memtrace run --check {KEPT} -- ./words")
     assert kept.returncode == 0

@@ -16,31 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
+from memtrace.check.amounts import MOST, Number, Tolerance, example, parse_number, parse_tolerance
 from memtrace.check.where import Where
+from memtrace.report.lines import clean
 from memtrace.report.metrics import Metric, find, nearest
 from memtrace.trace.errors import UsageError
-from memtrace.trace.sizes import parse_size
 
 FIRST, TREE, PROCESS = "first", "tree", "process"
 _KEYS = ("max", "min", "tolerance", "gate")
-
-#: Nothing that is counted is more; and a tolerance of more than this many times is a mistake.
-MOST, _TIMES = 2**64, 1_000
-
-Number = int | float
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """By how much a limit may be passed: a fraction of it, and as much again in its unit."""
-
-    relative: float = 0.0
-    absolute: Number = 0
-
-    def of(self, limit: Number) -> Number:
-        """In the limit's unit."""
-        return abs(limit) * self.relative + self.absolute
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +36,7 @@ class Limit:
         key: the metric as the budget spells it.
         metric: what it limits.
         max, min: in the metric's unit, both ends allowed; None: no such limit.
-        tolerance: by how much either may be passed, and a baseline's number.
+        tolerance: by how much either may be passed, and a baseline's number; None: not said.
         gate: whether it fails a check; False: it only informs.
         scope: `first`, `tree` or `process`; `glob` of the program's name for the last.
         file, line: where it stands; line 0: in no file.
@@ -61,7 +46,7 @@ class Limit:
     metric: Metric
     max: Number | None
     min: Number | None
-    tolerance: Tolerance
+    tolerance: Tolerance | None
     gate: bool
     scope: str
     glob: str
@@ -71,17 +56,25 @@ class Limit:
     @property
     def highest(self) -> Number | None:
         """The most that is allowed, tolerance included; a whole number."""
-        return None if self.max is None else math.floor(self.max + self.tolerance.of(self.max))
+        return None if self.max is None else math.floor(self.max + self._slack(self.max))
 
     @property
     def lowest(self) -> Number | None:
         """The least, likewise."""
-        return None if self.min is None else math.ceil(self.min - self.tolerance.of(self.min))
+        return None if self.min is None else math.ceil(self.min - self._slack(self.min))
+
+    def _slack(self, limit: Number) -> Fraction:
+        return (self.tolerance or Tolerance()).of(limit)
+
+    @property
+    def limits(self) -> bool:
+        """Whether there is anything that can pass it; a tolerance alone is for a baseline."""
+        return self.max is not None or self.min is not None
 
     @property
     def name(self) -> str:
         """As people name it: `heap.peak`, `tree heap.peak`, `process "gcc*" heap.peak`."""
-        before = {FIRST: "", TREE: "tree "}.get(self.scope, f'process "{self.glob}" ')
+        before = {FIRST: "", TREE: "tree "}.get(self.scope, f'process "{clean(self.glob)}" ')
         return before + self.metric.name.removesuffix("_bytes")
 
 
@@ -109,7 +102,7 @@ def parse_table(table: Mapping[str, object], where: Where) -> list[Limit]:
 
 
 def _place(x: Limit) -> str:
-    return f"{x.file}:{x.line}" if x.line else x.file
+    return f"{clean(x.file)}:{x.line}" if x.line else clean(x.file)
 
 
 def _scopes(table: Mapping[str, object], where: Where) -> Iterator[Limit]:
@@ -127,10 +120,19 @@ def _scopes(table: Mapping[str, object], where: Where) -> Iterator[Limit]:
 def _table(value: object, path: tuple[str, ...], where: Where) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise UsageError(
-            f"{where.text(path)}: {'.'.join(path)} is a table of limits, not {value!r}",
+            f"{where.text(path)}: {_dotted(path)} is a table of limits, not {value!r}",
             hint='[budget.tree] or [budget.process."gcc*"], and limits below it',
         )
+    if not value:
+        raise UsageError(
+            f"{where.text(path)}: {_dotted(path)} limits nothing",
+            hint="heap.growths = 10   below it, or leave the table out",
+        )
     return value
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    return clean(".".join(path))
 
 
 def _limits(
@@ -176,8 +178,8 @@ def _limit(
             )
     if not said.keys() & {"max", "min", "tolerance"}:
         raise UsageError(f"{at}: {key} has no limit", hint=f"{key} = {{ max = 1 }}")
-    most = None if "max" not in said else _number(said["max"], metric, key, at)
-    least = None if "min" not in said else _number(said["min"], metric, key, at)
+    most = None if "max" not in said else parse_number(said["max"], metric, key, at)
+    least = None if "min" not in said else parse_number(said["min"], metric, key, at)
     gate = said.get("gate", not metric.advisory)
     if not isinstance(gate, bool):
         raise UsageError(f"{at}: gate is true or false, not {gate!r}", hint="gate = true")
@@ -186,80 +188,36 @@ def _limit(
             f"{at}: {key} cannot be {said['min']} or more and {said['max']} or less",
             hint=f"{key} = {{ min = {_toml(said['max'])}, max = {_toml(said['min'])} }}",
         )
-    return Limit(
-        key=key, metric=metric, max=most, min=least,
-        tolerance=parse_tolerance(said.get("tolerance", 0), metric, key, at),
+    slack = None
+    if "tolerance" in said:
+        slack = parse_tolerance(said["tolerance"], metric, key, at)
+    made = Limit(
+        key=key, metric=metric, max=most, min=least, tolerance=slack,
         gate=gate, scope=scope[0], glob=scope[1], file=where.file, line=where.line(path),
     )  # fmt: skip
-
-
-def parse_tolerance(value: object, metric: Metric, key: str, at: str) -> Tolerance:
-    """`"5%"` of the limit, or a number in the metric's unit.
-
-    Raises:
-        UsageError: it is neither, or below 0.
-    """
-    if isinstance(value, str) and value.rstrip().endswith("%"):
-        return Tolerance(relative=parse_percent(value, at))
-    return Tolerance(absolute=_number(value, metric, key, at))
-
-
-def parse_percent(text: str, at: str) -> float:
-    """`5%` as 0.05.
-
-    Raises:
-        UsageError: it is no percentage, or below 0.
-    """
-    try:
-        percent = float(text.strip().removesuffix("%"))
-    except ValueError:
-        percent = math.nan
-    if not text.strip().endswith("%") or not 0 <= percent <= _TIMES * 100:
-        raise UsageError(f"{at}: {text!r} is no percentage", hint='write it as "5%"')
-    return percent / 100
-
-
-def _number(value: object, metric: Metric, key: str, at: str) -> Number:
-    """In the metric's unit."""
-    if isinstance(value, str):
-        return _with_unit(value, metric, key, at)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
+    if made.scope == PROCESS and not made.limits:
         raise UsageError(
-            f"{at}: {key} is limited by a number, not {value!r}", hint=f"{key} = {_example(metric)}"
+            f"{at}: a baseline holds nothing by name, so a tolerance of {key} alone limits nothing",
+            hint=f"{key} = {{ max = {example(metric)}, tolerance = {_toml(said['tolerance'])} }}",
         )
-    if value < 0:
+    _refuse_vain(made, at)
+    return made
+
+
+def _refuse_vain(x: Limit, at: str) -> None:
+    """A limit that no number can pass is none."""
+    less = "" if x.tolerance is None else " less its tolerance"
+    if x.lowest is not None and x.lowest <= 0:
         raise UsageError(
-            f"{at}: {key} is never below 0, so {value} limits nothing that can be",
-            hint=f"{key} = {_example(metric)}",
+            f"{at}: {x.key} is never below 0, so min{less} limits nothing that can be",
+            hint=f"{x.key} = {{ min = 1 }}, or leave min out",
         )
-    if value > MOST:
+    if x.highest is not None and x.highest >= MOST:
+        more = "" if x.tolerance is None else " with its tolerance"
         raise UsageError(
-            f"{at}: {key} is never above 2**64, so this limits nothing that can be",
-            hint=f"{key} = {_example(metric)}",
+            f"{at}: {x.key} is never above 2**64, so max{more} limits nothing that can be",
+            hint=f"{x.key} = {{ max = 10 }}",
         )
-    return value
-
-
-def _with_unit(text: str, metric: Metric, key: str, at: str) -> Number:
-    if metric.unit == "bytes":
-        try:
-            return _number(parse_size(text), metric, key, at)
-        except ValueError:
-            raise UsageError(
-                f"{at}: {text!r} is no size",
-                hint=f"{key} = {_example(metric)}   (B, KiB, MiB, GiB)",
-            ) from None
-    try:
-        return _number(int(text), metric, key, at)
-    except ValueError:
-        raise UsageError(
-            f"{at}: {key} is a count and has no unit, but {text!r} was given",
-            hint=f"{key} = {_example(metric)}",
-        ) from None
-
-
-def _example(metric: Metric) -> str:
-    return '"2 MiB"' if metric.unit == "bytes" else "10"
 
 
 def _toml(value: object) -> str:

@@ -7,15 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from memtrace.check.budget import FIRST, TREE, Limit, Number
+from memtrace.check.amounts import Number
+from memtrace.check.budget import FIRST, TREE, Limit
 from memtrace.check.evidence import evidence
+from memtrace.check.measure import (
+    Measured,
+    each,
+    first_process,
+    largest,
+    name_of,
+    name_within,
+    total,
+    unknown,
+)
 from memtrace.report.lines import clean
 from memtrace.report.metrics import Metric
 from memtrace.report.model import ProcessRow, Report
 from memtrace.trace.sizes import format_size
-
-#: Number of an absent metric of which the report knows that nothing of the kind ever was.
-_NONE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,8 @@ class Verdict:
         measured: the metric's value; None: the trace does not tell it.
         ok: whether the limit is kept; None: not known.
         evidence: records behind the number, at most 20.
-        who: the process it is about, `gcc (pid 12)`; "" for the first process or the sum.
+        who: the process it is about, `gcc (pid 12)`; of a sum, what leaves it unknown; "" for a
+            first process that has been one program only.
         baseline: the number of the baseline that is the limit; None: the limit is a budget's.
     """
 
@@ -71,11 +80,22 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """One line: `heap.peak 3.01 MiB, at most 2 MiB`."""
+        """One line: `heap.peak 3.01 MiB, at most 2 MiB`; with what a name does not count."""
         who = f" in {self.who}" if self.who else ""
         before = self.baseline
         then = "" if before is None else f"; {value(before, self.limit.metric)} before"
-        return f"{self.limit.name} {self.number}{who}, {self.bound}{then}"
+        return f"{self.limit.name} {self.number}{who}, {self.bound}{then}{self._counted}"
+
+    @property
+    def title(self) -> str:
+        """What is limited, and of whom: `heap.peak (gcc (pid 12))`."""
+        who = f" ({self.who})" if self.who else ""
+        return f"{self.limit.name}{who}{self._counted}"
+
+    @property
+    def _counted(self) -> str:
+        only = self.limit.metric.only
+        return f" (counts only {only})" if only else ""
 
     @property
     def _exact(self) -> bool:
@@ -87,47 +107,66 @@ class Verdict:
         return any(abs(self.measured - e) * 100 < self.measured for e in ends)
 
 
-def judge(report: Report, limits: Sequence[Limit]) -> list[Verdict]:
+def judge(report: Report, limits: Sequence[Limit], *, every: bool = False) -> list[Verdict]:
     """What becomes of each limit, in their order; one of `[budget.process]` once for each process
     that it is for, and once as unknown if there is none. Tolerances of a baseline only
-    (`Limit.max` and `min` None) are left out.
+    (`Limit.limits`) are left out.
+
+    Args:
+        report: of a trace.
+        limits: a budget.
+        every: hold a limit of no table of its own against every process, not only the first: a
+            maximum against each, and a minimum is kept if one reaches it.
     """
     rows = list(report.processes)
-    found: list[Verdict] = []
-    for x in limits:
-        if x.max is not None or x.min is not None:
-            found += _verdicts(rows, x)
-    return found
+    return [v for x in limits if x.limits for v in _verdicts(rows, x, every=every)]
 
 
-def _verdicts(rows: list[ProcessRow], x: Limit) -> Iterator[Verdict]:
+def _verdicts(rows: list[ProcessRow], x: Limit, *, every: bool) -> Iterator[Verdict]:
     if x.scope == TREE:
-        values = [measured(p, x.metric) for p in rows]
-        known = [v for v in values if v is not None]
-        total = sum(known) if len(known) == len(values) and values else None
-        yield verdict(x, total, ())
+        number, missing = total(rows, x.metric)
+        yield verdict(x, number, (), missing)
     elif x.scope == FIRST:
-        first = rows[0] if rows else None
-        if first is None:
-            yield verdict(x, None, ())
-        else:
-            yield verdict(x, measured(first, x.metric), evidence(x.metric, first))
+        values = each(rows if every else first_process(rows), x.metric)
+        yield _of_several(x, values, every=every) if values else verdict(x, None, ())
     else:
         matching = [p for p in rows if fnmatchcase(p.program, x.glob)]
-        for p in matching:
-            who = f"{clean(p.program)} (pid {p.pid})"
-            yield verdict(x, measured(p, x.metric), evidence(x.metric, p), who)
+        for m in each(matching, x.metric):
+            yield _of(x, m, "" if m.of is None else name_of(m.of))
         if not matching:
-            yield verdict(x, None, (), f"no process named {x.glob}")
+            yield verdict(x, None, (), f"no process named {clean(x.glob)}")
 
 
-def measured(p: ProcessRow, metric: Metric) -> Number | None:
-    """A metric of a process; None: the trace does not tell it."""
-    found = p.metrics.get(metric.name)
-    if found is None and metric.name.startswith("calls."):
-        # Every call that was made is counted under its name; a log may have left some out.
-        return None if p.assumed else _NONE
-    return found
+def _of_several(x: Limit, values: list[Measured], *, every: bool) -> Verdict:
+    """One verdict of several address spaces.
+
+    Args:
+        x: the limit.
+        values: what its maximum is held against; the worst is told.
+        every: they are processes, one of which has to reach a minimum, and not the programs that
+            one process has been, of which the last has to.
+    """
+    most, gap = largest(values), unknown(values)
+    least, lacks = (most, gap) if every else (values[-1], None)
+    spaces = [m.of for m in values if m.of is not None]
+
+    def told(m: Measured) -> Verdict:
+        if m.of is None or not every:
+            return _of(x, m, "" if m.of is None else name_within(m.of, spaces))
+        return _of(x, m, name_of(m.of) if len(values) > 1 else "")
+
+    if x.highest is not None and most.value is not None and most.value > x.highest:
+        return told(most)
+    if x.lowest is not None and least.value is not None and least.value < x.lowest:
+        return told(lacks or least)
+    if x.highest is not None:
+        return told(gap or most)
+    return told(gap if gap is not None and least.of is None else least)
+
+
+def _of(x: Limit, m: Measured, who: str) -> Verdict:
+    """The verdict of one address space."""
+    return verdict(x, m.value, () if m.of is None else evidence(x.metric, m.of), who)
 
 
 def verdict(

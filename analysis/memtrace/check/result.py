@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memtrace.check.budget import PROCESS
 from memtrace.check.judge import Verdict
 
 OVER, UNTRUSTWORTHY = 1, 3
@@ -16,7 +19,7 @@ class Result:
 
     Attributes:
         trace: the trace's name.
-        program: that of its first process.
+        programs: those of its first process, one after the other.
         trust: whether the trace can be trusted, a sentence; `trusted` if it can.
         lenient: what cannot be trusted or is not known fails nothing.
         verdicts: of every limit.
@@ -24,7 +27,7 @@ class Result:
     """
 
     trace: str
-    program: str
+    programs: tuple[str, ...]
     trust: str
     trusted: bool
     lenient: bool
@@ -49,19 +52,37 @@ class Result:
         return OVER if self.failed else 0
 
     @property
+    def program(self) -> str:
+        """`env → words`: what the first process has been."""
+        return " → ".join(self.programs) or "no program"
+
+    @property
     def summary(self) -> str:
         """How it ends, in a line."""
-        n = len(self.verdicts)
-        what = f"{len(self.failed)} of {n} {'limit' if n == 1 else 'limits'} exceeded"
-        if not self.failed:
-            what = f"all {n} limits kept" if n > 1 else "the limit is kept" if n else "no limits"
-        if self.unknown:
-            what = (
-                f"{len(self.unknown)} of {n} not known; {what if self.failed else 'none exceeded'}"
-            )
+        what = _counted(self.verdicts)
         if not self.trusted:
             what += "; the trace is not to be trusted"
         return f"{what}, exit {self.status}"
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    """How many limits are kept, passed and not known; those that only inform by themselves."""
+    n = len(verdicts)
+    found = Counter((v.ok, v.limit.gate) for v in verdicts)
+    kept = found[True, True] + found[True, False]
+    over = found[False, True]
+    if kept == n:
+        return f"all {n} limits kept" if n > 1 else "the limit is kept" if n else "no limits"
+    if kept + over == n:
+        return f"{over} of {n} {'limit' if n == 1 else 'limits'} exceeded"
+    parts = (
+        (over, "exceeded"),
+        (found[None, True], "not known"),
+        (kept, "kept"),
+        (found[False, False], "exceeded (shown only)"),
+        (found[None, False], "not known (shown only)"),
+    )
+    return ", ".join(f"{number} {text}" for number, text in parts if number)
 
 
 def word(v: Verdict) -> str:
@@ -75,6 +96,21 @@ def rule(v: Verdict) -> str:
     x = v.limit
     kind = "budget" if v.baseline is None else "baseline"
     return "/".join(p for p in (kind, x.scope, x.glob, x.metric.name) if p)
+
+
+def identities(verdicts: Sequence[Verdict]) -> list[str]:
+    """What each verdict is known by from run to run, no two the same: its rule, of a process also
+    the program's name, and which of that name it is.
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for v in verdicts:
+        name = rule(v)
+        if v.limit.scope == PROCESS and v.who:
+            name += f"/{v.who.partition(' (pid')[0]}"
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return found
 
 
 def place(v: Verdict) -> str:

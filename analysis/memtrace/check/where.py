@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from memtrace.report.lines import clean
+
 _AT_MOST = 2_000  # lines of one statement
 
 
@@ -31,8 +33,8 @@ class Where:
 
     def text(self, path: tuple[str, ...]) -> str:
         """`memtrace.toml:7`."""
-        line = self.line(path)
-        return f"{self.file}:{line}" if line else self.file
+        line, file = self.line(path), clean(self.file)
+        return f"{file}:{line}" if line else file
 
 
 def lines_of(text: str) -> dict[tuple[str, ...], int]:

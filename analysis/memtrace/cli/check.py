@@ -14,23 +14,26 @@ import click
 from memtrace.cli.options import coloured, common, trace_argument, warn
 from memtrace.cli.output import same_file, write_file
 from memtrace.cli.progress import reading
-from memtrace.trace.errors import UsageError
+from memtrace.trace.errors import TraceFormatError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memtrace.check.amounts import Tolerance
     from memtrace.check.budget import Limit
     from memtrace.check.judge import Verdict
     from memtrace.check.result import Result
     from memtrace.report.model import Report
 
 FORMATS = ("text", "json", "junit", "github", "gitlab", "sarif", "md")
+#: Those that point to files of a repository.
+_POINTING = ("github", "gitlab", "sarif")
 
 
-def _tolerance(_c: click.Context, _p: click.Parameter, value: str) -> float:
-    from memtrace.check.budget import parse_percent
+def _tolerance(_c: click.Context, _p: click.Parameter, value: str) -> Tolerance:
+    from memtrace.check.amounts import Tolerance, parse_percent
 
-    return parse_percent(value, "--tolerance")
+    return Tolerance(relative=parse_percent(value, "--tolerance"))
 
 
 @click.command(
@@ -47,9 +50,10 @@ def _tolerance(_c: click.Context, _p: click.Parameter, value: str) -> float:
 @click.option("--update-baseline", metavar="FILE", help="Write this trace's numbers to FILE.")
 @click.option("--tolerance", default="5%", show_default=True, metavar="PERCENT",
               callback=_tolerance,
-              help="By how much a baseline's number may be exceeded; sizes always by 16 KiB.",
+              help="By how much a baseline's number may be exceeded, where the budget does not "
+              "say; sizes always by 16 KiB.",
               )  # fmt: skip
-@click.option("--force", is_flag=True, help="Compare although malloc or its settings differ.")
+@click.option("--force", is_flag=True, help="Compare although program, malloc or settings differ.")
 @click.option("--allow-incomplete", is_flag=True,
               help="Judge what the trace tells, although it is not to be trusted.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
@@ -62,7 +66,7 @@ def command(  # noqa: PLR0913 - one for each option
     budget: str | None,
     baseline: str | None,
     update_baseline: str | None,
-    tolerance: float,
+    tolerance: Tolerance,
     force: bool,
     allow_incomplete: bool,
     form: str,
@@ -72,20 +76,30 @@ def command(  # noqa: PLR0913 - one for each option
 
     A budget limits metrics of the report, one a line; a baseline is an earlier run.
     """
+    import msgspec
+
+    from memtrace.cli.baseline import Loose, against
     from memtrace.report.build import read
 
-    for name in (output, update_baseline):
-        if name is not None and same_file(name, trace):
-            raise UsageError(
-                f"the result would overwrite {trace}", hint=f"memtrace check {quote(trace)}"
-            )
-    limits = _limits(budget, needed=baseline is None and update_baseline is None)
+    named = _budget(budget, needed=baseline is None and update_baseline is None)
+    read_too = None if named is None else os.path.relpath(named)
+    _spare(trace, (trace, read_too, baseline), output)
+    _spare(trace, (trace, read_too), update_baseline)
+    if output and update_baseline and os.path.realpath(output) == os.path.realpath(update_baseline):
+        raise UsageError(
+            f"-o and --update-baseline would both write {output}",
+            hint=f"memtrace check {quote(trace)} --update-baseline {quote(update_baseline)}",
+        )
+    limits = _limits(named, shown=budget, alone=baseline is None and update_baseline is None)
     with reading(trace):
         report = read(trace)
+        rows = list(report.processes)  # not made anew each time they are asked for
+        report = msgspec.structs.replace(report, processes=rows)
     verdicts: list[Verdict] = []
     notes: list[str] = []
     if baseline is not None:
-        verdicts, notes = _against(report, trace, baseline, limits, tolerance, force=force)
+        loose = Loose(force=force, incomplete=allow_incomplete)
+        verdicts, notes = against(report, trace, baseline, limits, tolerance, loose)
     result = judged(report, trace, limits, verdicts, notes, lenient=allow_incomplete)
     if update_baseline is not None:
         _update(report, result, trace, update_baseline)
@@ -94,21 +108,33 @@ def command(  # noqa: PLR0913 - one for each option
     return result.status
 
 
-def _limits(budget: str | None, *, needed: bool) -> list[Limit]:
-    from memtrace.check.locate import NAME, find, read
+def _budget(budget: str | None, *, needed: bool) -> Path | None:
+    """The file that holds the budget; None: there is none."""
+    from memtrace.check.locate import NAME, find
 
-    if budget is not None:
-        return read(Path(budget), budget, alone=needed)
-    path = find(Path.cwd())
-    if path is not None:
-        return read(path, os.path.relpath(path), alone=needed)
-    if not needed:
-        return []
+    path = find(Path.cwd()) if budget is None else Path(budget)
+    if path is not None or not needed:
+        return path
     raise UsageError(
         "there is no budget: no memtrace.toml and no [tool.memtrace.budget] of a pyproject.toml "
         "here or above",
         hint=f"printf '[budget]\\nheap.peak = \"2 MiB\"\\n' > {NAME}",
     )
+
+
+def _spare(trace: str, read: Sequence[str | None], written: str | None) -> None:
+    """What is read is not written over."""
+    for name in read:
+        if name is not None and written is not None and same_file(written, name):
+            raise UsageError(
+                f"the result would overwrite {name}", hint=f"memtrace check {quote(trace)}"
+            )
+
+
+def _limits(path: Path | None, *, shown: str | None, alone: bool) -> list[Limit]:
+    from memtrace.check.locate import read
+
+    return [] if path is None else read(path, shown or os.path.relpath(path), alone=alone)
 
 
 def judged(
@@ -122,14 +148,14 @@ def judged(
 ) -> Result:
     """A report held against limits; `more` verdicts come after theirs."""
     from memtrace.check.judge import judge
+    from memtrace.check.measure import first_process
     from memtrace.check.result import Result
     from memtrace.report.lines import program
 
-    first = next(iter(report.processes), None)
-    argv = first.argv if first is not None else report.argv
+    first = tuple(p.program for p in first_process(list(report.processes)))
     return Result(
         trace=trace,
-        program=program(argv[0]) if argv else "no program",
+        programs=first or tuple(program(name) for name in report.argv[:1]),
         trust=report.trust,
         trusted=report.exactness == "exact",
         lenient=lenient,
@@ -138,51 +164,21 @@ def judged(
     )
 
 
-def _against(
-    report: Report, trace: str, path: str, limits: list[Limit], tolerance: float, *, force: bool
-) -> tuple[list[Verdict], list[str]]:
-    """What became of a baseline's numbers, and what makes them hard to compare."""
-    from memtrace.check import baseline as base
-    from memtrace.report.build import read
-
-    lines: dict[tuple[str, str], int] = {}
-    try:
-        data = Path(path).read_bytes() if base.looks_like(_head(path)) else None
-    except OSError as e:
-        raise UsageError(
-            f"cannot read the baseline {path}: {(e.strerror or str(e)).lower()}",
-            hint=f"memtrace check {quote(trace)} --update-baseline {quote(path)}",
-        ) from None
-    if data is None:
-        earlier = read(path)
-        if earlier.exactness != "exact":
-            warn(f"the baseline {path} is not to be trusted: {earlier.trust}")
-        old = base.of_report(earlier)
-    else:
-        old, lines = base.decode(data, path)
-    apart = base.differences(old, base.of_report(report))
-    if apart and not force:
-        raise UsageError(
-            f"{path} is no baseline of this trace: {'; '.join(apart)}",
-            hint=f"memtrace check {quote(trace)} --baseline {quote(path)} --force",
-        )
-    return base.compare(report, old, limits, tolerance, (path, lines)), apart
-
-
-def _head(path: str) -> bytes:
-    with open(path, "rb") as f:
-        return f.read(64)
-
-
 def _update(report: Report, result: Result, trace: str, path: str) -> None:
-    from memtrace.check import baseline as base
+    from memtrace.check.baseline import of_report
+    from memtrace.check.stored import encode
 
     if not result.trusted and not result.lenient:
-        raise UsageError(
+        raise TraceFormatError(
             f"{trace} is not to be trusted and makes no baseline: {result.trust}",
             hint=f"memtrace verify {quote(trace)}",
         )
-    write_file(path, [base.encode(base.of_report(report)).encode()])
+    write_file(path, [encode(of_report(report)).encode()])
+    if not result.trusted:
+        warn(f"{path} now holds numbers of a trace that is not to be trusted")
+    if result.failed:
+        limits = "a limit" if len(result.failed) == 1 else f"{len(result.failed)} limits"
+        warn(f"{path} now holds numbers that exceed {limits}")
 
 
 def _write(result: Result, form: str, output: str | None) -> None:
@@ -194,8 +190,11 @@ def _write(result: Result, form: str, output: str | None) -> None:
         write_file(output, [data])
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if form == "github" and summary:
-        with open(summary, "ab") as f:
-            f.write(rendered(result, "md").encode("utf-8", "replace"))
+        try:
+            with open(summary, "ab") as f:
+                f.write(rendered(result, "md").encode("utf-8", "replace"))
+        except OSError as e:
+            warn(f"no summary of the job: cannot write {summary}: {(e.strerror or str(e)).lower()}")
 
 
 def rendered(result: Result, form: str, *, color: bool = False) -> str:
@@ -205,8 +204,11 @@ def rendered(result: Result, form: str, *, color: bool = False) -> str:
 
         return text.render(result, color=color)
     from memtrace.check.formats import github, gitlab, json, junit, md, sarif
+    from memtrace.check.repository import placed
     from memtrace.cli.main import version
 
+    if form in _POINTING:
+        result = placed(result, os.environ)
     if form == "sarif":
         return sarif.render(result, version())
     renders = {

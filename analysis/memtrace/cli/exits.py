@@ -49,7 +49,7 @@ def exit_status(command: Callable[[], object]) -> int:
     except click.ClickException as e:
         return _usage(e)
     except MemtraceError as e:
-        return _say(e, e.message, e.hint, e.exit_code)
+        return _say(e, one_line(e.message), one_line(e.hint), e.exit_code)
     except OSError as e:
         return _os_error(e)
     except Exception as e:  # noqa: BLE001 - the last resort
@@ -63,7 +63,7 @@ def exit_status(command: Callable[[], object]) -> int:
 def _usage(e: click.ClickException) -> int:
     context = getattr(e, "ctx", None)
     path = context.command_path if context is not None else "memtrace"
-    message = e.format_message().rstrip(".")
+    message = " ".join(e.format_message().split()).rstrip(".")
     return _say(e, message[:1].lower() + message[1:], f"{path} --help", USAGE)
 
 
@@ -81,7 +81,12 @@ def _os_error(e: OSError) -> int:
         while not os.path.exists(named):
             named = os.path.dirname(named) or "."
     hint = "df -h ." if e.errno == errno.ENOSPC else f"ls -ld {quote(named)}"
-    return _say(e, f"{where}{what}", hint, USAGE)
+    return _say(e, one_line(f"{where}{what}"), one_line(hint), USAGE)
+
+
+def one_line(text: str) -> str:
+    """Names may hold anything: neither a terminal nor a CI system obeys what stands in one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _say(e: BaseException, message: str, hint: str, status: int) -> int:

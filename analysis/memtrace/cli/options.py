@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from memtrace.cli.exits import Debug, to_stderr
+from memtrace.cli.exits import Debug, one_line, to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def coloured(stream: TextIO | None) -> bool:
 def warn(text: str) -> None:
     """A sentence on stderr, unless quiet."""
     if not quiet():
-        to_stderr(f"memtrace: warning: {text}\n")
+        to_stderr(f"memtrace: warning: {one_line(text)}\n")
 
 
 trace_argument = click.argument("trace", type=click.Path(allow_dash=False))

@@ -16,6 +16,7 @@ import click
 
 from memtrace.cli.exits import to_stderr
 from memtrace.cli.options import coloured, common, quiet
+from memtrace.cli.output import same_file
 from memtrace.cli.record import can_walk, incomplete, printable, recorded, recording
 from memtrace.trace.errors import UsageError
 from memtrace.trace.sizes import format_time
@@ -63,7 +64,7 @@ def command(  # noqa: PLR0913 - one for each option
         raise UsageError("no program is named", hint="memtrace run -- PROG ARGS...")
     from memtrace.collect.options import Options, parse_snapshots
 
-    limits = [] if budget is None else _limits(budget)
+    limits = [] if budget is None else _limits(budget, path)
     fields: dict[str, Any] = parse_snapshots(snapshots)
     options = Options(
         **fields, evidence=evidence == "full", seccomp=not no_seccomp, redact=redact,
@@ -82,10 +83,22 @@ def command(  # noqa: PLR0913 - one for each option
     return leave_as(done.status)
 
 
-def _limits(budget: str) -> list[Limit]:
-    """What a budget says: a mistake in it is told before the program is started."""
+def _limits(budget: str, path: str) -> list[Limit]:
+    """What a budget says: a mistake in it is told before the program is started, and that the
+    trace could not be read again.
+    """
     from memtrace.check.locate import read
 
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(
+            f"--check reads the trace when it is written, and {path} is no file to be read again",
+            hint=f"memtrace run --check {shlex.quote(budget)} -o trace.json -- PROG ARGS...",
+        )
+    if same_file(path, budget):
+        raise UsageError(
+            f"the trace would overwrite {path}",
+            hint=f"memtrace run --check {shlex.quote(budget)} -o trace.json -- PROG ARGS...",
+        )
     return read(Path(budget), budget)
 
 

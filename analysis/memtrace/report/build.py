@@ -63,7 +63,8 @@ from memtrace.trace.sidecar import is_file
 
 #: Metrics of what only callers or chunk headers prove: a log of system calls has neither.
 _BY_EVIDENCE = (
-    "chunks.alive_at_exit", "chunks.final_bytes", "chunks.mapped", "chunks.peak_bytes",
+    "arenas.count", "arenas.reserved_bytes", "chunks.alive_at_exit", "chunks.final_bytes",
+    "chunks.mapped", "chunks.peak_bytes",
     "growth.over_threshold", "heap.growths_over_128k", "threshold.rises",
 )  # fmt: skip
 #: Lines shown of each side of a drift.
@@ -544,8 +545,6 @@ def _metrics(a: Account, vm: int | None, rss: int | None) -> dict[str, int | flo
     }
     if p.start.assumed:
         values |= dict.fromkeys(_BY_EVIDENCE)
-        if p.attached:
-            values |= dict.fromkeys(("arenas.count", "arenas.reserved_bytes"))
     for name, count in p.calls.items():
         values[f"calls.{name}"] = count[0]
     return {name: v for name, v in sorted(values.items()) if v is not None}

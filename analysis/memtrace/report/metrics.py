@@ -20,6 +20,11 @@ _RECORDED = (
     "personality", "pkey_mprotect", "prctl", "process_madvise", "remap_file_pages", "shmat",
     "shmdt",
 )  # fmt: skip
+#: Of these only some operations are recorded: the others change no address space.
+_PARTLY = {
+    "arch_prctl": "ARCH_MAP_VDSO_*",
+    "prctl": "PR_SET_MM, PR_SET_VMA, PR_SET_THP_DISABLE",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Metric:
             page faults): a budget of it is reported, and fails nothing unless it says so.
         summed: whether its sum over several processes means something.
         cost: whether more of it is worse, so that a baseline holds it down.
+        only: the operations that are counted, if not all that the name stands for.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Metric:
     advisory: bool = False
     summed: bool = True
     cost: bool = True
+    only: str = ""
 
 
 _ALL = (
@@ -96,7 +103,9 @@ def find(name: str) -> Metric | None:
     if found is None and name.startswith(_CALLS):
         call = name[len(_CALLS) :]
         if call in _RECORDED:
-            return Metric(name, "count", f"calls of {call}")
+            only = _PARTLY.get(call, "")
+            meaning = f"calls of {call}" + (f" with {only}; others are not recorded" * bool(only))
+            return Metric(name, "count", meaning, only=only)
     return found
 
 

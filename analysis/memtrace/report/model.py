@@ -449,8 +449,7 @@ TEXT_ONLY: dict[type[msgspec.Struct], tuple[str, ...]] = {
     ThresholdRow: ("first", "last_move"),
     ProcessRow: (
         "born_seq", "died_seq", "replaced", "inherited", "threshold_inherited", "env_lost",
-        "steps_total", "peak_seq", "seen_bytes", "exactness",
-        "begun",
+        "steps_total", "peak_seq", "seen_bytes", "exactness", "begun",
     ),
     Report: (
         "address_spaces", "machine", "kernel", "page_size", "argv", "exactness", "trust",

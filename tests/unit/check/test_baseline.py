@@ -6,12 +6,15 @@ nothing is refused.
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.unit.check.test_budget import budget
 
-from memtrace.check.baseline import FLOOR, Baseline, compare, decode, encode, of_report
+from memtrace.check.amounts import Tolerance
+from memtrace.check.baseline import FLOOR, Baseline, compare, of_report
+from memtrace.check.stored import decode, encode
 from memtrace.trace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +22,9 @@ if TYPE_CHECKING:
 
 
 def held(scene: Scene, metric: str, before: int, tolerance: float, text: str = "") -> bool | None:
-    old = Baseline(
-        program="p", allocator="", environment=None, page_size=4096, metrics={metric: before}
-    )
+    old = Baseline(programs=[], machine="", page_size=4096, metrics={metric: before})
     limits = budget(f"[budget]\n{text}\n") if text else []
-    found = compare(scene.report(), old, limits, tolerance, ("base.json", {}))
+    found = compare(scene.report(), old, limits, Tolerance(Fraction(tolerance)), ("base.json", {}))
     return next(v.ok for v in found if v.limit.metric.name == metric)
 
 
@@ -51,6 +52,21 @@ def test_a_tolerance_of_the_budget_counts(grown: Scene) -> None:
     assert held(grown, "heap.growths", 1, 9.0, 'heap.growths = { tolerance = "1%" }') is False
 
 
+@pytest.mark.parametrize("text", ["tolerance = 0", 'tolerance = "0%"', 'tolerance = "1 KiB"'])
+def test_a_tolerance_of_the_budget_counts_as_it_stands(grown: Scene, text: str) -> None:
+    less = (200 << 10) - 1025
+    assert held(grown, "heap.peak_bytes", less, 0.0, f"heap.peak = {{ {text} }}") is False
+    assert held(grown, "heap.peak_bytes", less, 0.0, "heap.growths = { tolerance = 0 }") is True
+    assert held(grown, "heap.peak_bytes", less, 0.0, 'heap.peak = "1 GiB"') is True
+    assert held(grown, "heap.peak_bytes", 200 << 10, 0.0, f"heap.peak = {{ {text} }}") is True
+
+
+def test_a_call_that_a_log_may_have_left_out_is_unknown(scene: Scene) -> None:
+    scene.exec(assumed=True, env_lost=True)
+    scene.exit()
+    assert held(scene, "calls.mremap", 0, 0.0) is None
+
+
 def test_what_is_written_is_read(grown: Scene) -> None:
     old = of_report(grown.report())
     text = encode(old)
@@ -63,12 +79,13 @@ def test_what_is_written_is_read(grown: Scene) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": {}}, "holds no number"),
+        ({"metrics": {}}, "holds no number under metrics"),
+        ({"tree": {}}, "holds no number under tree"),
         ({"metrics": {"heap.peek": 1}}, "heap.peek = 1"),
         ({"metrics": {"heap.growths": -1}}, "heap.growths = -1"),
         ({"metrics": {"heap.growths": 10**400}}, "damaged"),
         ({"metrics": None}, "damaged"),
-        ({"format": "memtrace-baseline/9"}, "its format is 'memtrace-baseline/9'"),
+        ({"format": "memtrace-baseline/1"}, "its format is 'memtrace-baseline/1'"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import tomllib
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from memtrace.check.amounts import Tolerance
 from memtrace.check.budget import Limit, parse_table
 from memtrace.check.where import Where, lines_of
 from memtrace.trace.errors import UsageError
@@ -47,9 +51,34 @@ def test_a_line_is_the_maximum_of_a_metric(text: str, metric: str, most: int) ->
 def test_a_table_has_both_ends_and_a_tolerance() -> None:
     limit = one('heap.peak = { min = "1 MiB", max = "2 MiB", tolerance = "5%" }')
     assert (limit.min, limit.max) == (1 << 20, 2 << 20)
-    assert limit.tolerance.of(2 << 20) == pytest.approx((2 << 20) * 0.05)
-    assert one("maps.peak = { max = 118, tolerance = 2 }").tolerance.of(118) == 2
-    assert one('heap.peak = { max = 0, tolerance = "8 KiB" }').tolerance.of(0) == 8192
+    assert limit.highest == (2 << 20) + (2 << 20) // 20
+    assert limit.lowest == (1 << 20) - (1 << 20) // 20
+    assert one("maps.peak = { max = 118, tolerance = 2 }").highest == 120
+    assert one('heap.peak = { max = 0, tolerance = "8 KiB" }').highest == 8192
+
+
+@given(
+    st.integers(1, 2**63), st.integers(0, 9999), st.integers(0, 9999), st.sampled_from([1, 10, 100])
+)
+def test_the_ends_are_those_of_exact_fractions(n: int, whole: int, part: int, scale: int) -> None:
+    """So that 5 % of 20 MiB is no byte more, whatever a float makes of it."""
+    share = Fraction(whole * 10_000 + part, 10_000) / scale
+    text = f"{whole // scale}.{int(share * 10**8) % 10**8:08d}"
+    assert Fraction(text) == share
+    limit = one("heap.peak = 1")
+    most = one(f'heap.peak = {{ max = {n}, tolerance = "{text}%" }}') if share <= 99 else limit
+    if share <= 99:
+        assert most.highest == n + n * share / 100 - (n * share / 100) % 1
+        kept = n - n * share / 100
+        if kept > 0:
+            least = one(f'heap.peak = {{ min = {n}, tolerance = "{text}%" }}').lowest
+            assert least is not None
+            assert least - 1 < kept <= least
+
+
+def test_a_tolerance_that_is_not_said_is_not_0() -> None:
+    assert one("heap.peak = 1").tolerance is None
+    assert one("heap.peak = { max = 1, tolerance = 0 }").tolerance == Tolerance()
 
 
 def test_scopes() -> None:
@@ -92,6 +121,22 @@ def test_resident_memory_informs_unless_it_is_asked_for() -> None:
         ("heap.growths = { max = 1, min = 2 }", "cannot be 2 or more and 1 or less", "min = 1"),
         ('heap.growths = { max = 1, tolerance = "-5%" }', "no percentage", '"5%"'),
         ('heap.growths = { max = 1, tolerance = "x%" }', "no percentage", '"5%"'),
+        ('heap.growths = { max = 1, tolerance = "1_0%" }', "no percentage", '"5%"'),
+        ('heap.growths = { max = 1, tolerance = "1e1%" }', "no percentage", '"5%"'),
+        ('heap.growths = "1_0"', "is a count and has no unit", "heap.growths = 10"),
+        ('heap.peak = { max = "1 MiB", tolerance = 1.05 }', "tolerance = 1.05", 'tolerance = "5%"'),
+        ("heap.growths = { max = 9, tolerance = 1.05 }", "is a count, a whole", 'tolerance = "5%"'),
+        ("heap.peak = 1.5", "is bytes, a whole number", '"2 MiB"'),
+        ("heap.growths = { min = 0 }", "so min limits nothing", "min = 1"),
+        ("heap.growths = { min = 0, max = 3 }", "so min limits nothing", "leave min out"),
+        ("heap.growths = { min = 2, tolerance = 2 }", "min less its tolerance limits", "min = 1"),
+        ('heap.growths = { min = 1, tolerance = "100%" }', "min less its tolerance", "min = 1"),
+        ("heap.growths = { max = 1, tolerance = 18446744073709551615 }", "max with", "max = 10"),
+        ("process.a.heap.growths = { tolerance = 2 }", "alone limits nothing", "tolerance = 2 }"),
+        ("tree = {}", "tree limits nothing", "leave the table out"),
+        ("process = {}", "process limits nothing", "leave the table out"),
+        ("process.gcc = {}", "process.gcc limits nothing", "leave the table out"),
+        ('process."a\\n::error::" = {}', r"process.a\n::error:: limits nothing", "leave"),
         ("heap.growths = { max = 1, gate = 1 }", "gate is true or false", "gate = true"),
         ("heap.peak = 1\nheap.peak_bytes = 2", "the same metric, limited twice", "keep one"),
         ("tree = 3", "tree is a table of limits", "[budget.tree]"),

@@ -23,7 +23,7 @@ EVIL = "a<b>|`x`\n::error::%0A\x1b[31m\u202e@root,]"
 
 
 def result(*verdicts: Verdict, trusted: bool = True, lenient: bool = False) -> Result:
-    return Result("t.json", EVIL, "exact: 3 of 3", trusted, lenient, verdicts, ("a note",))
+    return Result("t.json", ("env", EVIL), "exact: 3 of 3", trusted, lenient, verdicts, ("a note",))
 
 
 def made(line: str, number: float | None, who: str = "", **more: Any) -> Verdict:
@@ -60,12 +60,66 @@ def test_the_exit_status(made_of: Result, status: int) -> None:
     assert made_of.summary.endswith(f"exit {status}")
 
 
+KEPT = made("heap.growths = { max = 3, gate = false }", 3)
+SHOWN_UNKNOWN = made("threshold.rises = { max = 1, gate = false }", None)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ((), "no limits"),
+        ((OK,), "the limit is kept"),
+        ((OK, KEPT), "all 2 limits kept"),
+        ((OVER,), "1 of 1 limit exceeded"),
+        ((OK, OVER, OVER), "2 of 3 limits exceeded"),
+        ((OK, ADVISORY), "1 kept, 1 exceeded (shown only)"),
+        ((ADVISORY,), "1 exceeded (shown only)"),
+        ((OK, UNKNOWN), "1 not known, 1 kept"),
+        ((OK, KEPT, SHOWN_UNKNOWN), "2 kept, 1 not known (shown only)"),
+        ((OVER, UNKNOWN, OK, ADVISORY),
+         "1 exceeded, 1 not known, 1 kept, 1 exceeded (shown only)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("lenient", [False, True])
+def test_all_are_kept_only_if_all_are(
+    verdicts: tuple[Verdict, ...], said: str, *, lenient: bool
+) -> None:
+    found = result(*verdicts, lenient=lenient)
+    assert found.summary == f"{said}, exit {found.status}"
+    assert f"{found.summary}\n" in github.render(found)
+
+
+def test_every_format_names_the_programs_and_whose_number_it_is() -> None:
+    v = made("heap.growths = 3", 4, "words")
+    found = Result("t.json", ("env", "words"), "exact", True, False, (v,))
+    value = json.loads(as_json.render(found))
+    assert value["programs"] == ["env", "words"]
+    assert value["limits"][0]["who"] == "words"
+    for shown in (text.render(found), md.render(found), junit.render(found), github.render(found)):
+        assert "env → words" in shown
+    assert "measured in words: heap.growths" in text.render(found)
+    assert 'name="heap.growths (words)"' in junit.render(found)
+    assert r"heap.growths \(words\)" in md.render(found)
+    for shown in (github.render(found), gitlab.render(found), sarif.render(found, "1")):
+        assert "heap.growths 4 in words, at most 3" in shown
+
+
+def test_every_format_says_which_calls_are_counted() -> None:
+    v = made("calls.arch_prctl = 0", 1)
+    found = result(v)
+    for shown in (
+        text.render(found), as_json.render(found), junit.render(found), github.render(found),
+        gitlab.render(found), sarif.render(found, "1"), md.render(found).replace("\\", ""),
+    ):  # fmt: skip
+        assert "counts only ARCH_MAP_VDSO_*" in shown
+
+
 def test_text_has_80_columns_and_no_control_characters() -> None:
     shown = text.render(result(*ALL))
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "\x1b" not in shown
     assert "\u202e" not in shown
-    words = {line.split()[0]: line for line in shown.splitlines()[1:6]}
+    words = {line.split()[0]: line for line in shown.splitlines()[2:7]}
     assert " ok " in words["heap.growths"]
     assert " FAIL " in words["heap.peak"]
     assert "#7 #9" in words["heap.peak"]
@@ -123,7 +177,10 @@ def commands(made_of: Result) -> list[tuple[str, dict[str, str], str]]:
 
 def test_github_points_at_the_budgets_lines() -> None:
     found = commands(result(*ALL))
-    assert [level for level, _, _ in found] == ["error", "error", "error", "warning", "notice"]
+    assert [level for level, _, _ in found] == [
+        "error", "error", "error", "warning", "notice", "notice",
+    ]  # fmt: skip
+    assert found[4][2] == "a note"
     assert found[0][1]["file"] == "memtrace.toml"
     assert found[0][1]["line"] == "2"
     assert "%250A" in found[0][2]  # the name's own %0A is no line break
@@ -157,6 +214,19 @@ def test_a_fingerprint_stays_when_numbers_and_pids_change() -> None:
     assert json.loads(gitlab.render(result(other)))[0]["fingerprint"] != prints[0]
 
 
+def test_processes_of_one_name_have_fingerprints_of_their_own() -> None:
+    line = "process.gcc.heap.growths = 1"
+    several = [made(line, n, f"gcc (pid {n})") for n in (1, 2, 3)]
+    prints = [i["fingerprint"] for i in json.loads(gitlab.render(result(*several)))]
+    (run,) = json.loads(sarif.render(result(*several), "1"))["runs"]
+    marks = [r["partialFingerprints"]["memtrace/v1"] for r in run["results"]]
+    assert len(set(prints)) == len(set(marks)) == 2
+    # The second is the second whether or not the first is kept.
+    later = [made(line, 2, "gcc (pid 8)"), made(line, 9, "gcc (pid 9)")]
+    again = [i["fingerprint"] for i in json.loads(gitlab.render(result(*later)))]
+    assert again[1] == prints[0]
+
+
 @pytest.mark.parametrize(
     "made_of",
     [result(), result(*ALL), result(*ALL, trusted=False), result(*ALL, lenient=True)],
@@ -185,7 +255,7 @@ def test_markdown_keeps_markup_text() -> None:
 
 
 def test_every_format_renders_nothing_at_all() -> None:
-    empty = Result("t.json", "no program", "unverified", False, False, ())
+    empty = Result("t.json", (), "unverified", False, False, ())
     for render in (text.render, as_json.render, junit.render, github.render, gitlab.render,
                    md.render):  # fmt: skip
         assert render(empty).endswith("\n")

@@ -60,7 +60,7 @@ def test_a_metric_that_the_trace_does_not_tell_is_unknown_and_never_kept(scene: 
     scene.exec()
     scene.exit()
     name = "growth.over_threshold"  # of what is not glibc there is none
-    for text in (f"{name} = 1", f"{name} = {{ min = 0 }}", f"tree.{name} = 1"):
+    for text in (f"{name} = 1", f"{name} = {{ min = 1 }}", f"tree.{name} = 1"):
         (verdict,) = verdicts(scene, text)
         assert (verdict.measured, verdict.ok, verdict.unknown, verdict.fails) == (
             None, None, True, False,

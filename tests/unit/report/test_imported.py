@@ -57,6 +57,11 @@ def with_libc(log: Log, path: str = LIBC, **facts: Any) -> Log:
     return log
 
 
+def test_whether_there_were_arenas_is_not_known(log: Log) -> None:
+    metrics = one(with_libc(log).exit().report()).metrics
+    assert not metrics.keys() & {"arenas.count", "arenas.reserved_bytes"}
+
+
 def test_nothing_is_said_of_the_threshold_where_the_environment_is_unknown(log: Log) -> None:
     with_libc(log)
     log.call("mmap", [0, BIG, 3, 0x22, -1, 0], 0x7FD000000000)

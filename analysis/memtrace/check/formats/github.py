@@ -26,7 +26,8 @@ def render(r: Result) -> str:
     if not r.trusted and r.lenient:
         warnings.insert(0, f"::warning title=memtrace::{_data(f'not to be trusted: {r.trust}')}")
     lines = _capped(errors, "error") + _capped(warnings, "warning")
-    lines += [f"::notice title=memtrace::{_data(r.summary)}"]
+    lines += [f"::notice title=memtrace::{_data(note)}" for note in r.notes]
+    lines += [f"::notice title=memtrace::{_data(f'{r.program}: {r.summary}')}"]
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+from memtrace.check.amounts import Tolerance
 from memtrace.check.judge import Verdict
 from memtrace.check.result import Result
 
@@ -16,7 +17,8 @@ def render(r: Result) -> str:
     value = {
         "format": FORMAT,
         "trace": r.trace,
-        "program": r.program,
+        "program": r.programs[0] if r.programs else None,
+        "programs": list(r.programs),
         "status": r.status,
         "summary": r.summary,
         "trust": {"trusted": r.trusted, "text": r.trust},
@@ -27,9 +29,10 @@ def render(r: Result) -> str:
 
 
 def _limit(v: Verdict) -> dict[str, object]:
-    x = v.limit
+    x, allowed = v.limit, v.limit.tolerance or Tolerance()
     return {
         "metric": x.metric.name,
+        "counts_only": x.metric.only or None,
         "unit": x.metric.unit,
         "scope": x.scope,
         "process": x.glob or None,
@@ -37,7 +40,10 @@ def _limit(v: Verdict) -> dict[str, object]:
         "measured": v.measured,
         "max": x.max,
         "min": x.min,
-        "tolerance": {"relative": x.tolerance.relative, "absolute": x.tolerance.absolute},
+        "tolerance": {
+            "relative": float(allowed.relative),
+            "absolute": allowed.absolute,
+        },
         "baseline": v.baseline,
         "ok": v.ok,
         "gate": x.gate,

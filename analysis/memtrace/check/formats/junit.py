@@ -37,7 +37,7 @@ def render(r: Result) -> str:
 
 
 def _case(v: Verdict, r: Result) -> ET.Element:
-    name = f"{v.limit.name} ({v.who})" if v.who else v.limit.name
+    name = v.title
     if v.baseline is not None:
         name += " against the baseline"
     case = ET.Element("testcase", classname="memtrace", name=_text(name))

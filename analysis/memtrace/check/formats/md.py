@@ -22,8 +22,7 @@ def render(r: Result) -> str:
 
 
 def _row(v: Verdict) -> str:
-    name = f"{v.limit.name} ({v.who})" if v.who else v.limit.name
     state = f"**{word(v)}**" if v.fails or v.unknown else word(v)
     records = "".join(f" #{seq}" for seq in v.evidence[:5]) if v.ok is False else ""
-    cells = (text(name), v.number, v.bound, state, text(place(v) + records))
+    cells = (text(v.title), v.number, v.bound, state, text(place(v) + records))
     return "| " + " | ".join(cells) + " |"

@@ -9,7 +9,7 @@ import os
 from urllib.parse import quote
 
 from memtrace.check.judge import Verdict
-from memtrace.check.result import Result, rule
+from memtrace.check.result import Result, identities, rule
 from memtrace.report.lines import clean
 
 _SCHEMA = (
@@ -37,7 +37,11 @@ def render(r: Result, version: str) -> str:
         "defaultConfiguration": {"level": "error"},
     }  # fmt: skip
     index = {name: i for i, name in enumerate(rules)}
-    results = [_result(v, r, index) for v in r.verdicts if v.ok is not True]
+    results = [
+        _result(v, r, index, name)
+        for v, name in zip(r.verdicts, identities(r.verdicts), strict=True)
+        if v.ok is not True
+    ]
     if not r.trusted:
         results.insert(0, {
             "ruleId": _TRUST, "ruleIndex": index[_TRUST], "level": "note" if r.lenient else "error",
@@ -53,17 +57,16 @@ def render(r: Result, version: str) -> str:
     return json.dumps(log, indent=2, ensure_ascii=True) + "\n"
 
 
-def _result(v: Verdict, r: Result, index: dict[str, int]) -> dict[str, object]:
+def _result(v: Verdict, r: Result, index: dict[str, int], own: str) -> dict[str, object]:
     name = rule(v)
     level = "error" if v.limit.gate and not (r.lenient and v.ok is None) else "note"
-    who = v.who.partition(" (pid")[0]
     return {
         "ruleId": clean(name),
         "ruleIndex": index[name],
         "level": level,
         "message": {"text": clean(v.text)},
         "locations": _locations(v.limit.file, v.limit.line),
-        "partialFingerprints": {"memtrace/v1": _print(f"{name}/{who}" if who else name)},
+        "partialFingerprints": {"memtrace/v1": _print(own)},
     }
 
 
