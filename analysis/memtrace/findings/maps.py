@@ -70,7 +70,7 @@ each page, larger slabs, fewer guard pages.
 What the mappings are: memtrace report TRACE (memory by kind), memtrace maps TRACE --at peak
 
 See it live.
-    memtrace run -o t.json -- build/samples/map-limit
+    memtrace run --snapshots every=1000 -o t.json -- build/samples/map-limit 55000
     memtrace report t.json
 """,
 )
