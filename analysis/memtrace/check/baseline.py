@@ -24,7 +24,7 @@ FORMAT = "memtrace-baseline/1"
 #: A size may always differ by this much, whatever its tolerance: 4 KiB more on 12 are no 33 %.
 FLOOR = 16 << 10
 #: Variables that set how malloc works, beside MALLOC_*.
-_SETTINGS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
+SETTINGS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ def _settings(environment: Mapping[str, str] | None) -> dict[str, str] | None:
     return {
         name: value
         for name, value in environment.items()
-        if name in _SETTINGS or name.startswith("MALLOC_")
+        if name in SETTINGS or name.startswith("MALLOC_")
     }
 
 

@@ -5,17 +5,25 @@ and word has its place, what stands there exists, and links lead somewhere.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 from docs.generate import DOCS, ROOT, commands, options, pages, with_help
 
+from memtrace.check.baseline import SETTINGS
 from memtrace.cli.main import VERBS
+from memtrace.collect import doctor
 from memtrace.collect.abi import NAMES
+from memtrace.collect.doctor import Machine, Target
+from memtrace.collect.facts import Caller, Facts, Host
+from memtrace.collect.procfs import ENVIRONMENT
+from memtrace.collect.trial import Trial
 from memtrace.findings.catalogue import RULES
 from memtrace.findings.pages import GROUPS, words
 from memtrace.malloc.allocator import OWN_RULES
@@ -173,6 +181,46 @@ def test_every_recorded_call_is_documented() -> None:
     text = (DOCS / "trace-format.md").read_text()
     for name in NAMES:
         assert re.search(rf"\b{name}\b", text), name
+
+
+# ---- what other parts of the program say ----
+
+
+def test_what_doctor_says_is_what_doctor_says() -> None:
+    user = Caller(pid=50, uids=(1000,) * 4, gids=(1000,) * 4)
+    other = Facts(77, name="a", uids=(1001,) * 4, gids=(1001,) * 4, user="b", access=False)
+    said = [
+        doctor.run_refusal(Machine(trial=Trial(seize=errno.EPERM), caller=caller))
+        for caller in (user, replace(user, seccomp=2))
+    ]
+    said += [doctor.run_refusal(Machine(trial=Trial(install=errno.EINVAL), caller=user))]
+    said += [
+        doctor.attach_refusal(Machine(caller=user), Target(facts))
+        for facts in (
+            replace(other, caller=user, host=Host(yama=3)),
+            replace(other, caller=user),
+            replace(other, caller=user, tracer=5, tracer_name="gdb"),
+        )
+    ]
+    rows = [r.text for r in doctor.reach_rows(Machine(caller=user, host=Host(yama=1)))]
+    messages = [*rows, *(error.message for error in said if error is not None)]
+    told = section("troubleshooting.md", "Tracing is refused")
+    phrases = [line.split(" | ")[0].strip("| ") for line in told.splitlines() if line[:2] == "| "]
+    assert len(phrases) > 5
+    for phrase in phrases[2:]:
+        assert any(phrase in message for message in messages), (phrase, messages)
+
+
+def test_every_variable_that_is_recorded_is_documented() -> None:
+    told = section("environment.md", "Variables")
+    assert all(f"`{name}`" in told for name in (*ENVIRONMENT, "MALLOC_*"))
+    told = section("ci.md", "Baseline")
+    assert all(f"`{name}`" in told for name in (*SETTINGS, "MALLOC_*"))
+
+
+def test_no_page_installs_from_where_memtrace_is_not() -> None:
+    for page in PAGES:
+        assert not re.search(r"pipx? install \S*memtrace-linux", page.read_text()), page.name
 
 
 # ---- links ----
