@@ -21,6 +21,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 _NOTE = "<!-- written by make docs-accept: change the program's own text instead -->\n"
 _MARKED = re.compile(r"(<!-- help ([a-z]+) -->\n).*?(<!-- /help -->)", re.DOTALL)
+#: What click takes of a terminal of 80 columns.
+_WIDTH = 78
 #: Options of every command.
 _EVERYWHERE = {"--debug", "--quiet", "--color", "--help"}
 EXAMPLES = (
@@ -49,7 +51,7 @@ def pages() -> dict[Path, str]:
 
 def commands() -> dict[str, tuple[click.Command, click.Context]]:
     """Each verb's command with its context; under `memtrace` the program itself."""
-    whole = click.Context(cli, info_name="memtrace", terminal_width=80)
+    whole = click.Context(cli, info_name="memtrace", terminal_width=_WIDTH, **cli.context_settings)
     found: dict[str, tuple[click.Command, click.Context]] = {"memtrace": (cli, whole)}
     for verb in VERBS:
         command = cli.get_command(whole, verb)
@@ -57,7 +59,7 @@ def commands() -> dict[str, tuple[click.Command, click.Context]]:
         settings = {"help_option_names": ["-h", "--help"], **command.context_settings}
         found[verb] = (
             command,
-            click.Context(command, info_name=verb, parent=whole, terminal_width=80, **settings),
+            click.Context(command, info_name=verb, parent=whole, terminal_width=_WIDTH, **settings),
         )
     return found
 

@@ -17,7 +17,7 @@ import pytest
 from docs.generate import DOCS, ROOT, commands, options, pages, with_help
 
 from memtrace.check.baseline import SETTINGS
-from memtrace.cli.main import VERBS
+from memtrace.cli.main import VERBS, run
 from memtrace.collect import doctor
 from memtrace.collect.abi import NAMES
 from memtrace.collect.doctor import Machine, Target
@@ -52,6 +52,16 @@ def of_verb(verb: str) -> str:
 @pytest.mark.parametrize("path", pages(), ids=lambda p: p.name)
 def test_generated_pages_are_what_the_program_says(path: Path) -> None:
     assert path.read_text() == pages()[path], "type: make docs-accept"
+
+
+@pytest.mark.parametrize("verb", VERB_NAMES)
+def test_the_help_of_the_page_is_what_the_program_prints(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # it is no wider than 80 columns
+    assert run(["--help"] if verb == "memtrace" else [verb, "--help"]) == 0
+    block = of_verb(verb).partition("```text\n")[2].partition("```")[0]
+    assert capsys.readouterr().out == block
 
 
 def test_a_change_of_help_would_be_seen() -> None:
