@@ -15,6 +15,7 @@ import click
 from memtrace.cli.main import VERBS, cli
 from memtrace.findings.catalogue import RULES
 from memtrace.findings.pages import GROUPS, words
+from memtrace.report import metrics
 from memtrace.report.words import KINDS
 
 DOCS = Path(__file__).resolve().parent
@@ -116,6 +117,14 @@ def glossary() -> str:
                     if group == "kinds":
                         out.append(f"*{_escaped(KINDS[word.name])}*\n")
                     out.append(_markdown(word.text))
+    out.append("(metrics)=\n## Metrics\n")
+    out.append(
+        "The numbers of a report that a [budget](ci.md) limits; where each comes from stands in "
+        "[the report's JSON](report-json.md#metrics).\n"
+    )
+    for name in metrics.names():
+        title, _, text = (metrics.explained(name) or "").partition(" (metric)\n\n")
+        out += [f"### {title}\n", _markdown(text)]
     return "\n".join(out)
 
 

@@ -154,6 +154,7 @@ def test_processes_with_their_names(place: Path) -> None:
 def test_words_to_explain(place: Path) -> None:
     assert completed("explain", "mt") == [r.id for r in RULES]
     assert completed("explain", "dynamic") == ["dynamic-threshold"]
+    assert completed("explain", "heap.p") == ["heap.peak"]
     assert completed("explain", "malloc-and") == ["malloc-and-the-kernel"]
 
 

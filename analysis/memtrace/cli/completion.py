@@ -323,9 +323,11 @@ def _moments(_: click.Context, start: str) -> list[Item]:
 def _explained(_: click.Context, start: str) -> list[Item]:
     from memtrace.findings.catalogue import RULES
     from memtrace.findings.pages import ARTICLE, GROUPS, words
+    from memtrace.report.metrics import FAMILY, names
 
     every = {rule.id: rule.title for rule in RULES}
     every |= {w[0].name: GROUPS[w[0].group] for w in words().values()}
+    every |= {name: meaning for name, meaning in names().items() if name != FAMILY}
     return _starting(start, {**every, ARTICLE: "what is said of malloc, and what is true"})
 
 

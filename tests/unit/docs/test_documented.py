@@ -28,6 +28,7 @@ from memtrace.findings.catalogue import RULES
 from memtrace.findings.pages import GROUPS, words
 from memtrace.malloc.allocator import OWN_RULES
 from memtrace.report.metrics import METRICS, find
+from memtrace.report.metrics import names as metric_names
 from memtrace.report.words import KINDS
 
 VERB_NAMES = ["memtrace", *VERBS]
@@ -165,6 +166,11 @@ def test_every_word_is_documented_and_none_that_is_not() -> None:
         assert listed == known
         for body in said.split("\n### ")[1:]:
             assert body.partition("\n")[2].strip(), f"{group}: {body}"
+
+
+def test_every_metric_has_its_words() -> None:
+    listed = re.findall(r"^### (.+)$", section("words.md", "Metrics"), re.MULTILINE)
+    assert listed == list(metric_names())
 
 
 def names_in(path: Path, constants: str) -> set[str]:
