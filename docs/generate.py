@@ -15,12 +15,15 @@ import click
 from memtrace.cli.main import VERBS, cli
 from memtrace.findings.catalogue import RULES
 from memtrace.findings.pages import GROUPS, words
+from memtrace.report import metrics
 from memtrace.report.words import KINDS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 _NOTE = "<!-- written by make docs-accept: change the program's own text instead -->\n"
 _MARKED = re.compile(r"(<!-- help ([a-z]+) -->\n).*?(<!-- /help -->)", re.DOTALL)
+#: What click takes of a terminal of 80 columns.
+_WIDTH = 78
 #: Options of every command.
 _EVERYWHERE = {"--debug", "--quiet", "--color", "--help"}
 EXAMPLES = (
@@ -49,7 +52,7 @@ def pages() -> dict[Path, str]:
 
 def commands() -> dict[str, tuple[click.Command, click.Context]]:
     """Each verb's command with its context; under `memtrace` the program itself."""
-    whole = click.Context(cli, info_name="memtrace", terminal_width=80)
+    whole = click.Context(cli, info_name="memtrace", terminal_width=_WIDTH, **cli.context_settings)
     found: dict[str, tuple[click.Command, click.Context]] = {"memtrace": (cli, whole)}
     for verb in VERBS:
         command = cli.get_command(whole, verb)
@@ -57,7 +60,7 @@ def commands() -> dict[str, tuple[click.Command, click.Context]]:
         settings = {"help_option_names": ["-h", "--help"], **command.context_settings}
         found[verb] = (
             command,
-            click.Context(command, info_name=verb, parent=whole, terminal_width=80, **settings),
+            click.Context(command, info_name=verb, parent=whole, terminal_width=_WIDTH, **settings),
         )
     return found
 
@@ -114,6 +117,14 @@ def glossary() -> str:
                     if group == "kinds":
                         out.append(f"*{_escaped(KINDS[word.name])}*\n")
                     out.append(_markdown(word.text))
+    out.append("(metrics)=\n## Metrics\n")
+    out.append(
+        "The numbers of a report that a [budget](ci.md) limits; where each comes from stands in "
+        "[the report's JSON](report-json.md#metrics).\n"
+    )
+    for name in metrics.names():
+        title, _, text = (metrics.explained(name) or "").partition(" (metric)\n\n")
+        out += [f"### {title}\n", _markdown(text)]
     return "\n".join(out)
 
 

@@ -11,7 +11,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -44,8 +47,7 @@ def ask(shell: str, *words: str) -> subprocess.CompletedProcess[str]:
     env = {
         **os.environ,
         "_MEMTRACE_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": "\n".join(("memtrace", *words)),
-        "COMP_CWORD": words[-1] if shell == "fish" else str(len(words)),
+        "COMP_WORDS": " ".join(("memtrace", *map(quote, words[:-1]), words[-1])),
     }
     return subprocess.run(
         ["memtrace"], env=env, capture_output=True, text=True, check=False, timeout=60
@@ -95,10 +97,11 @@ def test_values_are_those_that_help_shows(place: Path) -> None:
     assert completed("completion", "z") == ["zsh"]
 
 
-def test_values_behind_an_equals_sign_as_bash_splits_them(place: Path) -> None:
-    assert completed("report", "--format", "=", "j") == ["json"]
-    assert completed("report", "--format", "=") == ["text", "json", "html", "md"]
-    assert ask("zsh", "report", "--format=j").stdout.splitlines()[:2] == ["plain", "json"]
+def test_values_behind_an_equals_sign(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_TEXT", "j")  # what bash would replace
+    assert ask("bash", "report", "--format=j").stdout == "plain,json\n"
+    assert ask("zsh", "report", "--format=j").stdout == "plain\njson\n_\n"
+    assert ask("fish", "report", "--format=j").stdout == "plain,json\n"
 
 
 def test_traces_are_files_of_the_kinds_that_are_written(place: Path) -> None:
@@ -127,7 +130,7 @@ def test_odd_names_of_files_do_no_harm(place: Path) -> None:
     assert "a b.json" in zsh
     fish = ask("fish", "report", "a").stdout.splitlines()
     assert "plain,a b.json" in fish
-    assert not any("a,b" in line for line in fish)
+    assert "plain,a,b.json" in fish
     assert not (place / "owned").exists()
 
 
@@ -151,6 +154,7 @@ def test_processes_with_their_names(place: Path) -> None:
 def test_words_to_explain(place: Path) -> None:
     assert completed("explain", "mt") == [r.id for r in RULES]
     assert completed("explain", "dynamic") == ["dynamic-threshold"]
+    assert completed("explain", "heap.p") == ["heap.peak"]
     assert completed("explain", "malloc-and") == ["malloc-and-the-kernel"]
 
 
@@ -206,7 +210,7 @@ def test_no_verb_is_imported_to_name_the_verbs(place: Path) -> None:
         "import sys; from memtrace.cli.completion import serve; serve('bash_complete');"
         "print(sorted(m for m in sys.modules if m.startswith('memtrace')), file=sys.stderr)"
     )
-    env = {**os.environ, "COMP_WORDS": "memtrace ", "COMP_CWORD": "1"}
+    env = {**os.environ, "COMP_WORDS": "memtrace "}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     )
@@ -226,47 +230,30 @@ def test_the_script_is_printed(place: Path, shell: str) -> None:
 # ---- the shells themselves ----
 
 
-def test_bash_calls_the_function(place: Path) -> None:
-    (place / "one.json").touch()
-    script = r"""
-        eval "$(memtrace completion bash)"
-        complete -p memtrace
-        compopt() { printf 'compopt %s %s\n' "$@"; }
-        for line in "memtrace rep" "memtrace report o" "memtrace report --format j"; do
-            read -r -a COMP_WORDS <<<"$line"; COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
-            _memtrace_completion memtrace
-            echo "${COMPREPLY[@]}"
-        done
-    """
-    done = subprocess.run(
-        ["bash", "--norc", "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stderr == ""
-    assert done.stdout.splitlines() == [
-        "complete -o nosort -F _memtrace_completion memtrace",
-        "report",
-        "compopt -o dirnames",
-        "one.json",
-        "json",
-    ]
-
-
-def typed(shell: list[str], setup: str, line: str, expected: str) -> str:
-    """What a terminal shows after `line` is typed into a shell, until `expected` does."""
+def typed(shell: str, line: str, until: Callable[[str], bool]) -> str:
+    """What a terminal shows after `line` is typed into a shell, until something holds of it."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    command, setup = SHELLS[shell]
     pid, fd = pty.fork()
     if not pid:
-        os.environ.update(TERM="dumb", PS1="> ", fish_greeting="")
-        os.execvp(shell[0], shell)
+        os.environ.update(TERM="dumb", PS1="> ")
+        os.execvp(command[0], command)
     shown = ""
+
+    def wait(holds: Callable[[str], bool]) -> None:
+        nonlocal shown
+        last = time.monotonic() + 60
+        while not holds(shown) and time.monotonic() < last:
+            if select.select([fd], [], [], 0.2)[0]:
+                shown += os.read(fd, 65536).decode(errors="replace")
+
     try:
         os.write(fd, f"{setup}\necho ready-$((40+2))\n".encode())
-        for wanted, text in (("ready-42", line), (expected, "")):
-            until = time.monotonic() + 60
-            while wanted not in shown and time.monotonic() < until:
-                if select.select([fd], [], [], 0.2)[0]:
-                    shown += os.read(fd, 65536).decode(errors="replace")
-            os.write(fd, text.encode())
-            shown = shown if not text else ""
+        wait(lambda text: "ready-42" in text)
+        shown = ""
+        os.write(fd, line.encode())
+        wait(until)
         return shown
     finally:
         os.kill(pid, 9)
@@ -274,44 +261,118 @@ def typed(shell: list[str], setup: str, line: str, expected: str) -> str:
         os.waitpid(pid, 0)
 
 
-def test_bash_completes_what_is_typed(place: Path) -> None:
-    (place / "recorded.json").touch()
-    shown = typed(
-        ["bash", "--norc", "--noprofile", "-i"],
-        'eval "$(memtrace completion bash)"',
-        "memtrace rep\trec\t",
-        "memtrace report recorded.json",
-    )
-    assert "memtrace report recorded.json" in shown
-
-
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
-def test_zsh_completes_what_is_typed(place: Path) -> None:
-    (place / "recorded.json").touch()
-    shown = typed(
+SHELLS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(memtrace completion bash)"'),
+    "zsh": (
         ["zsh", "-f", "-i"],
         'autoload -U compinit; compinit -u -D; eval "$(memtrace completion zsh)"',
-        "memtrace rep\trec\t",
-        "recorded.json",
+    ),
+}
+#: What the key is pressed after -> what the line is then.
+TYPED = {
+    "memtrace rep": "memtrace report",
+    "memtrace report rec": "memtrace report recorded.json",
+    "memtrace report --format=j": "memtrace report --format=json",
+    "memtrace run --engine=st": "memtrace run --engine=strace",
+    "memtrace report --output=no": "memtrace report --output=notes.txt",
+    "memtrace report -o no": "memtrace report -o notes.txt",
+    "memtrace check --baseline=rec": "memtrace check --baseline=recorded.json",
+    "memtrace report comma": "memtrace report comma,x.json",
+    "memtrace report col:": "memtrace report col:on.json",
+    "memtrace report ./-": "memtrace report ./-dash.json",
+    "memtrace run memtr": "memtrace run memtrace",
+    "memtrace run -- ls --x=no": "memtrace run -- ls --x=notes.txt",
+    "memtrace explain dynamic": "memtrace explain dynamic-threshold",
+    "~/bin/memtrace rep": "~/bin/memtrace report",
+}
+
+
+@pytest.fixture
+def files(place: Path) -> Path:
+    for name in ("recorded.json", "comma,x.json", "col:on.json", "-dash.json", "notes.txt"):
+        (place / name).touch()
+    (place / "sub").mkdir()
+    return place
+
+
+def written(path: Path, _: str) -> bool:
+    return path.read_text().endswith("\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_what_is_typed(files: Path, shell: str) -> None:
+    lines = files.parent / "lines"
+    command = files.parent / "bin/memtrace"  # it tells its line, where it is not asked to complete
+    real = command.read_text().partition("\n")[2]
+    command.write_text(
+        '#!/bin/sh\n[ -n "$_MEMTRACE_COMPLETE" ] || [ "$1" = completion ] ||\n'
+        f'exec printf "%s\\n" "$*" >>{lines}\n{real}'
     )
-    assert "recorded.json" in shown
-    assert "memtrace rep" in shown
+    for line, whole in TYPED.items():
+        lines.write_text("")
+        typed(shell, f"{line}\t\r", until=partial(written, lines))
+        assert lines.read_text().rstrip() == whole.partition(" ")[2]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_offers_what_may_stand_where_nothing_is_typed(files: Path, shell: str) -> None:
+    wanted = {"recorded.json", "comma,x.json", "col:on.json", "sub/"}
+    shown = typed(shell, "memtrace report \t\t", lambda text: wanted <= set(text.split()))
+    assert wanted <= set(shown.split())
+    assert "notes.txt" not in shown
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_offers_programs_where_nothing_is_typed(
+    files: Path, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = files.parent / "few"
+    few.mkdir()
+    for name in ("env", "memtrace", shell):
+        found = shutil.which(name)
+        assert found is not None or name == shell
+        (few / name).symlink_to(found or "/bin/false")
+    monkeypatch.setenv("PATH", str(few))
+    wanted = {"env", "memtrace", "sub/"}
+    shown = typed(shell, "memtrace run \t\t", lambda text: wanted <= set(text.split()))
+    assert wanted <= set(shown.split())
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
-def test_fish_completes(place: Path) -> None:
-    (place / "recorded.json").touch()
-    script = (
-        "memtrace completion fish | source; complete -C 'memtrace rep'; "
-        "complete -C 'memtrace report rec'; complete -C 'memtrace explain MT101'"
-    )
+def test_fish_completes(files: Path) -> None:
+    script = 'memtrace completion fish | source; for l in $argv; echo "# $l"; complete -C $l; end'
+    more = ("memtrace explain MT101", "memtrace report ", "memtrace run ")
     done = subprocess.run(
-        ["fish", "--no-config", "-c", script],
+        ["fish", "--no-config", "-c", script, *TYPED, *more],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [
-        "report\tWhat a trace shows: heap; regions; threshold.",
-        "recorded.json",
-        f"MT101\t{RULES[0].title}",
-    ]
+    found = [answer.splitlines() for answer in f"\n{done.stdout}".split("\n# ")[1:]]
+    answers = {typed: [line.partition("\t")[0] for line in rest] for typed, *rest in found}
+    for line, whole in TYPED.items():
+        assert f"{line.rpartition(' ')[0]} {answers[line][0]}" == whole
+    assert found[len(TYPED)] == [more[0], f"MT101\t{RULES[0].title}"]
+    assert {"recorded.json", "comma,x.json", "col:on.json", "sub/"} <= set(answers[more[1]])
+    assert "notes.txt" not in answers[more[1]]
+    assert {"memtrace", "env", "sub/"} <= set(answers[more[2]])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_a_name_begins_with_makes_no_option_of_it(files: Path, shell: str) -> None:
+    offered = ask(shell, "report", "").stdout.replace("plain,", "plain\n").split("\n")
+    assert "./-dash.json" in offered
+    assert "-dash.json" not in offered
+    assert "-dash.json" in ask(shell, "report", "--", "-da").stdout
+
+
+def test_bash_completes_the_piece_that_it_has_cut_off(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, word, value in (
+        ("", "col:", "on.json"), ("o", "col:o", "on.json"), ("col:o", "col:o", "col:on.json"),
+        ("col", "col", "col:on.json"), ("", "./col:", "on.json"),
+    ):  # fmt: skip
+        monkeypatch.setenv("COMP_TEXT", text)
+        assert completed("report", word)[-1] == value
+    monkeypatch.setenv("COMP_TEXT", "--format=j")  # where = is none of COMP_WORDBREAKS
+    assert completed("report", "--format=j") == ["--format=json"]

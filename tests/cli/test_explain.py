@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 import memtrace.cli.main
+from memtrace.check.locate import read
 from memtrace.findings import pages
 from memtrace.findings.catalogue import RULES
 from memtrace.findings.finding import SEVERITIES
 from memtrace.replay.trust import Exactness
 from memtrace.report.json import schema
+from memtrace.report.metrics import METRICS, names
+from memtrace.report.metrics import explained as explained_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "report-json.md").read_text()
@@ -181,3 +185,37 @@ def test_a_name_unlike_any(capsys: pytest.CaptureFixture[str], asked: str) -> No
     assert "\x1b" not in err
     assert len(err) < 200
     assert "try: memtrace explain" in err
+
+
+# ---- metrics ----
+
+
+def test_every_metric_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, metric in METRICS.items():
+        for asked in (name, name.removesuffix("_bytes"), name.upper()):
+            status, out, err = explained(capsys, asked)
+            assert (status, err) == (0, ""), asked
+            assert out.lower().startswith(name.removesuffix("_bytes") + " (metric)\n")
+            flat = " ".join(out.split())
+            assert metric.meaning[1:] in flat
+            assert f"Unit: {metric.unit}; " in flat
+            assert ("It is advisory" in flat) == metric.advisory
+            assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_budget_of_an_explanation_can_be_meant(tmp_path: Path) -> None:
+    for name in names():
+        text = explained_metric(name)
+        assert text is not None
+        path = tmp_path / "memtrace.toml"
+        path.write_text(textwrap.dedent(text.partition("In memtrace.toml:\n\n")[2]))
+        (limit,) = read(path, "memtrace.toml")
+        assert limit.metric.name in (name, f"{name}_bytes", "calls.mmap")
+        assert limit.gate is not False
+
+
+def test_metrics_are_listed_completed_and_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(names()) <= set(explained(capsys)[1].split())
+    assert explained(capsys, "calls.munmap")[1].startswith("calls.munmap (metric)\n")
+    assert explained(capsys, "calls.NAME")[1].startswith("calls.NAME (metric)\n")
+    assert "heap.peak" in explained(capsys, "heap.peek")[2]

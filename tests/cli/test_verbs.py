@@ -369,7 +369,7 @@ def test_report_to_a_file_is_whole_or_not_there(run: Run, trace: Path, tmp_path:
     assert run("report", trace, "-o", trace).status == 2
     assert trace.read_bytes() == before
     ran = run("report", trace, "-o", tmp_path / "absent" / "r")
-    assert ran.status == 2
+    assert ran.status == 125
     assert two_lines(ran.err)
 
 
@@ -499,7 +499,7 @@ def test_a_full_disk_is_said(trace: Path) -> None:
             command("events", trace), env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE,
             text=True, check=False,
         )  # fmt: skip
-    assert ran.returncode == 2
+    assert ran.returncode == 125
     assert "no space left on device" in ran.stderr
     assert two_lines(ran.stderr)
 
@@ -601,7 +601,7 @@ def test_a_remedy_works_as_it_is_typed(run: Run, tmp_path: Path, arguments: list
 
 def test_a_remedy_for_a_missing_folder_shows_what_there_is(run: Run, trace: Path) -> None:
     refused = run("report", trace, "-o", trace.parent / "no" / "such" / "x")
-    assert refused.status == 2
+    assert refused.status == 125
     assert two_lines(refused.err)
     assert refused.err.splitlines()[1] == f"  try: ls -ld {trace.parent}"
 

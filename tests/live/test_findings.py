@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ctypes.util import find_library
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.live.readme import execute
 from tests.live.test_samples import report
 from tests.live.tracing import Traced
 
+from memtrace.findings.catalogue import RULES
+from memtrace.findings.finding import Rule
 from memtrace.trace.sizes import format_size
 
 MIB = 1 << 20
@@ -281,3 +286,24 @@ def test_a_remedy_in_the_tunables_helps(sample: Callable[..., Traced]) -> None:
     assert len(named) == 2
     after = sample("mmap-churn", "dynamic", 300, 200000, env={"GLIBC_TUNABLES": ":".join(named)})
     assert metrics(after)["calls.total"] * 10 <= metrics(before)["calls.total"]
+
+
+# ---- the pages of `memtrace explain` ----
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.id)
+def test_what_a_page_says_to_see_live_shows_its_finding(
+    rule: Rule, samples: Path, tmp_path: Path
+) -> None:
+    lines = [
+        line.strip() for line in rule.explain.partition("See it live.")[2].splitlines() if line
+    ]
+    if any("libjemalloc" in line for line in lines) and find_library("jemalloc") is None:
+        pytest.skip("libjemalloc is not installed")
+    reports = [i for i, line in enumerate(lines) if line.startswith("memtrace report ")]
+    assert reports
+    script = "\n".join(lines)
+    shown = execute([script], tmp_path).removeprefix(f"$ {script}")
+    assert len(re.findall(rf"^  {rule.id}  (?:info|warning|error) ", shown, re.MULTILINE)) == len(
+        reports
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.live.test_samples import report
 from tests.live.tracing import Traced, cli
 
 PYTHON = "/usr/bin/python3"
@@ -129,3 +130,17 @@ def test_java(run: Callable[..., Traced]) -> None:
         pytest.skip("java is not installed")
     done = exact(run("java", "-Xmx64m", "-version"), 0)
     assert len(done.calls("clone")) >= 8
+
+
+def test_the_name_of_a_program_does_not_matter(tmp_path: Path, run: Callable[..., Traced]) -> None:
+    kinds = []
+    for name in ("plain", "a\nb", "a b\\012c", "a,(deleted)"):
+        program = tmp_path / name
+        shutil.copy("/bin/true", program)
+        done = run(program)
+        assert done.returncode == 0
+        done.assert_exact()
+        (process,) = report(done)["processes"]
+        kinds.append({kind: k["count"] for kind, k in process["kinds"].items()})
+    assert "unknown" not in kinds[0]
+    assert kinds == kinds[:1] * 4

@@ -224,7 +224,7 @@ def block(heading: str, language: str) -> str:
 def steps(yaml: str, key: str) -> list[str]:
     """The shell lines of a recipe, in order, without what installs memtrace."""
     lines = re.findall(rf"^ *- {key}(.+)$", yaml, re.MULTILINE)
-    return [x for x in lines if not x.startswith(("pip ", "pipx ", "uses:"))]
+    return [x for x in lines if not x.startswith(("pip ", "pipx ", "uses:", "cd "))]
 
 
 def test_the_recipe_for_make(project: Path) -> None:
@@ -235,7 +235,9 @@ def test_the_recipe_for_make(project: Path) -> None:
 
 
 def test_the_recipe_for_github(project: Path) -> None:
-    found = steps(block("GitHub Actions", "yaml"), "run: ")
+    recipe = block("GitHub Actions", "yaml")
+    assert "working-directory: tests/project\n" in recipe
+    found = steps(recipe, "run: ")
     assert len(found) == 4
     summary = project / "summary.md"
     done = [in_project(project, x, GITHUB_STEP_SUMMARY=str(summary)) for x in found]
@@ -245,7 +247,9 @@ def test_the_recipe_for_github(project: Path) -> None:
 
 
 def test_the_recipe_for_gitlab(project: Path) -> None:
-    found = steps(block("GitLab CI", "yaml"), "")
+    recipe = block("GitLab CI", "yaml")
+    assert recipe.count("    - cd tests/project\n") == 2  # after_script is a shell of its own
+    found = steps(recipe, "")
     assert len(found) == 4
     done = [in_project(project, x) for x in found]
     assert [d.returncode for d in done] == [0] * 4, [d.stderr for d in done]

@@ -24,7 +24,7 @@ FORMAT = "memtrace-baseline/2"
 #: 33 %.
 FLOOR = 16 << 10
 #: Variables that set how malloc works, beside MALLOC_*.
-_SETTINGS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
+SETTINGS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ def _ran(p: ProcessRow) -> Ran:
         environment=None if environment is None else {
             name: value
             for name, value in environment.items()
-            if name in _SETTINGS or name.startswith("MALLOC_")
+            if name in SETTINGS or name.startswith("MALLOC_")
         },
     )  # fmt: skip
 

@@ -78,8 +78,8 @@ def _takes_output(ms: int = 0) -> bool:
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0, also when the process ends meanwhile; 125 it cannot be attached to "
-    "(memtrace doctor PID says why); 2 usage.",
+    epilog="Exit status: 0, also after Ctrl-C and when the process ends meanwhile; 125 it cannot "
+    "be attached to (memtrace doctor PID says why); 2 usage.",
 )
 @click.argument("pid", metavar="PID")
 @click.option("--for", "duration", metavar="30s", help="Detach after this time.")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`memtrace completion`: what the shell completes after `memtrace`, by click's own machinery.
+"""`memtrace completion`: what the shell completes after `memtrace`, by click's machinery.
 
-The script that is printed asks `memtrace` itself at each press of the key (`serve`). What a
-parameter takes is known by what --help calls it, so that every verb that names it alike has it.
+The script that is printed asks `memtrace` itself at each press of the key (`serve`): COMP_WORDS is
+the line up to the cursor. What a parameter takes is known by what --help calls it, so that every
+verb that names it alike has it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from click.shell_completion import (
     ZshComplete,
     _resolve_context,
     _resolve_incomplete,
+    split_arg_string,
 )
 
 from memtrace.cli.options import common
@@ -35,7 +37,77 @@ VARIABLE = "_MEMTRACE_COMPLETE"
 _TRACES = (".json", ".json.gz", ".json.zst", ".gz", ".zst")
 #: What bash can be handed as it is: its script takes names unquoted.
 _SAFE = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+_ASSIGNMENT = re.compile(r"\w+=")
 _CHOICES = re.compile(r"\[?([a-z0-9=-]+(?:\|[a-zA-Z0-9=-]+)+)\]?")
+
+# `complete` finds the function also for ~/bin/memtrace and for an alias.
+_BASH = """\
+%(complete_func)s() {
+    local type value program="${1/#~\\//$HOME/}"
+    type -P -- "$program" >/dev/null || program=%(prog_name)s
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o filenames -o plusdirs ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done < <(COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_TEXT="$2" \
+        env %(complete_var)s=bash_complete "$program" 2>/dev/null)
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+_ZSH = """\
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+    local type key descr files before=$compstate[nmatches]
+    local -a bare described response
+    (( $+commands[%(prog_name)s] )) || return 1
+    response=("${(@f)$(env COMP_WORDS="${words[1,CURRENT-1]} $QIPREFIX$IPREFIX$PREFIX" \
+        %(complete_var)s=zsh_complete %(prog_name)s 2>/dev/null)}")
+    compset -P 1 '--*='
+    for type key descr in "${(@)response}"; do
+        case $type in
+            dir) files=-/ ;;
+            file) files=-f ;;
+            plain)
+                if [[ $descr == _ ]]; then bare+=("$key"); else described+=("$key:$descr"); fi ;;
+        esac
+    done
+    (( $#described )) && _describe -V unsorted described -U -i "$IPREFIX"
+    (( $#bare )) && compadd -U -i "$IPREFIX" -V unsorted -a bare
+    [[ -n $files ]] && _path_files $files
+    (( compstate[nmatches] > before ))
+}
+
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+_FISH = """\
+function %(complete_func)s
+    set -l line (commandline -cp | string collect)
+    set -l word (commandline -ct)
+    set -l option (string match -r -- '^--[^=]*=' $word)
+    for answer in (env %(complete_var)s=fish_complete COMP_WORDS="$line" %(prog_name)s 2>/dev/null)
+        set -l item (string split -m 1 , -- $answer)
+        switch $item[1]
+            case dir
+                __fish_complete_directories "$item[2]" | string replace -r '^' -- "$option"
+            case file
+                set -l path (string replace -- "$option" '' $word)
+                complete -C "'' $path" | string replace -r '^' -- "$option"
+            case plain
+                printf '%%s\\n' "$option$item[2]"
+        end
+    end
+end
+
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
+"""
 
 
 @click.command(
@@ -74,15 +146,23 @@ def serve(instruction: str) -> int:
 
 
 class _Completing(ShellComplete):
-    """What is the same for all shells: who knows the values of a parameter."""
+    """What is the same for all shells: the words of the line, and who knows the values."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one at the cursor, and that one up to the cursor."""
+        # What is appended is a word of its own after a blank, and the end of a word else.
+        *words, last = split_arg_string(os.environ["COMP_WORDS"] + "\0")
+        while words and _ASSIGNMENT.match(words[0]):
+            del words[0]
+        return words[1:], last.removesuffix("\0")
 
     def get_completions(self, args: list[str], incomplete: str) -> list[Item]:
-        """The values that may stand in the place of an incomplete word."""
-        # bash makes three words of --format=json.
-        args = [a for i, a in enumerate(args) if a != "=" or not args[i - 1].startswith("--")]
+        """The values that may stand in the place of an incomplete word; of --option=value, in the
+        place of the value.
+        """
         context = _resolve_context(self.cli, self.ctx_args, self.prog_name, args)
         if context.params.get("argv"):  # what follows is the program's
-            return [_files(incomplete)]
+            return [_files(incomplete[len(_option(incomplete)) :])]
         asked, incomplete = _resolve_incomplete(context, args, incomplete)
         values = _values(context, asked) if isinstance(asked, click.Parameter) else None
         if values is not None:
@@ -91,28 +171,38 @@ class _Completing(ShellComplete):
 
 
 class _Bash(_Completing, BashComplete):
+    source_template = _BASH
+
     def get_completions(self, args: list[str], incomplete: str) -> list[Item]:
-        """The same; bash itself completes, and quotes, where a name is not plain."""
+        """The same, each what replaces the piece of the word that bash has cut off at a colon or
+        an equals sign; bash itself completes, and quotes, where a name is not plain.
+        """
+        option = _option(incomplete)
         found = super().get_completions(args, incomplete)
-        if all(_SAFE.fullmatch(item.value) for item in found if item.type == "plain"):
-            return found
-        return [_files(incomplete)]
+        if not all(_SAFE.fullmatch(item.value) for item in found if item.type == "plain"):
+            found = [_files(incomplete[len(option) :])]
+        text = os.environ.get("COMP_TEXT", incomplete)
+        done = incomplete.removesuffix(text) if incomplete.endswith(text) else ""
+        if not done.endswith((":", "=")):
+            done = ""
+        if len(done) > len(option):  # bash would look for what comes after the colon
+            found = [item for item in found if item.type == "plain"]
+        for item in found:
+            if item.type == "plain":
+                item.value = f"{option}{item.value}"[len(done) :]
+        return found
 
 
 class _Zsh(_Completing, ZshComplete):
-    pass
+    source_template = _ZSH
 
 
 class _Fish(_Completing, FishComplete):
-    def get_completions(self, args: list[str], incomplete: str) -> list[Item]:
-        """The same without values that click's script would cut off at their comma."""
-        found = super().get_completions(args, incomplete)
-        return [item for item in found if item.type != "plain" or "," not in item.value]
+    source_template = _FISH
 
     def format_completion(self, item: Item) -> str:
-        """Type, value and help; the help ends at a comma, too."""
-        item.help = item.help and item.help.replace(",", ";")
-        return super().format_completion(item)
+        """Type and value, and behind a tab the help."""
+        return f"{item.type},{item.value}" + (f"\t{item.help}" if item.help else "")
 
 
 _SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
@@ -122,6 +212,12 @@ def _completer(shell: str) -> ShellComplete:
     from memtrace.cli.main import cli
 
     return _SHELLS[shell](cli, {}, "memtrace", VARIABLE)
+
+
+def _option(word: str) -> str:
+    """What stands before the value of --option=value."""
+    name, equals, _ = word.partition("=")
+    return name + equals if equals and name.startswith("--") else ""
 
 
 def _values(context: click.Context, parameter: click.Parameter) -> Values | None:
@@ -165,7 +261,8 @@ def _traces(_: click.Context, start: str) -> list[Item]:
     found = [n for n in found if start.startswith(hidden) or not n.startswith(hidden)]
     if not found:
         return [_files(start)]
-    return [CompletionItem(start, type="dir"), *(CompletionItem(name) for name in sorted(found))]
+    names = sorted(n if start or n[0] != "-" else f"./{n}" for n in found)  # it is no option
+    return [CompletionItem(start, type="dir"), *(CompletionItem(name) for name in names)]
 
 
 def _programs(_: click.Context, start: str) -> list[Item]:
@@ -226,9 +323,11 @@ def _moments(_: click.Context, start: str) -> list[Item]:
 def _explained(_: click.Context, start: str) -> list[Item]:
     from memtrace.findings.catalogue import RULES
     from memtrace.findings.pages import ARTICLE, GROUPS, words
+    from memtrace.report.metrics import FAMILY, names
 
     every = {rule.id: rule.title for rule in RULES}
     every |= {w[0].name: GROUPS[w[0].group] for w in words().values()}
+    every |= {name: meaning for name, meaning in names().items() if name != FAMILY}
     return _starting(start, {**every, ARTICLE: "what is said of malloc, and what is true"})
 
 

@@ -5,7 +5,8 @@
       try: memtrace run -o t.json -- PROG ARGS...
 
 Statuses: an error's own `exit_code`; 2 for the command line; 130 after Ctrl-C; 141 (as after
-SIGPIPE, without a word) when the reader of stdout has gone; 125 for a fault of memtrace itself.
+SIGPIPE, without a word) when the reader of stdout has gone; 125 where the output cannot be written,
+and for a fault of memtrace itself.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _os_error(e: OSError) -> int:
         while not os.path.exists(named):
             named = os.path.dirname(named) or "."
     hint = "df -h ." if e.errno == errno.ENOSPC else f"ls -ld {quote(named)}"
-    return _say(e, one_line(f"{where}{what}"), one_line(hint), USAGE)
+    return _say(e, one_line(f"{where}{what}"), one_line(hint), FAULT)
 
 
 def one_line(text: str) -> str:

@@ -7,6 +7,7 @@ import click
 
 from memtrace.cli.options import common
 from memtrace.findings import pages
+from memtrace.report import metrics
 from memtrace.report.lines import clean, fit, paragraph
 from memtrace.trace.errors import UsageError
 
@@ -18,14 +19,15 @@ _WIDTH = 80
 @common
 def command(name: str | None) -> None:
     """Say what NAME means: a finding (MT101), a kind, an evidence, a verdict, a reason, a cause, an
-    allocator, or the page malloc-and-the-kernel. Without NAME: everything there is.
+    allocator, a metric of budgets (heap.peak), or the page malloc-and-the-kernel. Without NAME:
+    everything there is.
     """
     if name is None:
         click.echo(_everything(), nl=False)
         return
-    text = pages.explain(name)
+    text = pages.explain(name) or metrics.explained(name)
     if text is None:
-        near = pages.nearest(name)
+        near = pages.nearest(name, metrics.names())
         hint = f"memtrace explain {near[0]}" if near else "memtrace explain"
         also = f" (did you mean {', '.join(near)}?)" if near else ""
         raise UsageError(f"nothing is known of {fit(name, 40)!r}{also}", hint=hint)
@@ -34,7 +36,8 @@ def command(name: str | None) -> None:
 
 def _everything() -> str:
     out = ["What can be explained: memtrace explain NAME", ""]
-    for heading, names in pages.index():
+    *groups, article = pages.index()
+    for heading, names in (*groups, ("metric, for budgets", [*metrics.names()]), article):
         out.append(heading)
         if heading == "findings":
             out += [f"  {clean(n)}" for n in names]

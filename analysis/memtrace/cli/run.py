@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.command(
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     epilog="Exit status: the program's own; killed by a signal, memtrace dies of it too; "
-    "125 memtrace failed, 126 not executable, 127 not found.",
+    "2 usage, 125 memtrace failed, 126 not executable, 127 not found.",
 )
 @click.option("--no-seccomp", is_flag=True,
               help="Stop at every system call instead of filtering in the kernel: slow, but "

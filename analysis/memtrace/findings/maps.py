@@ -70,8 +70,8 @@ each page, larger slabs, fewer guard pages.
 What the mappings are: memtrace report TRACE (memory by kind), memtrace maps TRACE --at peak
 
 See it live.
-    memtrace run -o t.json -- build/samples/map-limit
-    memtrace report t.json
+    memtrace run --snapshots every=1000 build/samples/map-limit 55000
+    memtrace report trace.json
 """,
 )
 

@@ -7,6 +7,7 @@ text, and `malloc-and-the-kernel` is a page of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -97,9 +98,9 @@ def filled(text: str) -> str:
     return "\n".join(out)
 
 
-def nearest(name: str) -> list[str]:
-    """Names that are spelled nearly alike, the nearest first."""
-    every = {n.lower(): n for n in [ARTICLE, *(r.id for r in RULES), *words()]}
+def nearest(name: str, also: Iterable[str] = ()) -> list[str]:
+    """Names that are spelled nearly alike, the nearest first; `also` are names of others."""
+    every = {n.lower(): n for n in [ARTICLE, *(r.id for r in RULES), *words(), *also]}
     return [every[n] for n in get_close_matches(name.strip().lower(), every, 3, 0.6)]
 
 

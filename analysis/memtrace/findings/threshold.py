@@ -200,7 +200,7 @@ What to do. Nothing, if the setting is meant. Else remove it: the report's "mmap
 section names what sets it.
 
 See it live.
-    MALLOC_MMAP_MAX_=0 memtrace run -o t.json -- build/samples/threshold-edge
+    MALLOC_MMAP_MAX_=0 memtrace run -o t.json -- build/samples/threshold-moves
     memtrace report t.json
 """,
 )

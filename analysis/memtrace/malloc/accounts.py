@@ -72,7 +72,7 @@ class Accounts(Observer):
             self._heirs[p.mm] = legacy or self._of[p.parent.mm].legacy(p.space)
             return
         callers = Callers(
-            self._decoder.sites, self._decoder.place, p.start.exe, _loader_of(p),
+            self._decoder.sites, self._decoder.place, _mapped_exe(p), _loader_of(p),
             code=self._code, framed=self._framed,
         )  # fmt: skip
         a = Account(p, callers, self._page, p.space.next_tag if p.inherited else 1)
@@ -139,11 +139,16 @@ class Accounts(Observer):
         self._closed(account)
 
 
+def _mapped_exe(p: Process) -> str:
+    """The program's file as maps names it: show_map_vma escapes a newline, readlink does not."""
+    return p.start.exe.replace("\n", r"\012")
+
+
 def _loader_of(p: Process) -> str:
     """The program interpreter: the other executable file of the map an exec began with; in mid-life
     there are many, and it is known by its name.
     """
-    exe = p.start.exe
+    exe = _mapped_exe(p)
     if is_loader(exe) and not p.attached:
         return exe  # `ld.so program`: it maps the program, too
     for _, _, attr, _ in p.space.pieces():

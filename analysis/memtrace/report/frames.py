@@ -223,7 +223,7 @@ def parquet(path: str, table: str, pid: int | None, said: list[str]) -> Iterator
     if find_spec("pyarrow") is None:
         raise UsageError(
             "parquet needs pyarrow, which is not installed",
-            hint="pip install 'memtrace-linux[parquet]'",
+            hint="pip install pyarrow",
         )
     frame = {"events": events, "regions": regions, "heap_steps": heap_steps}[table](path, pid)
     said.extend(frame.attrs["warnings"])

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from textwrap import wrap
 
 #: What is counted if a call has this name.
 _CALLS = "calls."
 _UNIT = "_bytes"
+#: How the family is listed.
+FAMILY = "calls.NAME"
 #: The calls that a trace records (those of a process's life are records of their own).
 _RECORDED = (
     "arch_prctl", "brk", "io_destroy", "io_setup", "madvise", "map_shadow_stack", "mlock", "mlock2",
@@ -107,6 +110,59 @@ def find(name: str) -> Metric | None:
             meaning = f"calls of {call}" + (f" with {only}; others are not recorded" * bool(only))
             return Metric(name, "count", meaning, only=only)
     return found
+
+
+def names() -> dict[str, str]:
+    """Every name as budgets have it, without the unit, and its meaning; the family of calls too."""
+    found = {name.removesuffix(_UNIT): m.meaning for name, m in METRICS.items()}
+    return dict(sorted({**found, FAMILY: "calls of one system call"}.items()))
+
+
+def explained(name: str) -> str | None:
+    """What a metric is and how it is budgeted; None if there is none of this name.
+
+    >>> explained("heap.peak").splitlines()[0]
+    'heap.peak (metric)'
+    """
+    plain = name.strip().lower()
+    wanted = "calls.mmap" if plain == FAMILY.lower() else plain
+    metric = find(wanted)
+    if metric is None:
+        return None
+    title = FAMILY if wanted != plain else metric.name.removesuffix(_UNIT)
+    meaning = "calls of one system call" if title == FAMILY else metric.meaning
+    stored = FAMILY if title == FAMILY else metric.name
+    has = f"Unit: {metric.unit}; memtrace report --format json has it as {stored}."
+    text = [f"{meaning[:1].upper()}{meaning[1:]}. {has}"]
+    if metric.advisory:
+        text.append(
+            "It is advisory: it depends on the machine and its load as well, so that a limit is "
+            "shown and fails nothing, unless it says gate = true."
+        )
+    else:
+        text.append("It is not advisory: a limit that is passed fails memtrace check.")
+    if metric.summed:
+        text.append("[budget.tree] limits its sum over all processes.")
+    else:
+        text.append("A sum over processes means nothing: [budget.tree] cannot limit it.")
+    text.append(
+        "More of it is worse, so that a baseline holds it down."
+        if metric.cost
+        else "More of it is not worse: a baseline leaves it alone."
+    )
+    example = f"    [budget]\n    {metric.name.removesuffix(_UNIT)} = {_limit(metric)}\n"
+    filled = "\n".join(wrap(" ".join(text), 80, break_on_hyphens=False, break_long_words=False))
+    return f"{title} (metric)\n\n{filled}\n\nIn memtrace.toml:\n\n{example}"
+
+
+def _limit(metric: Metric) -> str:
+    """A limit as it may stand in a budget."""
+    value = '"2 MiB"' if metric.unit == "bytes" else "10"
+    if metric.advisory:
+        return f"{{ max = {value}, gate = true }}"
+    if not metric.cost:
+        return f"{{ min = {value} }}"
+    return "0" if metric.name.startswith("trust.") else value
 
 
 def nearest(name: str) -> list[str]:

@@ -5,21 +5,30 @@ and word has its place, what stands there exists, and links lead somewhere.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 from docs.generate import DOCS, ROOT, commands, options, pages, with_help
 
-from memtrace.cli.main import VERBS
+from memtrace.check.baseline import SETTINGS
+from memtrace.cli.main import VERBS, run
+from memtrace.collect import doctor
 from memtrace.collect.abi import NAMES
+from memtrace.collect.doctor import Machine, Target
+from memtrace.collect.facts import Caller, Facts, Host
+from memtrace.collect.procfs import ENVIRONMENT
+from memtrace.collect.trial import Trial
 from memtrace.findings.catalogue import RULES
 from memtrace.findings.pages import GROUPS, words
 from memtrace.malloc.allocator import OWN_RULES
 from memtrace.report.metrics import METRICS, find
+from memtrace.report.metrics import names as metric_names
 from memtrace.report.words import KINDS
 
 VERB_NAMES = ["memtrace", *VERBS]
@@ -44,6 +53,16 @@ def of_verb(verb: str) -> str:
 @pytest.mark.parametrize("path", pages(), ids=lambda p: p.name)
 def test_generated_pages_are_what_the_program_says(path: Path) -> None:
     assert path.read_text() == pages()[path], "type: make docs-accept"
+
+
+@pytest.mark.parametrize("verb", VERB_NAMES)
+def test_the_help_of_the_page_is_what_the_program_prints(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # it is no wider than 80 columns
+    assert run(["--help"] if verb == "memtrace" else [verb, "--help"]) == 0
+    block = of_verb(verb).partition("```text\n")[2].partition("```")[0]
+    assert capsys.readouterr().out == block
 
 
 def test_a_change_of_help_would_be_seen() -> None:
@@ -153,6 +172,11 @@ def test_every_word_is_documented_and_none_that_is_not() -> None:
             assert body.partition("\n")[2].strip(), f"{group}: {body}"
 
 
+def test_every_metric_has_its_words() -> None:
+    listed = re.findall(r"^### (.+)$", section("words.md", "Metrics"), re.MULTILINE)
+    assert listed == list(metric_names())
+
+
 def names_in(path: Path, constants: str) -> set[str]:
     """The texts of constants in a source file, as its code has them."""
     return {
@@ -177,6 +201,46 @@ def test_every_recorded_call_is_documented() -> None:
     text = (DOCS / "trace-format.md").read_text()
     for name in NAMES:
         assert re.search(rf"\b{name}\b", text), name
+
+
+# ---- what other parts of the program say ----
+
+
+def test_what_doctor_says_is_what_doctor_says() -> None:
+    user = Caller(pid=50, uids=(1000,) * 4, gids=(1000,) * 4)
+    other = Facts(77, name="a", uids=(1001,) * 4, gids=(1001,) * 4, user="b", access=False)
+    said = [
+        doctor.run_refusal(Machine(trial=Trial(seize=errno.EPERM), caller=caller))
+        for caller in (user, replace(user, seccomp=2))
+    ]
+    said += [doctor.run_refusal(Machine(trial=Trial(install=errno.EINVAL), caller=user))]
+    said += [
+        doctor.attach_refusal(Machine(caller=user), Target(facts))
+        for facts in (
+            replace(other, caller=user, host=Host(yama=3)),
+            replace(other, caller=user),
+            replace(other, caller=user, tracer=5, tracer_name="gdb"),
+        )
+    ]
+    rows = [r.text for r in doctor.reach_rows(Machine(caller=user, host=Host(yama=1)))]
+    messages = [*rows, *(error.message for error in said if error is not None)]
+    told = section("troubleshooting.md", "Tracing is refused")
+    phrases = [line.split(" | ")[0].strip("| ") for line in told.splitlines() if line[:2] == "| "]
+    assert len(phrases) > 5
+    for phrase in phrases[2:]:
+        assert any(phrase in message for message in messages), (phrase, messages)
+
+
+def test_every_variable_that_is_recorded_is_documented() -> None:
+    told = section("environment.md", "Variables")
+    assert all(f"`{name}`" in told for name in (*ENVIRONMENT, "MALLOC_*"))
+    told = section("ci.md", "Baseline")
+    assert all(f"`{name}`" in told for name in (*SETTINGS, "MALLOC_*"))
+
+
+def test_no_page_installs_from_where_memtrace_is_not() -> None:
+    for page in PAGES:
+        assert not re.search(r"pipx? install \S*memtrace-linux", page.read_text()), page.name
 
 
 # ---- links ----
@@ -243,8 +307,7 @@ def test_the_man_page_is_proper_roff() -> None:
 def test_every_verb_tells_its_way_out() -> None:
     readme = (ROOT / "README.md").read_text()
     told = readme.partition("\n## Exit codes\n")[2].partition("\n## ")[0]
-    quiet = {"explain", "completion"}  # 0, or 2 for a line that cannot be meant
-    assert all(f"`{verb}`" in told for verb in VERBS if verb not in quiet)
+    assert all(f"`{verb}`" in told for verb in VERBS)
 
 
 def test_what_generate_calls_a_command_is_one() -> None:

@@ -204,7 +204,7 @@ def test_without_pyarrow(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "find_spec", lambda _: None)
     with pytest.raises(UsageError) as e:
         next(frames.parquet(str(scene.path), "events", None, []))
-    assert e.value.hint == "pip install 'memtrace-linux[parquet]'"
+    assert e.value.hint == "pip install pyarrow"
 
 
 DOCS = (ROOT / "docs" / "frames.md").read_text()
