@@ -55,8 +55,8 @@ def _blocks(report: Report, source: Source, width: int) -> list[Block]:
         order.remove(attached)
         order.insert(0, attached)
     shown = [report.processes[i] for i in order[:_DETAILED]]
-    main = shown[0]
-    shown.sort(key=lambda p: p.born_seq)
+    main, *others = shown  # which the opening is about
+    shown = [main, *sorted(others, key=lambda p: p.born_seq)]
     curves = source([p.mm for p in shown])
     elsewhere = {
         rule: pids
