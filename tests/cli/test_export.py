@@ -21,7 +21,7 @@ from memtrace.malloc import heap, regions
 from memtrace.report import json as report_json
 from memtrace.report.build import read
 from memtrace.trace.codec import encode_footer, encode_header
-from memtrace.trace.records import Footer, Header
+from memtrace.trace.records import Footer, Header, Libc
 
 DATA = Path(__file__).parents[1] / "data"
 STORED = sorted((DATA / "glibc").glob("*.json.gz"))
@@ -232,3 +232,22 @@ def test_help_does_not_name_what_there_is_not(out: Any) -> None:
     text = out("export", "--help")
     assert "jsonl" in text
     assert "folded" not in text
+
+
+ESCAPE = "1000-2000 r--p 00000000 fe:00 3 /a\x1b[31mred"
+
+
+def test_a_path_reaches_a_table_as_it_is_and_a_map_spelled_out(out: Any, tmp_path: Path) -> None:
+    path = hostile.write(tmp_path / "t.json", [hostile.begun(maps=[*hostile.MAPS, ESCAPE])])
+    rows_ = csv.reader(io.StringIO(out("export", path, "--to", "csv", "--table", "regions")))
+    assert any("/a\x1b[31mred" in row for row in rows_)
+    shown = out("maps", path, "--at", "end")
+    assert "/a\\x1b[31mred" in shown
+    assert "\x1b" not in shown
+
+
+def test_events_in_a_pipe_are_not_altered(out: Any, tmp_path: Path) -> None:
+    libc = Libc(t=20, mm=1, path="/a\x1b[31mred", version="2.36")
+    path = hostile.write(tmp_path / "t.json", [hostile.begun(), libc])
+    assert "/a\x1b[31mred" in out("events", path, "--format", "csv")
+    assert "\x1b" not in out("events", path)

@@ -123,8 +123,9 @@ def numbers(path: Path) -> Any:
         if isinstance(value, msgspec.Struct):
             value = msgspec.structs.asdict(value)
         if isinstance(value, dict):
-            # `kernel` and `model` are a drift's lines; an allocator's evidence names its file.
-            left = {"argv", "exe", "environment", "path", "kernel", "model"} | (
+            # `kernel` and `model` are a drift's lines; an allocator's evidence names its file; and
+            # of one of both it says that it was redacted.
+            left = {"argv", "exe", "environment", "path", "kernel", "model", "redacted"} | (
                 {"evidence"} if "rule" in value else set()
             )
             return {k: without(v) for k, v in value.items() if k not in left}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.cli.progress import read_for
 from memtrace.report.decoded import COLUMNS, LIFE, Events, headers_of, no_process
+from memtrace.report.lines import clean
 from memtrace.trace.errors import UsageError
 from memtrace.trace.reader import Trace
 
@@ -35,8 +37,11 @@ _BATCH = 1000
 @common
 def command(trace: str, form: str, pid: int | None, call: str | None) -> None:
     """Print every record of TRACE in the order it was applied, one line each."""
+    shown = form == "csv" and sys.stdout.isatty()
     for text in read_for(trace, _lines(trace, form, pid, call)):
-        click.echo(text, nl=False)
+        if shown:  # a table is data, but a terminal would obey what stands in a path
+            text = "".join(clean(line) + "\n" for line in text.split("\n")[:-1])  # noqa: PLW2901
+        click.echo(text, nl=False, color=True)  # else click cuts sequences out
 
 
 def _lines(trace: str, form: str, pid: int | None, call: str | None) -> Iterator[str]:

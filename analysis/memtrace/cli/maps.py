@@ -7,6 +7,7 @@ import click
 
 from memtrace.cli.options import common, trace_argument, warn
 from memtrace.replay.moment import state_at
+from memtrace.report.lines import clean
 from memtrace.trace.mapping import format_mapping
 
 
@@ -27,7 +28,7 @@ def command(trace: str, when: str, pid: int | None) -> None:
     Lines are merged canonically: neighbours with the same permissions and backing are one.
     """
     state = state_at(trace, when, pid)
-    lines = [format_mapping(m) + "\n" for m in state.process.space.mappings()]
+    lines = [clean(format_mapping(m)) + "\n" for m in state.process.space.mappings()]
     click.echo("".join(lines), nl=False)
     for text in state.cautions():
         warn(text)

@@ -16,7 +16,8 @@ from memtrace.trace.sizes import format_moment, format_size
 
 #: What is stacked, from below: kind, character, name.
 LAYERS = (("heap", "█", "heap"), ("malloc-chunk", "▓", "mapped chunks"), ("arena", "░", "arenas"))
-_PARTS = "▁▂▃▄▅▆▇█"
+#: How far the topmost cell of a column is filled; never whole, which is the heap's sign.
+_PARTS = "▁▂▃▄▅▆▇"
 
 #: (kind, text); "" is of no kind.
 Span = tuple[str, str]
@@ -41,7 +42,8 @@ def chart(series: Series, clock: str, width: int, height: int = 6) -> Chart | No
 
     Args:
         series: of one address space.
-        clock: how exact the trace's times are; "none": columns go by records.
+        clock: how exact the trace's times are; columns go by records where they go back, or there
+            are none.
         width: columns, the axis among them.
         height: lines, without the axis and the mark.
     """
@@ -56,7 +58,7 @@ def chart(series: Series, clock: str, width: int, height: int = 6) -> Chart | No
     labels = [format_size(round(top * (height - i) / height)) for i in range(height)]
     margin = max(map(len, labels))
     room = max(width - margin - 2, 10)
-    times = [m.seq if m.t_ns is None else m.t_ns for m in series.moments]
+    times, timed = _times(series)
     columns = _columns(times, totals, room)
     peak = totals.index(top)
     place = next(i for i, at in enumerate(columns) if totals[at] == top)
@@ -65,10 +67,9 @@ def chart(series: Series, clock: str, width: int, height: int = 6) -> Chart | No
         row = height - 1 - i
         cells = [_cell(stacks[at], row * top, top, height) for at in columns]
         lines.append([("", f"{label:>{margin}} │"), *_joined(cells)])
-    first, last = series.moments[0], series.moments[-1]
-    ends = (f"#{first.seq}", f"#{last.seq}")
-    if first.t_ns is not None:
-        ends = (format_moment(first.t_ns, clock), format_moment(last.t_ns, clock))
+    ends = (f"#{times[0]}", f"#{times[-1]}")
+    if timed:
+        ends = (format_moment(times[0], clock), format_moment(times[-1], clock))
     lines.append([("", f"{'0':>{margin}} └" + "─" * room)])
     gap = " " * max(room - sum(map(len, ends)), 1)
     lines.append([("", " " * (margin + 2) + ends[0] + gap + ends[1])])
@@ -76,17 +77,33 @@ def chart(series: Series, clock: str, width: int, height: int = 6) -> Chart | No
     return Chart(lines, [layer for layer, seen in zip(LAYERS, there, strict=True) if seen])
 
 
+def _times(series: Series) -> tuple[list[int], bool]:
+    """When each moment was, and after them all when the life ended; whether these are times."""
+    seq, t = series.last
+    times = [m.t_ns for m in series.moments] + [t]
+    known = [t for t in times if t is not None]
+    if len(known) == len(times) and known == sorted(known):
+        return known, True
+    return [*(m.seq for m in series.moments), max(seq, series.moments[-1].seq)], False
+
+
 def _columns(times: Sequence[int], totals: Sequence[int], room: int) -> list[int]:
-    """Of each column the moment that had the most, the one that lasted into it among them."""
+    """Of each column the moment that had the most: of those that fall into it, and the one that
+    lasted into it. Times are in order, the last one is the end.
+    """
     first, span = times[0], max(times[-1] - times[0], 1)
-    found = []
-    for i in range(room):
-        low = first + span * i // room
-        high = first + span * (i + 1) // room
-        begin = max(bisect_right(times, low) - 1, 0)
-        # Up to the next column's first moment, and in the last column to the end.
-        end = len(times) if i == room - 1 else max(bisect_right(times, high - 1), begin + 1)
-        found.append(max(range(begin, end), key=lambda k: totals[k]))
+    edges = [first + span * i // room for i in range(room)]
+    found: list[int] = []
+    inside: list[list[int]] = [[] for _ in range(room)]
+    for k in range(len(totals)):
+        inside[bisect_right(edges, times[k]) - 1].append(k)
+    lasting = 0
+    for i, places in enumerate(inside):
+        # Where one begins with the column nothing is left of the one before.
+        at_once = places and times[places[0]] == edges[i]
+        there = places if at_once else [lasting, *places]
+        found.append(max(there, key=lambda k: totals[k]))
+        lasting = there[-1]
     return found
 
 
@@ -98,7 +115,7 @@ def _cell(stack: Layers, low: int, top: int, height: int) -> Span:
     kind, character = _layer(stack, low + min(filled, top) // 2, height)
     if filled >= top:
         return kind, character
-    return kind, _PARTS[min(filled * 8 // top, 7)]
+    return kind, _PARTS[min(filled * 8 // top, 6)]
 
 
 def _layer(stack: Layers, at: int, height: int) -> tuple[str, str]:

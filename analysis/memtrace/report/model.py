@@ -406,7 +406,11 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     @property
     def own_bytes(self) -> int:
-        """The peaks of its own memory: heap, malloc and anonymous mappings, not libraries."""
+        """The peaks of its own memory: heap, malloc and anonymous mappings, not libraries; what a
+        fork copied is not of its own as long as it does nothing with it.
+        """
+        if self.inherited and not self.calls:
+            return 0
         left = ("library", "file", "loader")
         return sum(k.peak_bytes for n, k in self.kinds.items() if n not in left)
 

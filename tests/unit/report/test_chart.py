@@ -18,7 +18,9 @@ def series(rows: list[tuple[int, int, int]], step: int = 10, *, timed: bool = Tr
         Moment(i + 1, i * step if timed else None, [0, h, c], o, None)
         for i, (h, c, o) in enumerate(rows)
     ]
-    return Series(["arena", "heap", "malloc-chunk"], moments, False, 3, (len(rows), None))
+    return Series(["arena", "heap", "malloc-chunk"], moments, False, 3, (
+        len(rows), (len(rows) - 1) * step if timed else None,
+    ))  # fmt: skip
 
 
 def shown(s: Series, width: int = 40, height: int = 4, clock: str = "ns") -> list[str]:
@@ -82,3 +84,30 @@ def test_every_chart_has_its_size_and_reaches_the_top_once_at_least(
     assert all(len(line) == width for line in lines[1 : height + 1])
     assert any(c in "█▓░" for c in lines[1])
     assert len(lines[0].rstrip()) <= width or len(lines[0]) < 50
+
+
+def test_of_moments_of_one_time_the_highest_is_seen() -> None:
+    """A clock of seconds (`strace -t`): all of it in one second, or the peak among others."""
+    s = series([(0, 0, 0), (1 << 20, 0, 0), (4096, 0, 0), (4096, 0, 0)], step=0)
+    assert "peak 1 MiB at #2" in shown(s)[0]
+    again = Series(s.kinds, s.moments, False, 3, (9, 10**9))
+    assert "peak 1 MiB at #2" in shown(again)[0]
+    assert shown(again)[-1].split()[-2:] == ["1.00", "s"]
+
+
+def test_times_that_go_back_are_no_axis() -> None:
+    s = series([(0, 0, 0), (4096, 0, 0), (8192, 0, 0), (4096, 0, 0)], step=-10)
+    lines = shown(s)
+    assert lines[-1].split() == ["#1", "#4"]
+    assert "peak 8 KiB at #3" in lines[0]
+
+
+def test_the_axis_goes_to_the_end_of_the_life() -> None:
+    s = series([(0, 0, 0), (4096, 0, 0)])
+    lines = shown(Series(s.kinds, s.moments, False, 3, (5, 3_000_000_000)))
+    assert lines[-1].split()[-2:] == ["3.00", "s"]
+
+
+def test_only_the_heap_has_the_sign_of_the_heap() -> None:
+    lines = shown(series([(0, 7 * 1000 + i * 60, 0) for i in range(100)]), height=3)
+    assert "█" not in "".join(lines)

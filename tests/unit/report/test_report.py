@@ -252,10 +252,20 @@ def test_pages_in_memory_have_a_column_where_they_are_known(busy: Scene) -> None
     assert re.search("at exit +resident  what it is$", head)
     edge = head.index("resident") + len("resident")
     found = {row.split()[0]: row[edge - 8 : edge].strip() for row in rows[: len(first.kinds)]}
-    assert found == dict.fromkeys(first.kinds, "") | {"heap": "8 KiB", "anon": "0 B"}
+    assert found == dict.fromkeys(first.kinds, "unknown") | {"heap": "8 KiB", "anon": "0 B"}
     both = told(committed_bytes=4096)
     assert "committed: may be accessed; resident: in memory at exit" in both
-    assert re.search("at exit +committed +resident  what it is", both)
+    assert re.search("at exit +committed +resident$", both, re.MULTILINE)
+    assert "heap: small requests, by brk" in " ".join(both.split())
+    for width in (60, 64, 72):  # never a part of a number
+        narrow = text.render(
+            replace(report, processes=[replace(first, kinds={
+                name: replace(k, resident_bytes=1500 << 10, committed_bytes=4096)
+                for name, k in first.kinds.items()
+            }), *others]), width=width,
+        )  # fmt: skip
+        part = narrow[narrow.index("memory by kind") :].partition("\n\n")[0]
+        assert part.count("1.46 MiB") == len(first.kinds)
 
 
 def test_many_steps_are_condensed_and_counted(scene: Scene) -> None:

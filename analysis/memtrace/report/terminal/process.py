@@ -11,7 +11,16 @@ from memtrace.report.chart import chart
 from memtrace.report.lines import columns, fit, paragraph
 from memtrace.report.model import ProcessRow, Report
 from memtrace.report.terminal import arenas, heap, inside, regions, threshold
-from memtrace.report.terminal.blocks import BOLD, Block, Cell, grid, heading, marked, severity
+from memtrace.report.terminal.blocks import (
+    BOLD,
+    Block,
+    Cell,
+    extent,
+    grid,
+    heading,
+    marked,
+    severity,
+)
 from memtrace.trace.sizes import format_size
 
 _EVIDENCE = 8
@@ -74,6 +83,9 @@ def _findings(p: ProcessRow, width: int) -> list[Block]:
 
 
 def _kinds(p: ProcessRow, width: int) -> list[Block]:
+    """The table; where its last column has no room for the words on each kind they follow it, and
+    where the sizes have none, counts and then peaks are left out: never a part of a number.
+    """
     if not p.kinds:
         return []
     end = words.last(p)
@@ -91,8 +103,8 @@ def _kinds(p: ProcessRow, width: int) -> list[Block]:
         sizes = [k.committed_bytes] * apart + [k.resident_bytes] * read
         rows.append((
             (name, palette.terminal(name)), f"{k.count:,}", format_size(k.peak_bytes),
-            format_size(k.final_bytes), *("" if n is None else format_size(n) for n in sizes),
-            gloss,
+            format_size(k.final_bytes),
+            *("unknown" if n is None else format_size(n) for n in sizes), gloss,
         ))  # fmt: skip
     note = {
         (False, False): "count: regions ever; peak: the most at one time",
@@ -100,8 +112,20 @@ def _kinds(p: ProcessRow, width: int) -> list[Block]:
         (False, True): f"peak: the most at one time; resident: in memory {end}",
         (True, True): f"committed: may be accessed; resident: in memory {end}",
     }[apart, read]
+    head = heading("memory by kind", note, width)
     align = "<" + ">" * (len(rows[0]) - 2) + "<"
-    return [heading("memory by kind", note, width), grid(rows, align, width), ""]
+    table = grid(rows, align)
+    if extent(table) <= width:
+        return [head, table, ""]
+    glosses = "; ".join(f"{row[0][0]}: {row[-1]}" for row in rows[1:] if row[-1])
+    for without in ((), (1,), (1, 2)):
+        table = grid(
+            [[c for i, c in enumerate(row[:-1]) if i not in without] for row in rows],
+            align[: -1 - len(without)],
+        )
+        if extent(table) <= width:
+            break
+    return [head, table, *paragraph(glosses, width, "  "), ""]
 
 
 def _chart(series: Series | None, clock: str, width: int, *, undrawn: bool) -> list[Block]:
