@@ -18,11 +18,14 @@ from memtrace.check.measure import each, first_process, largest, name_within, to
 from memtrace.report.metrics import Metric, find
 from memtrace.report.model import ProcessRow, Report
 from memtrace.trace.errors import TraceFormatError
+from memtrace.trace.sizes import plural
 
 FORMAT = "memtrace-baseline/2"
 #: A size may always differ by this much, unless a budget says by how much: 4 KiB more on 12 are no
 #: 33 %.
 FLOOR = 16 << 10
+#: A map may always differ by so many lines: neighbours merge or not, as addresses fall.
+_LINES = 8
 #: Variables that set how malloc works, beside MALLOC_*.
 SETTINGS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC")
 
@@ -37,6 +40,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
         abi: "" for that of the machine.
         allocator: its malloc and that's version, `glibc 2.36`.
         environment: the variables that set how malloc works; None: not known.
+        threads: it had several, so that counts differ from run to run.
     """
 
     program: str
@@ -45,6 +49,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     abi: str
     allocator: str
     environment: dict[str, str] | None
+    threads: bool = False
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,16 +59,20 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
         programs: those of the first process, one after the other.
         machine: `x86_64`; "" if the trace does not tell.
         page_size: in bytes.
-        metrics: of the first process, the worst of its programs.
-        tree: sums over all processes.
+        redacted: names are the trace's own.
+        log: it was an imported one, which may have left out calls.
+        metrics: of the first process, the worst of its programs; None: one of them does not tell.
+        tree: sums over all processes, likewise.
     """
 
     format: str = FORMAT
     programs: list[Ran]
     machine: str
     page_size: int
-    metrics: dict[str, int | float]
-    tree: dict[str, int | float] = {}
+    redacted: bool = False
+    log: bool = False
+    metrics: dict[str, int | float | None]
+    tree: dict[str, int | float | None] = {}
 
 
 def of_report(report: Report) -> Baseline:
@@ -83,9 +92,18 @@ def of_report(report: Report) -> Baseline:
         programs=[_ran(p) for p in first],
         machine=report.machine,
         page_size=report.page_size,
-        metrics={m.name: n for m in _held(first) if (n := worst(first, m)) is not None},
-        tree={m.name: n for m in _held(rows) if m.summed and (n := total(rows, m)[0]) is not None},
+        redacted=report.recording.redacted,
+        log=any(p.assumed for p in rows),
+        metrics={m.name: worst(first, m) for m in _held(first)},
+        tree={m.name: total(rows, m)[0] for m in _held(rows) if m.summed},
     )
+
+
+def untold(baseline: Baseline) -> str:
+    """What it does not hold, because a program or a process does not tell it; "" if nothing."""
+    names = [name for name, value in baseline.metrics.items() if value is None]
+    sums = sum(v is None and name not in names for name, v in baseline.tree.items())
+    return ", ".join(names + [f"{plural(sums, 'sum')} over all processes"] * bool(sums))
 
 
 def _ran(p: ProcessRow) -> Ran:
@@ -101,6 +119,7 @@ def _ran(p: ProcessRow) -> Ran:
             for name, value in environment.items()
             if name in SETTINGS or name.startswith("MALLOC_")
         },
+        threads="thread-stack" in p.kinds or bool(p.arenas),
     )  # fmt: skip
 
 
@@ -131,7 +150,7 @@ def compare(
     rows = list(report.processes)
     first = first_process(rows)
     own = {(x.scope, x.metric.name): x for x in limits}
-    found = []
+    one, found = old.metrics, []
     for scope, part, values, of in (
         (FIRST, "metrics", old.metrics, first), (TREE, "tree", old.tree, rows),
     ):  # fmt: skip
@@ -141,7 +160,9 @@ def compare(
             if metric is None or not metric.cost:
                 continue
             line = place[1].get((part, metric.name), 0)
-            was = values.get(metric.name, 0)
+            was = values.get(metric.name, None if old.log else 0)
+            if was is None or (scope == TREE and len(rows) == 1 and was == one.get(metric.name)):
+                continue  # not known then; or the same number once more
             x = _limit(metric, scope, was, own.get((scope, metric.name)), tolerance, (
                 place[0], line
             ))  # fmt: skip
@@ -167,6 +188,8 @@ def _limit(
     allowed, gate = tolerance, not metric.advisory
     if metric.unit == "bytes" and allowed.of(most) < FLOOR:
         allowed = Tolerance(absolute=FLOOR)
+    if metric.name == "maps.peak" and allowed.of(most) < _LINES:
+        allowed = Tolerance(absolute=_LINES)
     if own is not None:
         gate = own.gate
         allowed = allowed if own.tolerance is None else own.tolerance

@@ -20,6 +20,12 @@ def _differences(old: Baseline, new: Baseline) -> Iterator[str]:
         yield f"the machine is {_named(new.machine)}, and was {_named(old.machine)}"
     if old.page_size != new.page_size:
         yield f"a page has {new.page_size} bytes, and had {old.page_size}"
+    if old.redacted or new.redacted:
+        which = "both are" if old.redacted and new.redacted else (
+            "it is" if old.redacted else "this trace is"
+        )  # fmt: skip
+        yield f"{which} redacted, so that nothing tells whether it is the same program"
+        return
     if [x.program for x in old.programs] != [x.program for x in new.programs]:
         yield f"the program is {_chain(new.programs)}, and was {_chain(old.programs)}"
         return

@@ -45,7 +45,7 @@ def decode(data: bytes, shown: str) -> tuple[Baseline, dict[tuple[str, str], int
     except msgspec.ValidationError as e:
         raise UsageError(f"{shown} is a damaged baseline: {clean(str(e))}", hint=hint) from e
     for name, number in (*baseline.metrics.items(), *baseline.tree.items()):
-        if find(name) is None or not 0 <= number <= MOST:
+        if find(name) is None or not (number is None or 0 <= number <= MOST):
             raise UsageError(f"{shown} is a damaged baseline: {clean(name)} = {number}", hint=hint)
     if not baseline.metrics or not baseline.tree:
         part = "metrics" if not baseline.metrics else "tree"

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from memtrace.report.model import Report
 
 _HEAD = 64
+#: What to think of counts that went up, of a program whose threads race.
+THREADS = (
+    "the program has threads, so its counts of calls, arenas and churn differ from run to run: "
+    'give each a tolerance in the budget, as in calls.munmap = { tolerance = "30%" }'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ def against(
         TraceFormatError: the baseline is a trace that cannot be trusted.
         UsageError: it is missing, damaged, or one of something else.
     """
-    from memtrace.check.baseline import compare, of_report
+    from memtrace.check.baseline import compare, of_report, untold
     from memtrace.check.comparable import differences
 
     old, lines, doubt = _read(trace, path)
@@ -53,14 +58,22 @@ def against(
             f"the baseline {path} is not to be trusted: {doubt}",
             hint=f"memtrace verify {quote(path)}",
         )
-    apart = differences(old, of_report(report))
+    new = of_report(report)
+    apart = differences(old, new)
     if apart and not loose.force:
         raise UsageError(
             f"{path} is no baseline of this trace: {'; '.join(apart)}",
             hint=f"memtrace check {quote(trace)} --baseline {quote(path)} --force",
         )
     notes = [f"the baseline is not to be trusted: {doubt}"] if doubt else []
-    return compare(report, old, limits, tolerance, (path, lines)), notes + apart
+    found = compare(report, old, limits, tolerance, (path, lines))
+    notes += apart
+    if missing := untold(old):
+        notes.append(f"the baseline does not tell: {missing}")
+    counts = any(v.ok is False and v.limit.metric.unit == "count" for v in found)
+    if counts and any(p.threads for p in (*old.programs, *new.programs)):
+        notes.append(THREADS)
+    return found, notes
 
 
 def _read(trace: str, path: str) -> tuple[Baseline, dict[tuple[str, str], int], str]:

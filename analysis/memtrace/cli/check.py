@@ -165,7 +165,7 @@ def judged(
 
 
 def _update(report: Report, result: Result, trace: str, path: str) -> None:
-    from memtrace.check.baseline import of_report
+    from memtrace.check.baseline import of_report, untold
     from memtrace.check.stored import encode
 
     if not result.trusted and not result.lenient:
@@ -173,7 +173,10 @@ def _update(report: Report, result: Result, trace: str, path: str) -> None:
             f"{trace} is not to be trusted and makes no baseline: {result.trust}",
             hint=f"memtrace verify {quote(trace)}",
         )
-    write_file(path, [encode(of_report(report)).encode()])
+    made = of_report(report)
+    write_file(path, [encode(made).encode()])
+    if None in made.metrics.values():
+        warn(f"{path} does not hold what the trace does not tell: {untold(made)}")
     if not result.trusted:
         warn(f"{path} now holds numbers of a trace that is not to be trusted")
     if result.failed:

@@ -112,7 +112,7 @@ def _pair(couple: Couple, before: Report, after: Report) -> Pair:
     recordings = before.recording, after.recording
     one, two = sights(a, b, recordings)
     named = not any(r.redacted for r in recordings)
-    found = turns(a, b, one, named=named)
+    found = turns(a, b, one, named=named, order=by == "order")
     return Pair(
         name=b.program,
         was=a.program,

@@ -27,7 +27,9 @@ class Turns(NamedTuple):
     unseen: list[Unseen]
 
 
-def turns(a: ProcessRow, b: ProcessRow, sight: Sight, *, named: bool = True) -> Turns:
+def turns(
+    a: ProcessRow, b: ProcessRow, sight: Sight, *, named: bool = True, order: bool = False
+) -> Turns:
     """What became of the findings of `a`.
 
     Args:
@@ -35,6 +37,7 @@ def turns(a: ProcessRow, b: ProcessRow, sight: Sight, *, named: bool = True) -> 
         b: the later.
         sight: what the record of `a` cannot tell.
         named: names are the programs' own in both, so that messages can be compared.
+        order: it is that alone which pairs the two; they may be different programs.
     """
     found = Turns([], [], [], [])
     old, new = ({x.rule: x for x in p.findings} for p in (a, b))
@@ -42,7 +45,7 @@ def turns(a: ProcessRow, b: ProcessRow, sight: Sight, *, named: bool = True) -> 
         one, two = old.get(rule), new.get(rule)
         if one is not None and two is not None and _same(one, two, named=named):
             continue
-        why = obstacles(rule, sight)
+        why = ["redacted"] if order else obstacles(rule, sight)
         if why:
             for x, side in ((one, "before"), (two, "after")):
                 if x is not None:

@@ -10,10 +10,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.check.test_budget import budget
 
 from memtrace.check.amounts import Tolerance
-from memtrace.check.baseline import FLOOR, Baseline, compare, of_report
+from memtrace.check.baseline import FLOOR, Baseline, compare, of_report, untold
+from memtrace.check.budget import FIRST
+from memtrace.check.comparable import differences
 from memtrace.check.stored import decode, encode
 from memtrace.trace.errors import UsageError
 
@@ -96,3 +99,55 @@ def test_a_file_that_cannot_be_meant_is_refused(
         decode(json.dumps(value).encode(), "base.json")
     assert message in caught.value.message
     assert "--update-baseline base.json" in caught.value.hint
+
+
+def own(scene: Scene, later: Scene | None = None) -> list[bool | None]:
+    """What becomes of each number of a trace's baseline, written and read, in it or a later one."""
+    old, lines = decode(encode(of_report(scene.report())).encode(), "base.json")
+    report = (later or scene).report()
+    return [v.ok for v in compare(report, old, [], Tolerance(Fraction(0)), ("base.json", lines))]
+
+
+def test_a_log_of_several_programs_keeps_its_own_baseline(scene: Scene) -> None:
+    scene.exec(assumed=True, env_lost=True)
+    scene.query()
+    scene.exec(mm=2, assumed=True, env_lost=True)
+    scene.as_(2, 1)
+    scene.query()
+    scene.mmap(4096)
+    scene.exit()
+    assert set(own(scene)) == {True}
+    assert of_report(scene.report()).metrics["calls.mmap"] is None
+
+
+def test_what_a_program_does_not_tell_is_said(grown: Scene) -> None:
+    old = of_report(grown.report())
+    assert not untold(old)
+    gone = replace(old, metrics=old.metrics | {"heap.growths": None}, tree=old.tree | {"x": None})
+    assert untold(gone) == "heap.growths, 1 sum over all processes"
+    found = compare(grown.report(), gone, [], Tolerance(Fraction(0)), ("base.json", {}))
+    assert "heap.growths" not in {v.limit.metric.name for v in found if v.limit.scope == FIRST}
+
+
+def test_one_process_is_not_told_twice(grown: Scene) -> None:
+    old = of_report(grown.report())
+    found = compare(grown.report(), old, [], Tolerance(Fraction(0)), ("base.json", {}))
+    assert {v.limit.scope for v in found} == {FIRST}
+
+
+def test_names_of_a_redacted_trace_are_no_programs(grown: Scene) -> None:
+    old = of_report(grown.report())
+    assert not list(differences(old, old))
+    for a, b in ((replace(old, redacted=True), old), (old, replace(old, redacted=True))):
+        (text,) = differences(a, b)
+        assert "redacted" in text
+
+
+def test_a_map_may_differ_by_a_few_lines(grown: Scene) -> None:
+    report = grown.report()
+    for lines, ok in ((8, True), (9, False)):
+        first = replace(report.processes[0], metrics={"maps.peak": 20 + lines})
+        old = Baseline(programs=[], machine="", page_size=4096, metrics={"maps.peak": 20})
+        now = replace(report, processes=[first])
+        (v,) = compare(now, old, [], Tolerance(Fraction(0)), ("base.json", {}))
+        assert v.ok is ok

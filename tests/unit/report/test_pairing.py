@@ -84,3 +84,17 @@ def test_names_of_a_redacted_trace_pair_nothing(scenes: Scenes, more: bool) -> N
     settings = {x.name: (x.before, x.after) for x in found.pairs[0].settings}
     assert settings["arguments"] == ("redacted (2)", "file-1")
     assert settings["program's file"] == ("not known", "/bin/file-1")
+
+
+def test_findings_of_what_order_alone_pairs_have_not_gone(scenes: Scenes) -> None:
+    traces = []
+    for name in ("a", "b"):
+        s = scenes(name)
+        s.exec(argv=["/redacted/file-1"], exe="/redacted/file-1")
+        if name == "a":
+            for _ in range(3):
+                s.call("mprotect", [0x1000, 4096, 3], -12)
+        traces.append(s.exit().report())
+    (pair,) = compare(*traces).pairs
+    assert (pair.by, pair.appeared, pair.went) == ("order", [], [])
+    assert [(x.rule, x.side, x.why) for x in pair.unseen] == [("MT113", "before", ["redacted"])]
