@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from tests import hostile
 
 import memtrace.cli.main
 from memtrace.trace.codec import encode, encode_footer, encode_header
@@ -655,6 +656,18 @@ def test_a_locale_without_utf8_gets_ascii(trace: Path, name: str, *, ascii_only:
     )  # fmt: skip
     assert done.stdout.isascii() is ascii_only
     assert b"can I trust it?" in done.stdout
+
+
+def test_names_that_are_spelled_out_keep_the_columns(tmp_path: Path) -> None:
+    name = "日本語の長い名前のプログラム" * 3
+    records = [hostile.begun(exe=f"/bin/{name}", argv=[f"/bin/{name}", "é" * 40])]
+    path = hostile.write(tmp_path / "t.json", [*records, hostile.mmap(hostile.LOW)])
+    done = subprocess.run(
+        [sys.executable, "-m", "memtrace", "report", path], capture_output=True,
+        env={**ENVIRONMENT, "LC_ALL": "C"}, check=False,
+    )  # fmt: skip
+    assert b"\\u65e5" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_a_comparison_is_ascii_where_the_locale_is(trace: Path, tmp_path: Path) -> None:

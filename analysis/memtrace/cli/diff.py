@@ -65,7 +65,7 @@ def command(
     from memtrace.replay.moment import kept_first, of_pid, parse_when, state_at
     from memtrace.report.build import read_book
     from memtrace.report.difference import render
-    from memtrace.report.lines import plain
+    from memtrace.report.lines import plain, spelled
 
     if len(moments) != 2:
         raise UsageError(
@@ -108,10 +108,11 @@ def command(
         )
     width = shutil.get_terminal_size().columns
     every = None if everything else f"memtrace diff {quote(trace)}{asked} --all"
-    text = render(
-        one, two, fates, book.outline.clock,
-        every=every, width=max(width, 100), color=coloured(sys.stdout),
-    )  # fmt: skip
+    with spelled(ascii_only()):
+        text = render(
+            one, two, fates, book.outline.clock,
+            every=every, width=max(width, 100), color=coloured(sys.stdout),
+        )  # fmt: skip
     click.echo(plain(text) if ascii_only() else text, nl=False, color=True)
     said = [s.cautions(f"the map at #{s.seq}") for s in (one, two)]
     for text in dict.fromkeys(said[0] + said[1]):
@@ -134,8 +135,10 @@ def _traces(trace: str, other: str, form: str, *, alone: bool) -> None:
     with reading(other):
         after = read(other)
     found = compare(before, after)
-    shown = rendered(found, (trace, other), form, color=coloured(sys.stdout))
-    shown = lines.plain(shown) if form == "text" and ascii_only() else shown
+    plain = form == "text" and ascii_only()
+    with lines.spelled(plain):
+        shown = rendered(found, (trace, other), form, color=coloured(sys.stdout))
+    shown = lines.plain(shown) if plain else shown
     click.echo(shown, nl=False, color=True)
     for name, text, trusted in zip((trace, other), found.trust, found.trusted, strict=True):
         if not trusted:

@@ -103,9 +103,10 @@ def command(
 
         width = shutil.get_terminal_size().columns
         stream = sys.stdout if output is None else None
-        shown = text.render(report, series=series, color=coloured(stream), width=width)
-        if output is None and ascii_only():
-            shown = lines.plain(shown)
+        plain = output is None and ascii_only()
+        with lines.spelled(plain):
+            shown = text.render(report, series=series, color=coloured(stream), width=width)
+        shown = lines.plain(shown) if plain else shown
         data = [shown.encode("utf-8", "replace")]
     if output is None:
         for part in data:

@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from textwrap import wrap
 
 from memtrace.trace.sizes import plural as plural  # noqa: PLC0414 - beside the others
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_PLAIN = str.maketrans("▁▂▃▄▅▆▇█▓░│└├─▼→…", "___--==#+.|`|-v>~")
+#: The report's own signs, each of which `plain` writes in as many columns.
+_SIGNS = frozenset("▁▂▃▄▅▆▇█▓░│└├─▼→…≥")
+_spelled: ContextVar[bool] = ContextVar("spelled", default=False)
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me", "Mc"})
 
 
@@ -21,11 +27,33 @@ def clean(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
+    if _spelled.get():
+        return "".join(
+            c if c in _SIGNS or (c.isascii() and c.isprintable())
+            else c.encode("unicode_escape", "replace").decode("ascii")
+            for c in text
+        )  # fmt: skip
     return "".join(
         c if unicodedata.category(c) not in _HIDDEN and (c == " " or c.isprintable())
         else c.encode("unicode_escape", "replace").decode("ascii")
         for c in text
     )  # fmt: skip
+
+
+@contextmanager
+def spelled(whether: bool = True) -> Iterator[None]:  # noqa: FBT001, FBT002 - of a with statement
+    r"""Here names are cleaned for a terminal without UTF-8, so that what is laid out is as wide
+    when `plain` has written it.
+
+    >>> with spelled():
+    ...     clean("é → x")
+    '\\xe9 → x'
+    """
+    before = _spelled.set(whether)
+    try:
+        yield
+    finally:
+        _spelled.reset(before)
 
 
 def columns(text: str) -> int:
@@ -100,9 +128,6 @@ def sparkline(values: Sequence[int], width: int) -> str:
         ]
         out += _BLOCKS[max(0, min(7, max(part) * 7 // top))]
     return out
-
-
-_PLAIN = str.maketrans("▁▂▃▄▅▆▇█▓░│└├─▼→…", "___--==#+.|`|-v>~")
 
 
 def plain(text: str) -> str:
