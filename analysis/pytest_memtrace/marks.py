@@ -55,10 +55,19 @@ def limits_of(where: str, marks: Iterable[pytest.Mark]) -> list[Limit]:
     Raises:
         UsageError: one cannot be meant.
     """
+    from memtrace.trace.errors import UsageError
+
     found: dict[tuple[str, str, str], Limit] = {}
     for mark in marks:
         for x in _limits(where, mark.args, mark.kwargs):
             found.setdefault((x.scope, x.glob, x.metric.name), x)
+    if found and not any(x.gate for x in found.values()):
+        (first, *_) = found.values()
+        raise UsageError(
+            f"{where}: {first.name} depends on the machine more than on the program, and fails no "
+            "test unless that is asked for",
+            hint=f"{first.key.replace('.', '_', 1)}=dict(max=..., gate=True)",
+        )
     return list(found.values())
 
 

@@ -72,7 +72,14 @@ def _lenient(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known; a setting that cannot be meant ends the session."""
     config.addinivalue_line("markers", marks.line())
-    _on(config)
+    folder = _folder(config)
+    if not _on(config) or folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        why = (e.strerror or str(e)).lower()
+        raise pytest.UsageError(f"memtrace_dir cannot be {folder}: {why}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -181,7 +188,8 @@ def _limits(item: pytest.Item, given: list[pytest.Mark]) -> list[Limit]:
     try:
         return marks.limits_of(item.nodeid, given)
     except UsageError as e:
-        pytest.fail(f"memtrace: {e.message}\n  try: {e.hint}", pytrace=False)
+        refused = f"memtrace: {e.message}\n  try: {e.hint}"
+    pytest.fail(refused, pytrace=False)
 
 
 def _outcome(item: pytest.Item, found: Memtrace) -> Outcome:

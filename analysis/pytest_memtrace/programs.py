@@ -167,6 +167,10 @@ class Memtrace:
         self.programs.append(Program(tuple(argv), trace))
         return trace
 
+    def withdraw(self, trace: Path) -> None:
+        """That program was not started."""
+        self.programs[:] = [p for p in self.programs if p.trace != trace]
+
     def untraced(self, argv: Sequence[str], why: str) -> None:
         """A program has been started without."""
         self.programs.append(Program(tuple(argv), None, why))

@@ -37,6 +37,9 @@ class Log(Protocol):
     def started(self, argv: Sequence[str]) -> Path:
         """It is going to be traced; returns its trace."""
 
+    def withdraw(self, trace: Path) -> None:
+        """It was not started after all."""
+
     def untraced(self, argv: Sequence[str], why: str) -> None:
         """It has been started without."""
 
@@ -127,7 +130,7 @@ def _popen(
         shell = said("executable") or "/bin/sh"
         argv, why = [shell, "-c", *words], ""
     else:
-        argv, why = words, RENAMED if said("executable") else ""
+        argv, why = _named(words, said("executable"))
     if argv and not why:
         file, folder = os.fsdecode(os.fspath(argv[0])), os.fsdecode(said("cwd") or "")
         why = "" if exists(file, said("env"), folder) else UNSEEN
@@ -135,11 +138,26 @@ def _popen(
         init(popen, *args, **kw)  # raises, if there is nothing to start
         log.untraced(shown, why)
         return
-    call.arguments["args"] = [*command(log.started(shown)), *argv]
+    trace = log.started(shown)
+    call.arguments["args"] = [*command(trace), *argv]
     call.arguments["shell"] = False
     call.arguments["executable"] = None
-    init(*call.args, **call.kwargs)
+    try:
+        init(*call.args, **call.kwargs)
+    except BaseException:
+        log.withdraw(trace)
+        raise
     popen.args = given
+
+
+def _named(words: list[Any], executable: Any) -> tuple[list[Any], str]:
+    """What to run, and why that is not traced: its file has another name than it is given."""
+    if not executable or not words:
+        return words, ""
+    file, name = (os.fsdecode(os.fspath(x)) for x in (executable, words[0]))
+    if os.path.basename(file) != os.path.basename(name):
+        return words, RENAMED
+    return [executable, *words[1:]], ""
 
 
 def _spawn(

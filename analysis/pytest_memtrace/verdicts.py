@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from memtrace.check.budget import Limit
+    from memtrace.report.model import Report
     from pytest_memtrace.programs import Program
 
 ROWS = 10
@@ -82,12 +84,15 @@ def outcome(
             rows.append((0, e.message))
             continue
         if report.exactness != "exact" and not lenient:
-            unmeasured.append(f"the trace of {program.name} is not to be trusted: {report.trust}")
+            text = f"the trace of {program.name} is not to be trusted: {report.trust}"
+            if not report.trace.complete:
+                text += "; if it was still running when the test ended: wait for it"
+            unmeasured.append(text)
             rows.append((0, unmeasured[-1]))
         for v in judge(report, limits, every=True):
             if v.fails:
                 over.append(f"{clean(v.text)}, in {program.name}")
-            elif v.unknown and not lenient:
+            elif v.unknown and (not lenient or _absent(report, v.limit.glob)):
                 unmeasured.append(f"{clean(v.text)}, in {program.name}")
             records = "".join(f" #{seq}" for seq in v.evidence[:4]) if v.ok is False else ""
             where = f"   {clean(str(program.trace))}" if v.ok is False and kept else ""
@@ -101,3 +106,9 @@ def outcome(
         return Outcome(rows=texts, kept=kept)
     more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
     return Outcome(UNMEASURED if unmeasured else OVER, f"memtrace: {bad[0]}{more}", texts, kept)
+
+
+def _absent(report: Report, glob: str) -> bool:
+    """Whether no process has that name, of a trace that has them all."""
+    names = (p.program for p in report.processes)
+    return bool(glob) and report.trace.complete and not any(fnmatchcase(n, glob) for n in names)

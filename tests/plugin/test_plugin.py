@@ -32,7 +32,8 @@ pytestmark = pytest.mark.live
         ("tree=dict(chunks_mapped=19)", False),
         ("process={'wor*': dict(chunks_mapped=19)}", False),
         ("process={'wor*': dict(chunks_mapped=20)}", True),
-        ("memory_rss_peak=1", True),
+        ("memory_rss_peak=1, calls_mremap=0", True),
+        ("memory_rss_peak=1", False),  # which alone would fail nothing
         ("memory_rss_peak=dict(max=1, gate=True)", False),
     ],
 )

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.plugin.projects import marked, outcomes, started
+from tests.plugin.projects import OPTIONS, marked, outcomes, started
 
 pytestmark = pytest.mark.live
 
@@ -15,6 +15,12 @@ STARTS = {
     "shell": "subprocess.run({w!r} + ' && exit 0', shell=True, check=True)",
     "bash": "subprocess.run([{w!r}], shell=True, check=True, executable='/bin/bash')",
     "args": "subprocess.check_call(args=[{w!r}])",
+    "executable": "subprocess.run(['words'], executable={w!r}, check=True)",
+    # What is not started at all is not waited for.
+    "refused": (
+        "with pytest.raises(FileNotFoundError): subprocess.run([{w!r}], cwd='/nowhere')\n"
+        "    subprocess.run([{w!r}], check=True)"
+    ),
     "string": "assert subprocess.Popen({w!r}).wait() == 0",
     "bytes": "assert subprocess.Popen([os.fsencode({w!r})]).wait() == 0",
     "getstatusoutput": "assert subprocess.getstatusoutput({w!r}) == (0, '')",
@@ -266,3 +272,17 @@ def test_the_path_of_memtrace_is_not_the_programs(project: pytest.Pytester, word
     Path("click.py").write_text("raise SystemExit('not the one')\n")
     found, ran = outcomes(project, marked("chunks_mapped=20", started(words)))
     assert found == {"passed": 1}, ran.stdout.str()
+
+
+def test_a_folder_that_cannot_be_ends_the_session(project: pytest.Pytester, words: str) -> None:
+    project.makefile(".txt", there="")
+    project.makepyfile(test_it="import pytest, subprocess\n" + marked("tree={}", started(words)))
+    ran = project.runpytest_subprocess(*OPTIONS, "--memtrace-dir", "there.txt")
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
+    ran.stderr.fnmatch_lines(["*memtrace_dir cannot be *there.txt: file exists"])
+
+
+def test_a_name_that_no_process_has_is_never_let_pass(project: pytest.Pytester, words: str) -> None:
+    test = marked("process={'typo*': dict(heap_peak=1)}", started(words))
+    found, ran = outcomes(project, test, "--memtrace-allow-incomplete")
+    assert found == {"failed": 1}, ran.stdout.str()

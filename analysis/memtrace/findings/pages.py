@@ -32,6 +32,7 @@ GROUPS = {
     "refusals": "cause of a refused growth",
     "kept": "reason why the heap kept what it had",
     "limits": "reason of the arena limit",
+    "terms": "word of the report",
     "allocators": "allocator",
     "severities": "severity of a finding",
     "trust": "trust in a trace",
