@@ -216,7 +216,11 @@ def test_a_log_from_stderr(tmp_path: Path) -> None:
     done = imported(log, tmp_path / "t.json")
     whole(done)
     assert len(done.replayed.processes) == 5
-    assert 0 not in {p.pid for p in done.replayed.processes}
+    # A line says whose it is only while there are several: the shell's number is known if it made a
+    # call while a child of its lived, which load may prevent.
+    named = {int(n) for n in re.findall(rb"^\[pid +(\d+)\]", log.read_bytes(), re.MULTILINE)}
+    assert len(named) in (2, 3)
+    assert {p.pid for p in done.replayed.processes} == named | ({0} if len(named) == 2 else set())
 
 
 @pytest.mark.parametrize("name", [
