@@ -150,7 +150,7 @@ def compare(
     rows = list(report.processes)
     first = first_process(rows)
     own = {(x.scope, x.metric.name): x for x in limits}
-    one, found = old.metrics, []
+    found = []
     for scope, part, values, of in (
         (FIRST, "metrics", old.metrics, first), (TREE, "tree", old.tree, rows),
     ):  # fmt: skip
@@ -161,7 +161,9 @@ def compare(
                 continue
             line = place[1].get((part, metric.name), 0)
             was = values.get(metric.name, None if old.log else 0)
-            if was is None or (scope == TREE and len(rows) == 1 and was == one.get(metric.name)):
+            if was is None or (
+                scope == TREE and len(rows) == 1 and was == old.metrics.get(metric.name)
+            ):
                 continue  # not known then; or the same number once more
             x = _limit(metric, scope, was, own.get((scope, metric.name)), tolerance, (
                 place[0], line

@@ -47,11 +47,11 @@ def decode(data: bytes, shown: str) -> tuple[Baseline, dict[tuple[str, str], int
     for name, number in (*baseline.metrics.items(), *baseline.tree.items()):
         if find(name) is None or not (number is None or 0 <= number <= MOST):
             raise UsageError(f"{shown} is a damaged baseline: {clean(name)} = {number}", hint=hint)
-    if not baseline.metrics or not baseline.tree:
-        part = "metrics" if not baseline.metrics else "tree"
-        raise UsageError(
-            f"{shown} holds no number under {part}, so every trace would pass", hint=hint
-        )
+    for part, values in (("metrics", baseline.metrics), ("tree", baseline.tree)):
+        if all(n is None for n in values.values()):
+            raise UsageError(
+                f"{shown} holds no number under {part}, so every trace would pass", hint=hint
+            )
     return baseline, _lines(data)
 
 

@@ -84,6 +84,7 @@ def test_what_is_written_is_read(grown: Scene) -> None:
     [
         ({"metrics": {}}, "holds no number under metrics"),
         ({"tree": {}}, "holds no number under tree"),
+        ({"metrics": {"heap.growths": None}}, "holds no number under metrics"),
         ({"metrics": {"heap.peek": 1}}, "heap.peek = 1"),
         ({"metrics": {"heap.growths": -1}}, "heap.growths = -1"),
         ({"metrics": {"heap.growths": 10**400}}, "damaged"),
