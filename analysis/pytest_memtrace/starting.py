@@ -154,17 +154,21 @@ def _named(words: list[Any], executable: Any) -> tuple[list[Any], str]:
     """What to run, and why that is not traced: its file has another name than it is given."""
     if not executable or not words:
         return words, ""
-    file, name = (os.fsdecode(os.fspath(x)) for x in (executable, words[0]))
-    if os.path.basename(file) != os.path.basename(name):
-        return words, RENAMED
-    return [executable, *words[1:]], ""
+    why = _renamed(executable, words[0])
+    return (words if why else [executable, *words[1:]]), why
+
+
+def _renamed(file: Any, name: Any) -> str:
+    """Why it is not traced, if its file has another name than it is given; else ""."""
+    one, two = (os.path.basename(os.fsdecode(os.fspath(x))) for x in (file, name))
+    return "" if one == two else RENAMED
 
 
 def _spawn(
     log: Log, spawn: Callable[..., int], path: Any, words: list[str], env: Any, **kw: Any
 ) -> int:
     file = os.fsdecode(os.fspath(path))
-    why = "" if words and os.path.basename(file) == os.path.basename(words[0]) else RENAMED
+    why = _renamed(file, words[0]) if words else RENAMED
     if not why and not exists(file, env, ""):
         why = UNSEEN
     if why:

@@ -68,10 +68,6 @@ class Series(msgspec.Struct, frozen=True, array_like=True):
         places = [i for i, kind in enumerate(self.kinds) if kind in kinds]
         return [sum(m.bytes[i] for i in places) for m in self.moments]
 
-    def malloc(self) -> list[int]:
-        """What malloc holds at each moment: heap, mapped chunks, opened arenas."""
-        return [n + m.opened for n, m in zip(self.of(_HEAP, _CHUNK), self.moments, strict=True)]
-
 
 #: A state while it is collected: seq, t, bytes by kind, opened, rss.
 _State = tuple[int, int, dict[str, int], int, int | None]

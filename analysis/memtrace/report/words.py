@@ -33,6 +33,13 @@ KINDS = {
 LABELLED = "labelled [heap]: at most that"
 
 
+def gloss(p: ProcessRow, kind: str) -> str:
+    """What a kind of this process's is, in a few words."""
+    if kind == "heap" and p.heap.most_bytes is not None:
+        return LABELLED
+    return KINDS.get(kind, "")
+
+
 def command(p: ProcessRow) -> str:
     """The program's name and arguments."""
     told = p.argv and not (p.assumed and p.argv[0].endswith("..."))  # strace -s has cut it off

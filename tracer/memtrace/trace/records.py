@@ -251,10 +251,9 @@ class Snap(Life, tag="snap"):
     (before a call on pages into which a stack may have grown), enomem (after a call that failed
     with it).
 
-    At exit and detach: `resident`, of each line of
-    `maps` the pages that smaps counts as Rss, and `present` for mappings without a name that are
-    there in part: the line's index, then first page (from the mapping's) and number of pages of
-    each run in memory.
+    At exit and detach: `resident`, of each line of `maps` the pages that smaps counts as Rss, and
+    `present` for mappings without a name that are there in part: the line's index, then first page
+    (from the mapping's) and number of pages of each run in memory.
     """
 
     mm: int

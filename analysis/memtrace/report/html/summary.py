@@ -88,13 +88,10 @@ def _moves(t: ThresholdRow) -> list[list[int | str | None]]:
 
 
 def _kind(p: ProcessRow, name: str, k: KindRow) -> dict[str, Any]:
-    gloss = words.KINDS.get(name, "")
-    if name == "heap" and p.heap.most_bytes is not None:
-        gloss = words.LABELLED
     return {
         "name": name, "count": k.count, "peak": k.peak_bytes, "final": k.final_bytes,
         "resident": k.resident_bytes, "committed": k.committed_bytes,
-        "gloss": gloss,
+        "gloss": words.gloss(p, name),
     }  # fmt: skip
 
 

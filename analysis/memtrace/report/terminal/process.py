@@ -97,14 +97,12 @@ def _kinds(p: ProcessRow, width: int) -> list[Block]:
         ("kind", "count", "peak", end, *committed, *resident, "what it is")
     ]
     for name, k in p.kinds_by_size():
-        gloss = words.KINDS.get(name, "")
-        if name == "heap" and p.heap.most_bytes is not None:
-            gloss = words.LABELLED
         sizes = [k.committed_bytes] * apart + [k.resident_bytes] * read
         rows.append((
             (name, palette.terminal(name)), f"{k.count:,}", format_size(k.peak_bytes),
             format_size(k.final_bytes),
-            *("unknown" if n is None else format_size(n) for n in sizes), gloss,
+            *("unknown" if n is None else format_size(n) for n in sizes),
+            words.gloss(p, name),
         ))  # fmt: skip
     note = {
         (False, False): "count: regions ever; peak: the most at one time",
